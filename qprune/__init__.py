@@ -1,0 +1,21 @@
+"""How much can a CNN be pruned when it also runs in low precision?"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "count_cost": "qprune.cost",
+    "get_precision": "qprune.precision",
+    "load_network": "qprune.records",
+    "prune": "qprune.library",
+    "quantize": "qprune.library",
+    "score": "qprune.library",
+}
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module 'qprune' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

@@ -1,0 +1,77 @@
+"""What pydantic found wrong with a sweep file -> one message with a line per problem, in the order of the file."""
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from qprune.registry import nearest
+from qprune.yaml_source import KeyPath, Tree, show
+
+MAX_PROBLEMS = 20  # lines of one message
+
+
+def list_problems(error: ValidationError, tree: Tree, root: type[BaseModel]) -> str:
+    """`file:line:column: key: problem` per problem, overrides last; root is the model of the whole file."""
+    lines = []
+    for item in error.errors(include_url=False):
+        path = tuple(item["loc"]) + tuple(item.get("ctx", {}).get("at", ()))
+        typed = tree.known_path(path)
+        lines.append((tree.places[typed], f"{_dotted(typed)}{_text(item, path, root)}"))
+    lines.sort(key=lambda line: (line[0].line == 0, line[0]))
+    messages = [f"{place}: {text}" for place, text in lines[:MAX_PROBLEMS]]
+    if len(lines) > MAX_PROBLEMS:
+        messages.append(f"... and {len(lines) - MAX_PROBLEMS} more problems")
+    return "\n".join(messages)
+
+
+def _dotted(path: KeyPath) -> str:
+    """`prune.ratios[1]: `, or nothing for the file itself."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return f"{text}: " if text else ""
+
+
+def _text(item: dict[str, Any], path: KeyPath, root: type[BaseModel]) -> str:
+    if item["type"] == "qprune":
+        return item["ctx"]["text"]
+    if item["type"] == "extra_forbidden":
+        return _unknown_key(path, root)
+    if item["type"] == "missing":
+        needed = [name for name, field in root.model_fields.items() if field.is_required()]
+        return f"key {path[-1]!r} is missing; every sweep needs {', '.join(needed)}"
+    if item["type"] == "model_type":
+        empty = "; leave the section out for its defaults" if item["input"] is None else ""
+        return f"{show(item['input'])} is not a section with keys ({', '.join(_sections(root)[path[0]])}){empty}"
+    return f"{show(item['input'])}: {item['msg']}"
+
+
+def _sections(root: type[BaseModel]) -> dict[str, list[str]]:
+    """Section -> its keys."""
+    return {
+        name: list(field.annotation.model_fields)
+        for name, field in root.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+
+
+def _unknown_key(path: KeyPath, root: type[BaseModel]) -> str:
+    """Says the nearest key of this section; where there is none, the nearest one elsewhere, and where."""
+    *section, key = map(str, path)
+    top, sections = list(root.model_fields), _sections(root)
+    valid = sections[section[0]] if section else top
+    elsewhere = {f"under {name!r}": _near(key, keys) for name, keys in sections.items() if [name] != section}
+    if section:
+        elsewhere["at the top level, not indented"] = _near(key, top)
+    found = {place: near for place, near in elsewhere.items() if near}
+    if _near(key, valid) or not found:
+        return f"unknown key {show(key)}{nearest(key, valid)}"
+    near = key if key in found.values() else next(iter(found.values()))
+    places = " or ".join(place for place, name in found.items() if name == near)
+    if near == key:
+        return f"key {show(key)} belongs {places}"
+    return f"unknown key {show(key)}; did you mean {near!r}, {places}?"
+
+
+def _near(key: str, names: list[str]) -> str:
+    """The name that is nearly the key, or an empty text."""
+    return next(iter(difflib.get_close_matches(key, names, n=1, cutoff=0.75)), "")
