@@ -1,0 +1,136 @@
+"""What a data set is: three splits of uint8 images, and the rules by which splits are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qprune.errors import UserError
+from qprune.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPLIT_SEED = 20170424  # never the sweep's: the split is part of the data, not of the experiment
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their classes: uint8 [n, c, h, w] and int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory. Every choice uses `val`; `test` is only for the reported accuracy.
+
+    mean, std: of the training images in 0..1, per channel. augment: the kinds for `qprune.data.augment`.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a source hands over: the three splits and the names of the classes."""
+
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One registered data set.
+
+    options: its own options and their defaults. augment: the default augmentation.
+    load(options) -> Parts. fingerprint(options) -> str, of the content. check(options) raises UserError where
+    files are missing; it loads nothing and doesn't import torch.
+    """
+
+    options: Mapping[str, Any]
+    augment: tuple[str, ...]
+    load: Callable[[dict], Parts]
+    fingerprint: Callable[[dict], str]
+    check: Callable[[dict], None]
+
+
+SOURCES = Registry("data set")
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A fixed shuffle in which every prefix holds each class in its share, to within one image. int64 [n] -> [n].
+
+    The i-th of a class's m shuffled images stands at the position (i + u) / m of the order, with u drawn per
+    class from 0.5..1: so a prefix of less than half never takes the only image of a class.
+    """
+    random = np.random.RandomState(seed)  # NOTE its stream is frozen by NumPy's policy, default_rng's isn't
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        position[members] = (np.arange(len(members)) + random.uniform(0.5, 1)) / len(members)
+    return np.argsort(position, kind="stable")
+
+
+def stratified_split(labels: np.ndarray, shares: tuple[float, ...], seed: int = SPLIT_SEED) -> list[np.ndarray]:
+    """Disjoint stratified parts with the given shares of all images, then the rest: sorted indices of each part."""
+    ends = [round(sum(shares[: i + 1]) * len(labels)) for i in range(len(shares))]
+    return [np.sort(part) for part in np.split(stratified_order(labels, seed), ends)]
+
+
+def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    """A Split from uint8 [n, c, h, w] and integers [n]."""
+    import torch
+
+    images = np.require(images, np.uint8, ["C", "W"])  # copied only where it is read-only or not contiguous
+    return Split(torch.from_numpy(images), torch.from_numpy(np.require(labels, np.int64, ["C", "W"])))
+
+
+def hold_out_val(images: np.ndarray, labels: np.ndarray) -> tuple[Split, Split]:
+    """(train, val) of official training data: a fixed, stratified 10% are held out for validation."""
+    val, train = stratified_split(labels, (0.1,))
+    if len(val) == 0:
+        raise UserError(f"data: {len(labels)} training images are too few to hold out 10% of them for validation.")
+    return make_split(images[train], labels[train]), make_split(images[val], labels[val])
+
+
+def first_of_train(train: Split, count: int) -> Split:
+    """The first `count` images of a fixed stratified shuffle: a larger subset holds every smaller one."""
+    if count > len(train):
+        raise UserError(f"data: subset {count} is more than the {len(train)} training images.")
+    chosen = stratified_order(train.labels.numpy(), SPLIT_SEED)[:count].copy()
+    return Split(train.images[chosen], train.labels[chosen])
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images, in units of 0..1. [n, c, h, w] -> c, c.
+
+    A channel that is constant over the whole set has the deviation 1, for it is divided by.
+    """
+    total, squares = 0.0, 0.0
+    for chunk in images.split(2048):
+        pixels = chunk.double() / 255
+        total = total + pixels.sum((0, 2, 3))
+        squares = squares + pixels.square().sum((0, 2, 3))
+    count = images.numel() / images.shape[1]
+    mean = total / count  # [c]
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    std[std < 1e-6] = 1.0
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,0 +1,87 @@
+"""flowers102: 8,189 photographs of 102 kinds of flowers (Nilsback & Zisserman, ICVGIP 2008).
+
+The official splits: 1,020 train, 1,020 val, 6,149 test. Resized and cut to `image_size` as in imagefolder.
+Files as torchvision lays them out: <root>/flowers-102/{jpg/, imagelabels.mat, setid.mat}.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from qprune.data.base import Parts, Source, make_split
+from qprune.data.files import default_root, fetch, hash_files, not_found
+from qprune.data.pictures import decode_pictures
+from qprune.errors import UserError
+
+FOLDER = "flowers-102"
+MATRICES = ("imagelabels.mat", "setid.mat")
+
+
+def _root(options: dict) -> Path:
+    """The folder that holds flowers-102; a root that is itself flowers-102 is accepted too."""
+    root = Path(options["root"]) if options["root"] else default_root("flowers102")
+    return root.parent if root.name == FOLDER else root
+
+
+def _missing(options: dict) -> str | None:
+    folder = _root(options) / FOLDER
+    if not (folder / "jpg").is_dir():
+        return "jpg/"
+    return next((file for file in MATRICES if not (folder / file).is_file()), None)
+
+
+def check(options: dict) -> None:
+    missing = _missing(options)
+    if missing and not options["download"]:
+        raise not_found("flowers102", missing, [_root(options) / FOLDER])
+
+
+def _folder(options: dict) -> Path:
+    """The folder of the files, downloaded first where that is wanted and needed."""
+    check(options)
+    root = _root(options)
+    if _missing(options):
+        from torchvision import datasets
+
+        fetch("flowers102", root, lambda: datasets.Flowers102(str(root), download=True))
+    return root / FOLDER
+
+
+def _read_matrix(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        matrix = loadmat(path, squeeze_me=True)
+        return [np.atleast_1d(matrix[key]).astype(np.int64) for key in keys]
+    except (MatReadError, OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"data flowers102: {path} is damaged or only half downloaded ({error}). Remove it and fetch it again."
+        ) from error
+
+
+def load(options: dict) -> Parts:
+    from torchvision.datasets import Flowers102
+
+    folder = _folder(options)
+    (labels,) = _read_matrix(folder / "imagelabels.mat", ("labels",))  # [8189], 1..102
+    parts = _read_matrix(folder / "setid.mat", ("trnid", "valid", "tstid"))  # numbers of images, from 1
+    splits = []
+    for numbers in parts:
+        files = [folder / "jpg" / f"image_{number:05d}.jpg" for number in numbers]
+        absent = next((file for file in files if not file.is_file()), None)
+        if absent or numbers.max() > len(labels):
+            raise not_found("flowers102", f"the set is incomplete, {absent or 'a label'}", [folder])
+        splits.append(make_split(decode_pictures(files, options["image_size"]), labels[numbers - 1] - 1))
+    return Parts(*splits, tuple(Flowers102.classes))
+
+
+def fingerprint(options: dict) -> str:
+    folder = _folder(options)
+    files = [folder / file for file in MATRICES] + sorted((folder / "jpg").glob("image_*.jpg"))
+    return hash_files((file.name, file) for file in files)
+
+
+SOURCE = Source({"root": None, "download": False, "image_size": 64}, ("flip", "crop"), load, fingerprint, check)
