@@ -1,0 +1,20 @@
+"""Mean activation: Molchanov et al., ICLR 2017, Sec. 2.2 "Activation"."""
+
+from torch import Tensor
+
+from qprune.pruning.criteria.base import WatchedCriterion
+
+
+class Activation(WatchedCriterion):
+    """Theta = mean over examples and positions of |z|.
+
+    Behind a ReLU |z| = z, the paper's form; on a branch into a residual add z is signed, and its size counts.
+    """
+
+    degree = 0
+
+    def per_example(self, z: Tensor, dz: None) -> Tensor:
+        return z.abs().sum(2)  # [batch, c, positions] -> [batch, c]
+
+    def per_batch(self, sums: Tensor) -> Tensor:
+        return sums.mean(0)  # [batch, maps] -> [maps]

@@ -1,0 +1,196 @@
+"""Gates: where a feature map can be watched and switched off, so that switching off equals removal.
+
+A gate sits on a tensor of the graph. Together, a map's gates are the smallest set of tensors whose zeroing takes
+the map out of every layer that reads it: after the activation and before pooling in a plain network, on every
+branch into a residual add, after the last BN (and activation) of a depthwise chain, behind each reader's own BN
+in a DenseNet.
+"""
+
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from qprune.errors import UserError
+from qprune.network import Leaf, module_of, only_moves, record_shapes
+from qprune.pruning.groups import ChannelGroups, is_depthwise
+
+ADDS = {operator.add, torch.add, "add"}
+PRODUCTS = {operator.mul, torch.mul, "mul"}
+CONCATENATIONS = {torch.cat, torch.concat}
+_POOLING_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_POOLING_FUNCTIONS = {F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean"}
+_ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.Tanh)
+_ACTIVATION_FUNCTIONS = {
+    F.relu, torch.relu, "relu", F.relu6, F.leaky_relu, F.silu, F.hardswish, F.gelu, F.elu, torch.tanh, "tanh",
+}  # fmt: skip
+
+
+class Gate(Leaf):
+    """Multiplies each channel of a tensor by its mask, and shows the tensor to a watcher.
+
+    index: int64 [c], the map that each channel carries, -1 where none; mask: float [c], 1 or 0.
+    With all masks 1 and no watcher it costs nothing.
+    """
+
+    def __init__(self, index: Tensor):
+        super().__init__()
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("mask", torch.ones(len(index)), persistent=False)
+        self.masked = False
+        self.watcher: Callable[[Gate, Tensor], None] | None = None
+
+    def set_mask(self, alive: Tensor) -> None:
+        """alive: bool [total], over all maps of the network."""
+        carried = self.index >= 0
+        self.mask.fill_(1)
+        self.mask[carried] = alive.to(self.mask.device)[self.index[carried]].to(self.mask.dtype)
+        self.masked = bool((self.mask == 0).any())
+
+    def forward(self, z: Tensor) -> Tensor:  # [batch, c] or [batch, c, h, w]
+        if self.masked:
+            z = z * self.mask.view(1, -1, *[1] * (z.dim() - 2))
+        if self.watcher is not None:
+            self.watcher(self, z)
+        return z
+
+
+def insert_gates(network: fx.GraphModule, groups: ChannelGroups, image_shape: tuple[int, int, int]) -> list[Gate]:
+    """Put gates into the network's graph, in place; the list is in the order in which data flows.
+
+    image_shape: (c, h, w).
+
+    Raises UserError where zeroing the tensors found would not take a map out of a layer that reads it.
+    """
+    record_shapes(network, image_shape)
+    readers = _readers(network, groups)
+    sites: dict[fx.Node, Tensor] = {}
+    for node, index in readers.items():
+        _climb(node.args[0], index, sites)
+    _drop_redundant(sites)
+    for node, index in readers.items():
+        if not _zeroed(node.args[0], sites)[index >= 0].all():
+            raise UserError(
+                f"{node.target}: its input can't be masked, so its channels can't be pruned; "
+                "add the layers before it to prune.ignore"
+            )
+    gates = []
+    for node in [node for node in network.graph.nodes if node in sites]:
+        gate = Gate(sites[node].to(next(network.parameters()).device))
+        name = f"gate_{len(gates)}"
+        network.add_submodule(name, gate)
+        with network.graph.inserting_after(node):
+            gated = network.graph.call_module(name, (node,))
+        node.replace_all_uses_with(gated, delete_user_cb=lambda user, gated=gated: user is not gated)
+        gates.append(gate)
+    network.recompile()
+    return gates
+
+
+def remove_gates(network: fx.GraphModule) -> None:
+    """Take every gate out of the graph again, in place."""
+    for node in list(network.graph.nodes):
+        if isinstance(module_of(node), Gate):
+            node.replace_all_uses_with(node.args[0])
+            network.graph.erase_node(node)
+            network.delete_submodule(node.target)
+    network.recompile()
+
+
+def _readers(network: fx.GraphModule, groups: ChannelGroups) -> dict[fx.Node, Tensor]:
+    """The convolutions and linear layers that read prunable maps: node -> map of each input channel, -1 for none."""
+    nodes = {}
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            if node.target in nodes and any(node.target == member.layer for member in groups.members):
+                raise UserError(
+                    f"{node.target}: a layer that is run twice in one pass can't be pruned; add it to prune.ignore"
+                )
+            nodes[node.target] = node
+    readers = {}
+    for member in groups.members:
+        module = network.get_submodule(member.layer)
+        if member.side == "in" and isinstance(module, (nn.Conv2d, nn.Linear)) and not is_depthwise(module):
+            width = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
+            index = readers.setdefault(nodes[member.layer], torch.full((width,), -1))
+            index[member.positions] = member.maps
+    return readers
+
+
+def _is(node: fx.Node, modules: tuple, functions: set) -> bool:
+    if node.op == "call_module":
+        return isinstance(module_of(node), modules)
+    return node.op in ("call_function", "call_method") and node.target in functions
+
+
+def is_activation(node: fx.Node) -> bool:
+    """Whether the node applies, channel by channel, a function with f(0) = 0."""
+    return _is(node, _ACTIVATION_MODULES, _ACTIVATION_FUNCTIONS)
+
+
+def _pools(node: fx.Node) -> bool:
+    return only_moves(node) or _is(node, _POOLING_MODULES, _POOLING_FUNCTIONS)
+
+
+def _is_op(node: fx.Node, targets: set) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in targets
+
+
+def _tensors(node: fx.Node) -> list[fx.Node]:
+    return [arg for arg in node.args if isinstance(arg, fx.Node)]
+
+
+def _channels(node: fx.Node) -> int:
+    return node.meta["tensor_meta"].shape[1]
+
+
+def _climb(node: fx.Node, index: Tensor, sites: dict[fx.Node, Tensor]) -> None:
+    """From a tensor that a layer reads, up to the tensors that gate it; index: the map of each channel."""
+    if (index < 0).all():
+        return
+    if _pools(node):
+        source = node.args[0]
+        repeat = len(index) // _channels(source)  # flatten: h*w positions of one channel stand side by side
+        return _climb(source, index.view(-1, repeat)[:, 0], sites)
+    if _is_op(node, ADDS):
+        for branch in _tensors(node):
+            _climb(branch, index, sites)
+        return None
+    if is_activation(node) and _is_op(node.args[0], ADDS):
+        return _climb(node.args[0], index, sites)
+    if _is_op(node, CONCATENATIONS):
+        parts = node.args[0]
+        for part, piece in zip(parts, index.split([_channels(part) for part in parts]), strict=True):
+            _climb(part, piece, sites)
+        return None
+    known = sites.get(node)
+    sites[node] = index if known is None else torch.maximum(known, index)
+    return None
+
+
+def _zeroed(node: fx.Node, sites: dict[fx.Node, Tensor], without: fx.Node | None = None) -> Tensor:
+    """Which channels of a tensor vanish when all gates (but one) are shut: bool [c]."""
+    gated = sites[node] >= 0 if node in sites and node is not without else False
+    if _pools(node):
+        flow = _zeroed(node.args[0], sites, without)
+        flow = flow.repeat_interleave(_channels(node) // len(flow))
+    elif is_activation(node):
+        flow = _zeroed(node.args[0], sites, without)
+    elif _is_op(node, CONCATENATIONS):
+        flow = torch.cat([_zeroed(part, sites, without) for part in node.args[0]])
+    elif _is_op(node, ADDS) and len(_tensors(node)) == 2:
+        flow = torch.stack([_zeroed(part, sites, without) for part in _tensors(node)]).all(0)
+    elif _is_op(node, PRODUCTS) and len(_tensors(node)) == 2:
+        flow = torch.stack([_zeroed(part, sites, without) for part in _tensors(node)]).any(0)
+    else:
+        flow = torch.zeros(_channels(node), dtype=torch.bool)
+    return flow | gated
+
+
+def _drop_redundant(sites: dict[fx.Node, Tensor]) -> None:
+    """Leave out each tensor that the other gates already silence: counted twice, it would score twice."""
+    for node in list(sites):
+        if _zeroed(node, sites, without=node)[sites[node] >= 0].all():
+            del sites[node]

@@ -1,0 +1,108 @@
+"""The pruning path: score while fine-tuning, remove a few maps, go on, until enough are gone."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qprune.data import Split
+from qprune.errors import UserError
+from qprune.pruning.gated import GatedNetwork
+from qprune.pruning.groups import ChannelGroups
+from qprune.pruning.scoring import Scorer, normalize
+from qprune.training import Recipe, constant, seed_of, train
+
+
+@dataclass(frozen=True)
+class PathSchedule:
+    """When how much is removed. total: prunable maps; per_step: maps removed at once; updates_between: before each."""
+
+    total: int
+    per_step: int
+    updates_between: int
+
+    def steps_to(self, ratio: float) -> int:
+        """Removals until at least this share of the maps is gone."""
+        return math.ceil(math.ceil(ratio * self.total - 1e-9) / self.per_step)
+
+    def updates_to(self, ratio: float) -> int:
+        """Updates until at least this share of the maps is gone."""
+        return self.steps_to(ratio) * self.updates_between
+
+    def removed_after(self, steps: int) -> int:
+        """Maps gone after so many removals."""
+        return min(steps * self.per_step, self.total)
+
+
+def check_reachable(groups: ChannelGroups, ratio: float, min_channels: int) -> None:
+    """Raises UserError where `min_channels` in every layer leaves too few maps to remove."""
+    kept = sum(min(layer.stop - layer.start, max(min_channels, 1)) for layer in groups.layers)
+    largest = 1 - kept / max(groups.total, 1)
+    if ratio > largest:
+        raise UserError(
+            f"pruning ratio {ratio} can't be reached: with {max(min_channels, 1)} channel(s) kept in each of "
+            f"{len(groups.layers)} layers, at most {math.floor(largest * 1000) / 1000} of {groups.total} maps can go; "
+            "lower prune.ratios / prune.until, or prune.min_channels"
+        )
+
+
+def select(
+    scores: Tensor, alive: Tensor, groups: ChannelGroups, removed: int, min_channels: int = 1, round_to: int = 1
+) -> Tensor:
+    """Which maps live on when `removed` of all maps shall be gone: the least scores go first, over all layers.
+
+    scores: float [total]; alive: bool [total] -> bool [total]. Each layer keeps at least max(min_channels, 1).
+    With round_to > 1 a layer gives up maps in such numbers that its width is a multiple of it, the least together,
+    ranked by their mean score; then slightly fewer than `removed` may be gone.
+    """
+    scores = scores.detach().cpu()
+    units = []  # (score of the unit, place in the layer, the maps that go together)
+    for layer in groups.layers:
+        living = layer.start + alive[layer.start : layer.stop].nonzero().flatten()
+        living = living[scores[living].argsort(stable=True)]
+        spare = len(living) - max(min_channels, 1, round_to)
+        first = len(living) % round_to or round_to
+        start, size = 0, first
+        while start + size <= spare:
+            unit = living[start : start + size]
+            units.append((scores[unit].mean().item(), start, unit))
+            start, size = start + size, round_to
+    units.sort(key=lambda unit: unit[:2])
+    alive = alive.clone()
+    gone = int((~alive).sum())
+    for _, _, unit in units:
+        if gone + len(unit) > removed:
+            break
+        alive[unit] = False
+        gone += len(unit)
+    return alive
+
+
+def walk(
+    gated: GatedNetwork,
+    scorer: Scorer,
+    schedule: PathSchedule,
+    steps: range,
+    split: Split,
+    recipe: Recipe,
+    lr: float,
+    seed: int,
+    min_channels: int = 1,
+    round_to: int = 1,
+    optimizer: torch.optim.Optimizer | None = None,
+    on_update: Callable[[int], None] | None = None,
+) -> torch.optim.Optimizer:
+    """Walk some steps of the path in place: each is a burst of scored updates, then one removal.
+
+    Scores are gathered anew in each burst. Returns the optimizer, to walk on with.
+    """
+    for step in steps:
+        scorer.reset()
+        burst = range(step * schedule.updates_between, (step + 1) * schedule.updates_between)
+        optimizer = train(gated.network, split, recipe, burst, constant(lr), seed, optimizer, scorer, on_update)
+        scores = scorer.scores(torch.Generator().manual_seed(seed_of(seed, "scores", step)))
+        removed = schedule.removed_after(step + 1)
+        gated.mask(select(normalize(scores, gated.groups), gated.alive, gated.groups, removed, min_channels, round_to))
+    return optimizer

@@ -1,0 +1,86 @@
+"""Physical removal: a network whose masked channels are gone, and its rebuilding from the widths alone."""
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from qprune.pruning.gates import remove_gates
+from qprune.pruning.groups import SLICEABLE, ChannelGroups, is_depthwise
+
+
+def shrink(network: fx.GraphModule, groups: ChannelGroups, alive: Tensor) -> fx.GraphModule:
+    """A smaller copy of the network, without gates and without the maps that are not alive.
+
+    alive: bool [groups.total]. In eval mode the copy's outputs are those of the masked network.
+    """
+    smaller = copy.deepcopy(network)
+    remove_gates(smaller)
+    kept = {}  # (layer, side) -> bool [channels]
+    for member in groups.members:
+        module = network.get_submodule(member.layer)
+        keep = kept.setdefault((member.layer, member.side), torch.ones(_widths(module)[member.side], dtype=torch.bool))
+        keep[member.positions] &= alive.cpu()[member.maps]
+    for name in {layer for layer, _ in kept}:
+        module = network.get_submodule(name)
+        resized = _sliced(module, kept.get((name, "out")), kept.get((name, "in")))
+        smaller.set_submodule(name, resized.to(next(module.parameters()).device).train(module.training))
+    return smaller
+
+
+def layer_widths(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """(channels in, channels out) of every layer that pruning can cut, by name: what rebuilding needs to know."""
+    return {
+        name: (_widths(module)["in"], _widths(module)["out"])
+        for name, module in network.named_modules()
+        if isinstance(module, SLICEABLE)
+    }
+
+
+def resize(network: fx.GraphModule, widths: dict[str, tuple[int, int]]) -> fx.GraphModule:
+    """A copy of the network with layers of the given widths and untrained weights, for loading a saved state into."""
+    resized = copy.deepcopy(network)
+    for name, (channels_in, channels_out) in widths.items():
+        module = network.get_submodule(name)
+        if (_widths(module)["in"], _widths(module)["out"]) != (channels_in, channels_out):
+            resized.set_submodule(name, _empty_like(module, channels_in, channels_out).train(module.training))
+    return resized
+
+
+def _widths(module: nn.Module) -> dict[str, int]:
+    if isinstance(module, nn.Conv2d):
+        return {"in": module.in_channels, "out": module.out_channels}
+    if isinstance(module, nn.Linear):
+        return {"in": module.in_features, "out": module.out_features}
+    return {"in": module.num_features, "out": module.num_features}
+
+
+def _empty_like(module: nn.Module, channels_in: int, channels_out: int) -> nn.Module:
+    bias = getattr(module, "bias", None) is not None
+    if isinstance(module, nn.Conv2d):
+        return nn.Conv2d(
+            channels_in, channels_out, module.kernel_size, module.stride, module.padding, module.dilation,
+            groups=channels_out if is_depthwise(module) else module.groups, bias=bias, padding_mode=module.padding_mode,
+        )  # fmt: skip
+    if isinstance(module, nn.Linear):
+        return nn.Linear(channels_in, channels_out, bias=bias)
+    return type(module)(channels_out, module.eps, module.momentum, module.affine, module.track_running_stats)
+
+
+def _sliced(module: nn.Module, keep_out: Tensor | None, keep_in: Tensor | None) -> nn.Module:
+    """A copy of the layer with only the channels to keep; None keeps all."""
+    widths = _widths(module)
+    keep_out = torch.ones(widths["out"], dtype=torch.bool) if keep_out is None else keep_out
+    one_for_one = is_depthwise(module) or not isinstance(module, (nn.Conv2d, nn.Linear))
+    keep_in = keep_out if one_for_one else torch.ones(widths["in"], dtype=torch.bool) if keep_in is None else keep_in
+    smaller = _empty_like(module, int(keep_in.sum()), int(keep_out.sum()))
+    state = {}
+    for name, tensor in module.state_dict().items():
+        if tensor.dim() == 0:  # BN's count of batches
+            state[name] = tensor
+            continue
+        state[name] = tensor[keep_out.to(tensor.device)]
+        if name == "weight" and not one_for_one:
+            state[name] = state[name][:, keep_in.to(tensor.device)]
+    smaller.load_state_dict(state)
+    return smaller

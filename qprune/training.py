@@ -1,0 +1,156 @@
+"""The one training loop: dense training, the pruning path, fine-tuning, QAT.
+
+Which images an update sees, and how they are augmented, depends on the seed and the number of the update alone;
+so a run that stops and goes on is the run that never stopped, and cells that are compared see the same batches.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qprune.data import Split, augment
+from qprune.errors import UserError
+from qprune.pruning.scoring import Scorer
+
+
+class Diverged(UserError):
+    """The loss is not a finite number any more."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How updates are made. optimizer: "sgd" (with momentum) or "adamw"; augment: as in qprune.data."""
+
+    batch_size: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    augment: tuple[str, ...] = ()
+
+
+def seed_of(*parts) -> int:
+    """A 63-bit seed from any names and numbers, the same on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def updates_per_epoch(images: int, batch_size: int) -> int:
+    """Whole minibatches in the training split; at least one."""
+    return max(images // batch_size, 1)
+
+
+def minibatch(split: Split, recipe: Recipe, seed: int, update: int) -> tuple[Tensor, Tensor]:
+    """Images (float 0..1, [batch, c, h, w]) and labels [batch] of one update, in shuffled epochs."""
+    count = len(split.labels)
+    per_epoch = updates_per_epoch(count, recipe.batch_size)
+    order = _shuffled(count, seed_of(seed, "epoch", update // per_epoch))
+    start = (update % per_epoch) * recipe.batch_size
+    chosen = order[start : start + recipe.batch_size].to(split.labels.device)
+    images = split.images[chosen].float().div_(255)
+    if recipe.augment:
+        generator = torch.Generator(images.device).manual_seed(seed_of(seed, "augment", update))
+        images = augment(images, recipe.augment, generator)
+    return images, split.labels[chosen]
+
+
+_last_order: tuple[tuple[int, int], Tensor] | None = None
+
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    global _last_order
+    if _last_order is None or _last_order[0] != (count, seed):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        _last_order = ((count, seed), order)
+    return _last_order[1]
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """A fresh optimizer; weight decay acts on weights of convolutions and linear layers, not on biases, BN or scales."""
+    decayed = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def cosine(lr: float, updates: int) -> Callable[[int], float]:
+    """Half a cosine from lr down to 0 over so many updates."""
+    return lambda update: lr * 0.5 * (1 + math.cos(math.pi * update / max(updates, 1)))
+
+
+def constant(lr: float) -> Callable[[int], float]:
+    """The same rate at every update."""
+    return lambda update: lr
+
+
+def train(
+    network: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    updates: range,
+    lr: Callable[[int], float],
+    seed: int,
+    optimizer: torch.optim.Optimizer | None = None,
+    scorer: Scorer | None = None,
+    on_update: Callable[[int], None] | None = None,
+) -> torch.optim.Optimizer:
+    """Train in place, for the updates of the given numbers; returns the optimizer, to go on with.
+
+    The network is in train mode afterwards. Raises Diverged on a loss that is not finite.
+    """
+    optimizer = optimizer or make_optimizer(network, recipe, lr(updates.start))
+    network.train()
+    for update in updates:
+        images, labels = minibatch(split, recipe, seed, update)
+        torch.manual_seed(seed_of(seed, "dropout", update))
+        for group in optimizer.param_groups:
+            group["lr"] = lr(update)
+        optimizer.zero_grad(set_to_none=True)
+        if scorer is None:
+            loss = F.cross_entropy(network(images), labels)
+            loss.backward()
+        else:
+            with scorer.minibatch():
+                loss = F.cross_entropy(network(images), labels)
+                loss.backward()
+        if (update % 20 == 0 or update == updates.stop - 1) and not math.isfinite(loss.item()):
+            raise Diverged(f"the loss is {loss.item()} at update {update}, learning rate {lr(update):.3g}; lower it")
+        optimizer.step()
+        if on_update is not None:
+            on_update(update)
+    return optimizer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean cross-entropy; correct: bool [images], in the order of the split."""
+
+    loss: float
+    correct: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified right, 0..1."""
+        return self.correct.double().mean().item()
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, split: Split, batch_size: int = 256) -> Evaluation:
+    """Loss and per-image correctness on a split, in eval mode; the network's mode is left as it was."""
+    training = network.training
+    network.eval()
+    loss, correct = 0.0, []
+    for start in range(0, len(split.labels), batch_size):
+        labels = split.labels[start : start + batch_size]
+        logits = network(split.images[start : start + batch_size].float().div_(255))
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct.append((logits.argmax(1) == labels).cpu())
+    network.train(training)
+    if not math.isfinite(loss):
+        raise Diverged("the network's loss is not finite in evaluation; lower the learning rates")
+    return Evaluation(loss / len(split.labels), torch.cat(correct))
