@@ -1,0 +1,100 @@
+"""Number formats: a physically final FP32 network in, a network trained and evaluated in that format out.
+
+A format is one file with two functions, `prepare(network, calibration, **options)` and `finish(trained)`,
+and one line here. This module checks names without importing torch; a format's file is imported on first use.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qprune.errors import UserError
+from qprune.registry import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.fx import GraphModule
+
+ALIASES = {"int4": "w4a4"}
+WIDTHS = range(2, 9)  # bits that a Brevitas format may have
+_WIDTHS_NAME = re.compile(r"w([0-9]+)a([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One number format.
+
+    name: canonical, e.g. "w4a4" (not its alias "int4")
+    module: the file that makes networks of this format
+    options: what its `prepare` takes besides the network and the calibration images
+    """
+
+    name: str
+    module: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def prepare(self, network: "GraphModule", calibration: "Tensor | None") -> "GraphModule":
+        """A new network to be trained: float master weights, forwards rounded to the format.
+
+        network: traced by qprune.network, FP32, in its final shape; it isn't changed.
+        calibration: images [n, c, h, w] in 0..1 from which scales start, or None for a skeleton into which a
+        saved state_dict is loaded (strictly: it holds every scale).
+        """
+        return importlib.import_module(self.module).prepare(network, calibration, **self.options)
+
+    def finish(self, trained: "GraphModule") -> "nn.Module":
+        """The network that is evaluated, in eval mode: for int8 the converted one. `trained` isn't changed."""
+        return importlib.import_module(self.module).finish(trained)
+
+
+_FORMATS: dict[str, str] = {}
+
+
+def register_precision(name: str, module: str) -> None:
+    """Adds the format `name`, made by the module's `prepare` and `finish`."""
+    if name in _FORMATS or name in ALIASES or _WIDTHS_NAME.fullmatch(name):
+        raise ValueError(f"precision {name!r} is registered twice")
+    _FORMATS[name] = module
+
+
+register_precision("fp32", "qprune.precision.fp32")
+register_precision("fp16", "qprune.precision.fp16")
+register_precision("int8", "qprune.precision.torch_ao")
+BREVITAS = "qprune.precision.brevitas_qat"
+
+
+def precision_names() -> list[str]:
+    """Every canonical name: the registered formats, then w2a2 ... w8a8."""
+    return [*_FORMATS, *(f"w{w}a{a}" for w in WIDTHS for a in WIDTHS)]
+
+
+def canonical_name(name: str) -> str:
+    """The name that results carry: "w4a4" for "int4". Raises UserError on an unknown name, naming the nearest."""
+    canonical = ALIASES.get(name, name)
+    if canonical in precision_names():
+        return canonical
+    if _WIDTHS_NAME.fullmatch(str(name)):
+        hint = ": widths go from 2 to 8 bits (valid: w2a2 ... w8a8)"
+    else:
+        hint = nearest(str(name).lower(), [*_FORMATS, *ALIASES, *(f"w{b}a{b}" for b in WIDTHS)])
+    raise UserError(f"unknown precision {name!r}{hint}")
+
+
+def get_precision(name: str, first_last_bits: int | None = 8) -> Precision:
+    """The format called `name` (or its alias).
+
+    first_last_bits: width of the first and last layers' weights and inputs in the w*a* formats; None gives
+    them the format's own widths. The other formats have one width throughout.
+
+    Raises UserError on an unknown name or a width outside 2..8.
+    """
+    if first_last_bits is not None and (isinstance(first_last_bits, bool) or first_last_bits not in WIDTHS):
+        raise UserError(f"first_last_bits: {first_last_bits!r} is no width. Give 2 to 8, or null for the cell's own.")
+    canonical = canonical_name(name)
+    if canonical in _FORMATS:
+        return Precision(canonical, _FORMATS[canonical])
+    weight_bits, act_bits = map(int, _WIDTHS_NAME.fullmatch(canonical).groups())
+    options = {"weight_bits": weight_bits, "act_bits": act_bits, "first_last_bits": first_last_bits}
+    return Precision(canonical, BREVITAS, options)

@@ -1,0 +1,151 @@
+"""w{2..8}a{2..8}: quantisation-aware training of Brevitas layers, placed by a pass over the network's graph.
+
+Every Conv2d and Linear becomes a Brevitas layer with per-channel weight scales, and every distinct tensor that
+arrives at one is quantised once, where it arrives (after pooling); all its users see the quantised one. Layers
+exchange plain float tensors: a residual add is a float add of quantised values. Biases and batch normalisation
+stay in float. Scales are learned (qprune.precision.lsq), but for that of the network's input: images don't change,
+and the first layer's backward pass needs no gradient of its input.
+"""
+
+import copy
+import operator
+
+import torch
+from brevitas import nn as qnn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from qprune.errors import UserError
+from qprune.network import module_of, only_moves
+from qprune.precision.lsq import ActQuant, LearnedScaleQuant, WeightQuant, hand_on_plain_tensors
+
+_NON_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
+_NON_NEGATIVE_TARGETS = {
+    F.relu, torch.relu, F.relu6, torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softmax, torch.softmax, torch.abs,
+    torch.square, "relu", "sigmoid", "softmax", "abs",
+}  # fmt: skip
+_KEEPS_SIGN_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_KEEPS_SIGN_TARGETS = {
+    F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, torch.cat, torch.concat, torch.add, torch.mul, operator.add,
+    operator.mul, "mean", "add", "mul",
+}  # fmt: skip
+
+
+def is_non_negative(node: fx.Node) -> bool:
+    """Whether the node's values can't be negative: an activation of that range, or what pools or joins such."""
+    module = module_of(node)
+    called = node.target if node.op in ("call_function", "call_method") else None
+    if isinstance(module, _NON_NEGATIVE_MODULES) or called in _NON_NEGATIVE_TARGETS:
+        return True
+    keeps = only_moves(node) or isinstance(module, _KEEPS_SIGN_MODULES) or called in _KEEPS_SIGN_TARGETS
+    numbers = [v for v in (*node.args, *node.kwargs.values()) if isinstance(v, (int, float))]
+    shifted = any(number < 0 for number in numbers)  # x + (-3)
+    return keeps and not shifted and all(is_non_negative(source) for source in node.all_input_nodes)
+
+
+def weight_layers(network: fx.GraphModule) -> list[fx.Node]:
+    """The nodes that run a convolution or a linear layer, in the order in which they run."""
+    return [node for node in network.graph.nodes if isinstance(module_of(node), (nn.Conv2d, nn.Linear))]
+
+
+def _quant_layer(layer: nn.Module, bits: int) -> nn.Module:
+    """The Brevitas layer with the layer's weights, bias and mode, quantising its weights to `bits`."""
+    quant = WeightQuant.let(bit_width=bits)
+    common = {"bias": layer.bias is not None, "weight_quant": quant, "return_quant_tensor": False}
+    if type(layer) is nn.Conv2d:
+        shape = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
+        new = qnn.QuantConv2d(*shape, layer.dilation, layer.groups, layer.padding_mode, **common)
+    elif type(layer) is nn.Linear:
+        new = qnn.QuantLinear(layer.in_features, layer.out_features, **common)
+    else:
+        raise UserError(f"{type(layer).__name__} has no Brevitas form here: Conv2d and Linear have.")
+    new = new.to(layer.weight.device)
+    new.load_state_dict({**new.state_dict(), **layer.state_dict()})
+    new.weight_quant.tensor_quant.start_from(new.weight)
+    return new.train(layer.training)
+
+
+_UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d, nn.Bilinear, nn.MultiheadAttention, nn.LSTM, nn.GRU)
+
+
+def prepare(
+    network: fx.GraphModule,
+    calibration: Tensor | None,
+    *,
+    weight_bits: int,
+    act_bits: int,
+    first_last_bits: int | None,
+) -> fx.GraphModule:
+    """A copy with Brevitas layers and activation quantisers, scales fitted to the weights and the calibration.
+
+    weight_bits, act_bits: widths of the weights, and of the tensors that arrive at layers
+    first_last_bits: widths of the first and the last layer, weights and input (None: as the others)
+    """
+    network = copy.deepcopy(network)
+    for name, module in network.named_modules():
+        if isinstance(module, _UNSUPPORTED):
+            raise UserError(f"layer {name}: {type(module).__name__} can't be quantised with Brevitas here.")
+    layers = weight_layers(network)
+    if not layers:
+        raise UserError("the network has no convolution or linear layer to quantise.")
+    ends = {layers[0].target, layers[-1].target}
+    input_bits: dict[fx.Node, int] = {}  # the widest that a layer asks of the tensor
+    for node in layers:
+        source = node.args[0]
+        bits = act_bits if first_last_bits is None or node.target not in ends else first_last_bits
+        input_bits[source] = max(bits, input_bits.get(source, 0))
+    for name in dict.fromkeys(node.target for node in layers):
+        bits = weight_bits if first_last_bits is None or name not in ends else first_last_bits
+        _replace(network, name, _quant_layer(network.get_submodule(name), bits))
+    for count, (source, bits) in enumerate(input_bits.items()):
+        quant = ActQuant.let(bit_width=bits, signed=not is_non_negative(source))
+        quantizer = qnn.QuantIdentity(act_quant=quant, return_quant_tensor=False)
+        name = f"quant_{count}"
+        if source is layers[0].args[0]:
+            quantizer_of(quantizer).scale.requires_grad_(False)
+        network.add_submodule(name, quantizer.to(next(network.parameters()).device).train(network.training))
+        with network.graph.inserting_after(source):
+            quantized = network.graph.call_module(name, (source,))
+        source.replace_all_uses_with(quantized, delete_user_cb=lambda user, quantized=quantized: user is not quantized)
+    hand_on_plain_tensors(network, True)
+    network.graph.lint()
+    network.recompile()
+    if calibration is not None:
+        calibrate(network, calibration)
+    return network
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def quantizer_of(module: nn.Module) -> LearnedScaleQuant:
+    """The quantiser inside a QuantIdentity."""
+    return module.act_quant.fused_activation_quant_proxy.tensor_quant
+
+
+class _Calibrate(fx.Interpreter):
+    """Runs a network, fitting each activation quantiser to what arrives at it before it quantises that."""
+
+    def call_module(self, target, args, kwargs):
+        module = self.fetch_attr(target)
+        if isinstance(module, qnn.QuantIdentity):
+            quantizer_of(module).start_from(args[0])
+        return super().call_module(target, args, kwargs)
+
+
+@torch.no_grad()
+def calibrate(network: fx.GraphModule, images: Tensor) -> None:
+    """Fits the activation scales, first to last, on images [n, c, h, w] in 0..1, in eval mode."""
+    training = network.training
+    network.eval()
+    _Calibrate(network).run(images)
+    network.train(training)
+
+
+def finish(trained: fx.GraphModule) -> fx.GraphModule:
+    """A copy in eval mode, which brevitas.export takes (dynamo=False; the other exporter drops quantised adds)."""
+    finished = copy.deepcopy(trained).eval()
+    hand_on_plain_tensors(finished, False)
+    return finished

@@ -1,0 +1,106 @@
+"""FP16 with FP32 accumulation, emulated: operands and results are rounded to half, products are summed in FP32.
+
+That is what a tensor core with FP32 accumulation does, and it runs at FP32 speed where a CPU has no half
+arithmetic. Weights and biases of convolutions and linear layers are rounded in the forward pass; FP32 masters
+are what is trained, with straight-through gradients. Batch normalisation is computed in FP32 (as in mixed
+precision on a GPU) and its result rounded. What exceeds 65504 becomes infinite and stays so.
+"""
+
+import copy
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from qprune.network import Leaf, module_of, only_moves
+
+
+class _RoundHalf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        return values.half().float()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def round_half(values: Tensor) -> Tensor:
+    """The nearest half-precision values, as FP32 (beyond 65504: inf); the gradient passes unchanged."""
+    return _RoundHalf.apply(values)
+
+
+class RoundHalf(Leaf):
+    """Rounds a float tensor to half; hands on what isn't one (a size)."""
+
+    bits = 16
+
+    def forward(self, values):
+        return round_half(values) if isinstance(values, Tensor) and values.is_floating_point() else values
+
+
+def _rounded(values: Tensor | None) -> Tensor | None:
+    return None if values is None else round_half(values)
+
+
+class HalfConv2d(nn.Conv2d, Leaf):
+    """Conv2d whose weights and biases are rounded to half."""
+
+    weight_bits = 16
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._conv_forward(images, round_half(self.weight), _rounded(self.bias))
+
+
+class HalfLinear(nn.Linear, Leaf):
+    """Linear whose weights and biases are rounded to half."""
+
+    weight_bits = 16
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.linear(inputs, round_half(self.weight), _rounded(self.bias))
+
+
+_HALF_LAYERS = {nn.Conv2d: HalfConv2d, nn.Linear: HalfLinear}
+
+# Results that are values of the operands (or 0, or a bound that half can represent): nothing to round.
+_EXACT_MODULES = (nn.ReLU, nn.ReLU6)
+_EXACT_TARGETS = {
+    F.relu, torch.relu, F.relu6, torch.cat, torch.concat, torch.stack, torch.chunk, torch.split, torch.unsqueeze,
+    torch.transpose, torch.permute, torch.swapaxes, torch.maximum, torch.minimum, torch.neg, torch.abs,
+    operator.getitem, operator.neg, operator.floordiv, getattr,
+    "relu", "size", "dim", "numel", "unsqueeze", "transpose", "permute", "chunk", "split", "expand", "neg", "abs",
+    "detach", "clone",
+}  # fmt: skip
+
+
+def is_exact(node: fx.Node) -> bool:
+    """Whether the node gives half-precision values wherever its operands are half-precision values."""
+    if node.op == "call_module":
+        return only_moves(node) or isinstance(module_of(node), _EXACT_MODULES)
+    return only_moves(node) or node.target in _EXACT_TARGETS
+
+
+def prepare(network: fx.GraphModule, calibration: Tensor | None) -> fx.GraphModule:
+    """A copy with a rounding after every operation that computes, and half-rounding convolutions and linears."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        half = _HALF_LAYERS.get(type(module))
+        if half is not None:
+            module.__class__ = half  # same parameters, another forward
+    computing = [n for n in network.graph.nodes if n.op.startswith("call_") and not is_exact(n)]
+    for count, node in enumerate(computing):
+        name = f"round_half_{count}"
+        network.add_submodule(name, RoundHalf())
+        with network.graph.inserting_after(node):
+            rounded = network.graph.call_module(name, (node,))
+        node.replace_all_uses_with(rounded, delete_user_cb=lambda user, rounded=rounded: user is not rounded)
+    network.graph.lint()
+    network.recompile()
+    return network
+
+
+def finish(trained: fx.GraphModule) -> fx.GraphModule:
+    """A copy in eval mode."""
+    return copy.deepcopy(trained).eval()

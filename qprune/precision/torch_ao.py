@@ -1,0 +1,278 @@
+"""int8: torch.ao FX quantisation-aware training, then conversion to torch.ao's integer modules.
+
+Weights: per channel, symmetric, -128..127. Activations: 0..255 where the CPU's kernels bear it, else 0..127,
+which are 7 bits and are counted so: fbgemm's kernels without VNNI add pairs of products in 16 bits, which
+saturate at full range. torch's default engine, x86, hands convolutions of more than 100 groups to fbgemm even on
+a CPU with VNNI (off by 98 of 255 steps where every operand is large), so the onednn engine packs the weights.
+
+torch.ao's graph passes place the quantisers and convert them; while training, its fake quantisers and fused
+convolutions are replaced by lean ones that compute the same numbers in fewer passes over the activations.
+"""
+
+import copy
+import math
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.ao.nn.intrinsic import qat as nniqat
+from torch.ao.quantization import (
+    FakeQuantize,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    QConfig,
+    QConfigMapping,
+)
+from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
+from torch.fx import GraphModule
+from torch.nn import functional as F
+
+from qprune.errors import UserError
+from qprune.network import Leaf, Normalize
+
+MIN_SCALE = torch.finfo(torch.float32).eps  # torch.ao's own
+AVERAGING = 0.01  # weight of a batch's range in the moving range, torch.ao's own
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The integer kernels of this machine: torch's engine, and the integers that it multiplies without saturating."""
+
+    engine: str
+    activations: tuple[int, int]
+    weights: tuple[int, int]
+
+
+def kernels() -> Kernels:
+    """onednn at full range where the CPU has VNNI; else x86 or fbgemm with 7-bit activations; else qnnpack (ARM)."""
+    engines = torch.backends.quantized.supported_engines
+    if "onednn" in engines and torch.cpu._is_vnni_supported():
+        return Kernels("onednn", (0, 255), (-128, 127))
+    for engine in ("x86", "fbgemm"):
+        if engine in engines:
+            return Kernels(engine, (0, 127), (-128, 127))
+    if "qnnpack" in engines:
+        return Kernels("qnnpack", (0, 255), (-127, 127))
+    raise UserError(f"int8: this build of torch has no integer kernels (engines: {engines}). Leave int8 out.")
+
+
+def _round(values: Tensor, scale: Tensor | float, low: int, high: int) -> Tensor:
+    """clamp(round(values * (1 / scale)), low, high) * scale.
+
+    Multiplied by the reciprocal, as torch's kernels do it: dividing would round ties to the other side now and
+    then, and the pixels of one image can all be ties (at a mean of 0.5: pixel k is at k - 127.5 steps).
+    """
+    return (values * (1 / scale)).round_().clamp_(low, high).mul_(scale)
+
+
+class _RoundActivations(torch.autograd.Function):
+    """_round with gradient 1 where nothing is clamped, else 0."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, scale: float, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.bounds = ((low - 0.5) * scale, (high + 0.5) * scale)
+        return _round(values, scale, low, high)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, *ctx.bounds), None, None, None
+
+
+class _RoundWeights(torch.autograd.Function):
+    """_round of weights, whose scale follows their range: nothing is clamped, the gradient passes."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        return _round(weight, scale, low, high)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None, None, None
+
+
+class _LeanFakeQuantize(FakeQuantize):
+    """A torch.ao fake quantiser whose scale and zero point are what its last forward used, also for conversion."""
+
+    def calculate_qparams(self):
+        return self.scale, self.zero_point
+
+
+class ActivationFakeQuantize(_LeanFakeQuantize):
+    """Per tensor, over a moving range that moves in train mode only; `calibrating` sets it from one batch.
+
+    The integers 0..quant_max belong to its state: scales that were learned for one range don't fit another.
+    """
+
+    calibrating = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("integers", torch.tensor([self.quant_min, self.quant_max], dtype=torch.int32))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.quant_min, self.quant_max = self.integers.tolist()
+        observer = self.activation_post_process
+        observer.quant_min, observer.quant_max = self.quant_min, self.quant_max
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.training or self.calibrating:
+            self._observe(values.detach())
+        if self.calibrating:
+            return values
+        zero = int(self.zero_point)
+        return _RoundActivations.apply(values, float(self.scale), self.quant_min - zero, self.quant_max - zero)
+
+    def _observe(self, values: Tensor) -> None:
+        observer = self.activation_post_process
+        low, high = torch.stack(torch.aminmax(values)).tolist()
+        if not math.isfinite(high - low):
+            return  # a diverged network: its loss will tell
+        old_low, old_high = float(observer.min_val), float(observer.max_val)
+        if old_low <= old_high:  # not the (inf, -inf) of a range that has seen nothing
+            low, high = old_low + AVERAGING * (low - old_low), old_high + AVERAGING * (high - old_high)
+        observer.min_val.fill_(low)
+        observer.max_val.fill_(high)
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max((high - low) / (self.quant_max - self.quant_min), MIN_SCALE)
+        self.scale.fill_(scale)
+        self.zero_point.fill_(min(max(self.quant_min - round(low / scale), self.quant_min), self.quant_max))
+
+
+class WeightFakeQuantize(_LeanFakeQuantize):
+    """Per channel (dimension 0), symmetric, over the weights' present range.
+
+    The largest magnitude becomes 127 steps; torch.ao's 127.5 would make a tie of every channel's largest weight.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rows = weight.detach().flatten(1)
+        scale = (rows.abs().amax(1) / self.quant_max).clamp_min_(MIN_SCALE)
+        if self.scale.shape != scale.shape:
+            self.scale.resize_(scale.shape)
+            self.zero_point.resize_(scale.shape).zero_()
+        self.scale.copy_(scale)
+        scale = scale.view(-1, *(1,) * (weight.dim() - 1))
+        return _RoundWeights.apply(weight, scale, self.quant_min, self.quant_max)
+
+
+class _LeanConvBn:
+    """torch.ao's fused convolution and batch normalisation, dividing the weights instead of the activations.
+
+    torch.ao: bn(conv(x, Q(w f)) / f), f = gamma / sqrt(running_var + eps) per output channel. A convolution is
+    linear in each output channel, so this is bn(conv(x, Q(w f) / f)). A channel with gamma 0 has f = 0, and any
+    weights: they count as unscaled, and stay finite.
+    """
+
+    def _forward(self, images: Tensor) -> Tensor:
+        factor = (self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()).detach()
+        factor = torch.where(factor == 0, torch.ones_like(factor), factor).view(-1, *(1,) * (self.weight.dim() - 1))
+        weight = self.weight_fake_quant(self.weight * factor) / factor
+        return self.bn(self._conv_forward(images, weight, self.bias))
+
+
+class LeanConvBn2d(_LeanConvBn, nniqat.ConvBn2d):
+    """Convolution and batch normalisation."""
+
+
+class LeanConvBnReLU2d(_LeanConvBn, nniqat.ConvBnReLU2d):
+    """Convolution, batch normalisation and ReLU."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self._forward(images))
+
+
+_LEAN = {nniqat.ConvBn2d: LeanConvBn2d, nniqat.ConvBnReLU2d: LeanConvBnReLU2d}
+_FULL = {lean: full for full, lean in _LEAN.items()}
+
+
+def qconfig(integers: Kernels) -> QConfig:
+    """Per-channel symmetric weights and per-tensor activations, in the integers that the kernels bear."""
+    activation = ActivationFakeQuantize.with_args(
+        observer=MinMaxObserver,
+        dtype=torch.quint8,
+        quant_min=integers.activations[0],
+        quant_max=integers.activations[1],
+    )
+    weight = WeightFakeQuantize.with_args(
+        observer=PerChannelMinMaxObserver,
+        dtype=torch.qint8,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        quant_min=integers.weights[0],
+        quant_max=integers.weights[1],
+    )
+    return QConfig(activation=activation, weight=weight)
+
+
+@contextmanager
+def _quiet():
+    """Hides torch.ao's announcements that it is deprecated, and nothing else."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", message=".*deprecated.*", category=category)
+        yield
+
+
+def prepare(network: GraphModule, calibration: Tensor | None) -> GraphModule:
+    """A torch.ao QAT network (convolution and batch normalisation fused), ranges started on the calibration."""
+    training = network.training
+    network = copy.deepcopy(network).train()
+    custom = PrepareCustomConfig().set_non_traceable_module_classes([Normalize, Leaf])
+    with _quiet():  # the example inputs are unused by this entry point, but must be given
+        prepared = prepare_qat_fx(network, QConfigMapping().set_global(qconfig(kernels())), (torch.zeros(1),), custom)
+    for module in prepared.modules():
+        module.__class__ = _LEAN.get(type(module), type(module))
+    if calibration is not None:
+        calibrate(prepared, calibration)
+    return prepared.train(training)
+
+
+@torch.no_grad()
+def calibrate(prepared: GraphModule, images: Tensor) -> None:
+    """Sets the activation ranges from images [n, c, h, w] in 0..1, in eval mode; leaves eval mode on."""
+    quantizers = [m for m in prepared.modules() if isinstance(m, ActivationFakeQuantize)]
+    prepared.eval()
+    for quantizer in quantizers:
+        quantizer.calibrating = True
+    prepared(images)
+    for quantizer in quantizers:
+        quantizer.calibrating = False
+
+
+def finish(trained: GraphModule) -> GraphModule:
+    """The converted network: torch.ao's quantised modules on the CPU, in eval mode.
+
+    Its meta["activation_range"] keeps the integers that activations use, which the dtype doesn't tell.
+
+    Raises UserError where the network was trained for integers that this CPU's kernels don't bear.
+    """
+    trained = copy.deepcopy(trained).cpu().eval()
+    used = {(m.quant_min, m.quant_max) for m in trained.modules() if isinstance(m, ActivationFakeQuantize)}
+    here = kernels()
+    if any(high > here.activations[1] for _, high in used):
+        raise UserError(
+            f"this int8 network uses activations up to {max(used)[1]}, and this CPU's kernels ({here.engine}) saturate "
+            f"above {here.activations[1]}: use a CPU with VNNI, or quantise the network again on this one."
+        )
+    for module in trained.modules():
+        module.__class__ = _FULL.get(type(module), type(module))
+    with _quiet(), _engine(here.engine):
+        converted = convert_fx(trained).eval()
+    converted.meta["activation_range"] = max(used)
+    return converted
+
+
+@contextmanager
+def _engine(name: str):
+    """The engine packs weights for its own kernels, which run them under any engine later."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = name
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
