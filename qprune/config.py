@@ -253,6 +253,16 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     return config
 
 
+def place_of(config: SweepConfig, *path: str | int) -> str:
+    """`file:line:column` of a key such as ("prune", "ratios", 1), or of what it is in, as far as it was typed."""
+    if config.source is None:
+        return "the settings"
+    tree = parse(config.source.text, config.source.path)
+    for setting in config.source.overrides:
+        tree = override(tree, setting, named=("data", "model"))
+    return str(tree.places[tree.known_path(path)])
+
+
 def config_as_dict(config: SweepConfig) -> dict[str, Any]:
     """All settings as plain JSON values, defaults filled in, axes as lists.
 

@@ -133,9 +133,9 @@ class ChannelsPerStep:
     percent: float | None = None  # of all prunable maps of the dense network, above 0, at most 100
     count: int | None = None  # maps
 
-    def channels(self, total: int) -> int:
-        """Maps to remove per step when the dense network has total prunable maps; at least 1."""
-        return self.count if self.count is not None else max(1, round(self.percent / 100 * total))
+    def channels(self, total: int) -> float:
+        """Maps to remove per step, on average, when the dense network has total prunable maps; at least 1."""
+        return float(self.count) if self.count is not None else max(1.0, self.percent / 100 * total)
 
     def __str__(self) -> str:
         return str(self.count) if self.count is not None else f"{self.percent!r}%".replace(".0%", "%")

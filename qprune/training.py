@@ -18,6 +18,9 @@ from qprune.errors import UserError
 from qprune.pruning.scoring import Scorer
 
 
+READ_LOSS_EVERY = 20  # updates, on a GPU
+
+
 class Diverged(UserError):
     """The loss is not a finite number any more."""
 
@@ -70,8 +73,11 @@ def _shuffled(count: int, seed: int) -> Tensor:
 
 def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
     """A fresh optimizer; weight decay acts on weights of convolutions and linear layers, not on biases, BN or scales."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
+    decayed, others = [], []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            is_weight = parameter.dim() > 1 and name.rpartition(".")[2] == "weight"
+            (decayed if is_weight else others).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
@@ -97,10 +103,11 @@ def train(
     seed: int,
     optimizer: torch.optim.Optimizer | None = None,
     scorer: Scorer | None = None,
-    on_update: Callable[[int], None] | None = None,
+    on_update: Callable[[int, float | None], None] | None = None,
 ) -> torch.optim.Optimizer:
     """Train in place, for the updates of the given numbers; returns the optimizer, to go on with.
 
+    on_update: told each update's number and its loss (None where reading it would make a GPU wait).
     The network is in train mode afterwards. Raises Diverged on a loss that is not finite.
     """
     optimizer = optimizer or make_optimizer(network, recipe, lr(updates.start))
@@ -118,11 +125,13 @@ def train(
             with scorer.minibatch():
                 loss = F.cross_entropy(network(images), labels)
                 loss.backward()
-        if (update % 20 == 0 or update == updates.stop - 1) and not math.isfinite(loss.item()):
-            raise Diverged(f"the loss is {loss.item()} at update {update}, learning rate {lr(update):.3g}; lower it")
+        read = not loss.is_cuda or update % READ_LOSS_EVERY == 0 or update == updates.stop - 1
+        value = loss.item() if read else None
+        if value is not None and not math.isfinite(value):
+            raise Diverged(f"the loss is {value} at update {update}, learning rate {lr(update):.3g}; lower it")
         optimizer.step()
         if on_update is not None:
-            on_update(update)
+            on_update(update, value)
     return optimizer
 
 

@@ -122,7 +122,7 @@ def test_a_choices_settings_cannot_be_changed_from_outside(load):
 
 @pytest.mark.parametrize(
     ("typed", "written", "of_50", "of_1000"),
-    [("1%", "1%", 1, 10), ("2.5 %", "2.5%", 1, 25), ("100%", "100%", 50, 1000), ("8", 8, 8, 8), ("0.1%", "0.1%", 1, 1)],
+    [("1%", "1%", 1, 10), ("2.5 %", "2.5%", 1.25, 25), ("100%", "100%", 50, 1000), ("8", 8, 8, 8), ("0.1%", "0.1%", 1, 1)],
 )
 def test_channels_per_step(load, typed, written, of_50, of_1000):
     config = load(MINIMAL + f"prune: {{channels_per_step: {typed}}}")

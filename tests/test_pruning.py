@@ -267,9 +267,19 @@ def test_round_to_gives_multiples():
 
 
 def test_schedule_by_hand():
-    schedule = PathSchedule(total=224, per_step=2, updates_between=5)
-    assert [schedule.steps_to(ratio) for ratio in (0, 0.25, 0.5, 0.9)] == [0, 28, 56, 101]
-    assert schedule.updates_to(0.9) == 505 and schedule.removed_after(101) == 202
+    percent = PathSchedule(total=224, per_step=2.24, updates_between=5)
+    assert [percent.removed_after(steps) for steps in (0, 1, 2, 3, 25)] == [0, 2, 4, 7, 56]
+    assert [percent.steps_to(ratio) for ratio in (0, 0.25, 0.5, 0.9)] == [0, 25, 50, 90]
+    assert percent.updates_to(0.9) == 450 and percent.removed_after(90) == 202
+    count = PathSchedule(total=10, per_step=3, updates_between=1)
+    assert [count.steps_to(ratio) for ratio in (0.1, 0.3, 0.4, 0.9)] == [1, 1, 2, 3]
+    for total in (7, 100, 312):
+        for per_step in (1.0, 1.7, total / 100 if total >= 100 else 1.0):
+            schedule = PathSchedule(total, per_step, 1)
+            for ratio in (0.0, 0.2, 1 / 3, 0.5, 0.9, 0.99):
+                wanted = int(ratio * total + 0.5)
+                slow = next(steps for steps in range(1000) if schedule.removed_after(steps) >= wanted)
+                assert schedule.steps_to(ratio) == slow
 
 
 def test_unreachable_ratio_and_unknown_layer():

@@ -17,23 +17,32 @@ from qprune.training import Recipe, constant, seed_of, train
 
 @dataclass(frozen=True)
 class PathSchedule:
-    """When how much is removed. total: prunable maps; per_step: maps removed at once; updates_between: before each."""
+    """When how much is removed. total: prunable maps; per_step: maps removed at once, on average, at least 1;
+    updates_between: updates before each removal."""
 
     total: int
-    per_step: int
+    per_step: float
     updates_between: int
-
-    def steps_to(self, ratio: float) -> int:
-        """Removals until at least this share of the maps is gone."""
-        return math.ceil(math.ceil(ratio * self.total - 1e-9) / self.per_step)
-
-    def updates_to(self, ratio: float) -> int:
-        """Updates until at least this share of the maps is gone."""
-        return self.steps_to(ratio) * self.updates_between
 
     def removed_after(self, steps: int) -> int:
         """Maps gone after so many removals."""
-        return min(steps * self.per_step, self.total)
+        return min(_nearest(steps * self.per_step), self.total)
+
+    def steps_to(self, ratio: float) -> int:
+        """Removals until this share of the maps, to the nearest map, is gone."""
+        wanted = _nearest(ratio * self.total)
+        steps = max(math.floor(wanted / self.per_step) - 1, 0)
+        while self.removed_after(steps) < wanted:
+            steps += 1
+        return steps
+
+    def updates_to(self, ratio: float) -> int:
+        """Updates until this share of the maps is gone."""
+        return self.steps_to(ratio) * self.updates_between
+
+
+def _nearest(count: float) -> int:
+    return math.floor(count + 0.5 + 1e-9)
 
 
 def check_reachable(groups: ChannelGroups, ratio: float, min_channels: int) -> None:
@@ -92,7 +101,7 @@ def walk(
     min_channels: int = 1,
     round_to: int = 1,
     optimizer: torch.optim.Optimizer | None = None,
-    on_update: Callable[[int], None] | None = None,
+    on_update: Callable[[int, float | None], None] | None = None,
 ) -> torch.optim.Optimizer:
     """Walk some steps of the path in place: each is a burst of scored updates, then one removal.
 

@@ -1,0 +1,1 @@
+"""Tables of cells -> fronts and statistics over seeds."""

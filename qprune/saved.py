@@ -1,0 +1,69 @@
+"""Networks on disk: tensors as safetensors, and beside them what the network is rebuilt from. Nothing is unpickled."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+from torch import Tensor, fx, nn
+
+from qprune.models import build_model
+from qprune.network import with_normalize
+from qprune.precision import get_precision
+from qprune.pruning.shrink import resize
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """All that a network is but its tensors.
+
+    model: settings as in the sweep file; in_channels, image_size, num_classes, mean, std: of its data;
+    widths: (in, out) of each layer that pruning can cut, by name; precision: canonical name.
+    """
+
+    model: dict
+    in_channels: int
+    image_size: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    widths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    precision: str = "fp32"
+    first_last_bits: int | None = 8
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one image."""
+        return (self.in_channels, self.image_size, self.image_size)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> "NetworkSpec":
+        return cls(**values)
+
+    def build(self, pretrained: bool = False) -> fx.GraphModule:
+        """The FP32 network with these widths. Its weights are random, or with `pretrained` those that model.weights names."""
+        settings = self.model if pretrained else {k: v for k, v in self.model.items() if k != "weights"}
+        model = build_model(settings, self.in_channels, self.num_classes, self.image_size)
+        network = with_normalize(model, tuple(self.mean), tuple(self.std))
+        return resize(network, self.widths) if self.widths else network
+
+    def load_fp32(self, tensors: dict[str, Tensor]) -> fx.GraphModule:
+        """The FP32 network with these tensors."""
+        network = self.build()
+        network.load_state_dict(tensors)
+        return network
+
+    def load_trained(self, tensors: dict[str, Tensor]) -> fx.GraphModule:
+        """The network as it was trained at its precision: float masters whose forward rounds."""
+        trained = get_precision(self.precision, self.first_last_bits).prepare(self.build(), None)
+        trained.load_state_dict(tensors)
+        return trained
+
+    def load(self, tensors: dict[str, Tensor]) -> nn.Module:
+        """The network that was evaluated, in eval mode; it takes float images in 0..1, [batch, c, h, w]."""
+        precision = get_precision(self.precision, self.first_last_bits)
+        return precision.finish(self.load_trained(tensors)).eval()
+
+    def at(self, precision: str, first_last_bits: int | None) -> "NetworkSpec":
+        """The same network at another precision."""
+        return replace(self, precision=precision, first_last_bits=first_last_bits)

@@ -1,0 +1,265 @@
+"""The real command, as a user types it: what it prints, its exit code, and what it leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from tiny_sweep import COMMAND, TINY, command, environment, write_tiny
+
+# Help and small commands --------------------------------------------------------------------------------------------
+
+
+def test_help_imports_no_torch():
+    code = """
+import sys
+from qprune.cli import app
+for arguments in ([], ["init"], ["plan"], ["sweep"], ["status"]):
+    try:
+        app([*arguments, "--help"])
+    except SystemExit as end:
+        assert end.code == 0, end.code
+heavy = {"torch", "torchvision", "brevitas", "torch_pruning", "pandas", "sklearn", "numpy"} & sys.modules.keys()
+print("heavy:", *sorted(heavy))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Usage:") == 5
+    assert run.stdout.splitlines()[-1].strip() == "heavy:"
+
+
+def test_help_names_the_commands(tmp_path):
+    run = command("--help", cwd=tmp_path)
+    assert run.returncode == 0
+    assert all(name in run.stdout for name in ("init", "plan", "sweep", "status"))
+
+
+def test_init_writes_a_file_that_plan_accepts_and_never_overwrites(tmp_path):
+    run = command("init", "my.yaml", cwd=tmp_path)
+    assert run.returncode == 0 and "qprune plan my.yaml" in run.stdout
+    written = (tmp_path / "my.yaml").read_text()
+    planned = command("plan", "my.yaml", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    assert "60 cells, 0 done" in planned.stdout
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["my.yaml"]  # a plan writes nothing
+    (tmp_path / "my.yaml").write_text(written + "# mine\n")
+    again = command("init", "my.yaml", cwd=tmp_path)
+    assert again.returncode == 2 and "exists already" in again.stderr
+    assert (tmp_path / "my.yaml").read_text() == written + "# mine\n"
+
+
+def test_status(finished, tmp_path):
+    run = command("status", finished / "results/tiny", cwd=tmp_path)
+    assert run.returncode == 0 and "16 done, 0 failed, 0 pending" in run.stdout
+    cells = pd.read_csv(finished / "results/tiny/cells.csv")
+    for precision, rows in cells[cells.pruning_ratio == 0.5].groupby("precision"):
+        low, high = 100 * rows.accuracy.min(), 100 * rows.accuracy.max()
+        sd = (high - low) / 2**0.5  # of two values
+        line = next(line for line in run.stdout.splitlines() if f" {precision} " in line)
+        assert f"{(low + high) / 2:.1f} ± {sd:.1f}" in line
+
+    cells.loc[3:5, ["status", "accuracy"]] = ["pending", None]
+    cells.loc[0, ["status", "accuracy"]] = ["failed", None]
+    (tmp_path / "half").mkdir()
+    cells.to_csv(tmp_path / "half/cells.csv", index=False)
+    run = command("status", "half", cwd=tmp_path)
+    assert run.returncode == 0 and "12 done, 1 failed, 3 pending" in run.stdout
+
+
+@pytest.mark.parametrize("content", [None, b"", b"a,b\n1,2\n", b"\xff\xfe\x00"])
+def test_status_of_what_is_no_sweep(tmp_path, content):
+    if content is not None:
+        (tmp_path / "cells.csv").write_bytes(content)
+    run = command("status", ".", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and "cells.csv" in run.stderr and "Traceback" not in run.stderr
+
+
+# Errors: one message, its place, the nearest name, exit code 2, nothing written -------------------------------------
+
+
+def refused(tmp_path, *arguments) -> str:
+    before = sorted(tmp_path.rglob("*"))
+    run = command(*arguments, cwd=tmp_path)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr and run.stdout == ""
+    assert run.stderr.count("error:") == 1 and run.stderr.startswith("error: ")
+    assert sorted(tmp_path.rglob("*")) == before
+    return run.stderr.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "words"),
+    [
+        ("seeds:", "sedes:", "4:1", ["sedes", "'seeds'"]),
+        ("lr: 0.1", "learning_rate: 0.1", "5:38", ["learning_rate"]),
+        ("updates: 40", "updates: many", "5:9", ["train.updates", "'many'", "whole number"]),
+        ("updates: 40", "updates: -1", "5:9", ["train.updates", "-1", "from 1"]),
+        ("[0, 0.5]", "[0, 1.5]", "6:21", ["prune.ratios[1]", "1.5", "below 1"]),
+        ("name: vgg_tiny", "name: vgg_tinny", "3:1", ["vgg_tinny", "'vgg_tiny'"]),
+        ("width: 0.5", "widht: 0.5", "3:1", ["widht", "'width'"]),
+        ("name: digits", "name: digitz", "2:1", ["digitz", "'digits'"]),
+        ("fp16, int8", "fp16, in8", "9:26", ["in8", "'int8'"]),
+        ("prune: {", "prune: {criterion: tailor, ", "6:9", ["tailor", "'taylor'"]),
+        ("{name: digits, subset: 256}", "{name: mnist, root: nowhere}", "2:1", ["mnist", "nowhere"]),
+        ("{name: digits, subset: 256}", "{name: imagefolder, root: nowhere, image_size: 8}", "2:1", ["nowhere"]),
+        ("lr: 0.1", "lr: 0.1, checkpoint: no.pt", "5:47", ["no such file", "no.pt"]),
+        ("{name: vgg_tiny, width: 0.5}", "no_module:build", "3:1", ["no_module"]),
+        ("[0, 0.5]", "[0, 0.5", "6:", ["not valid YAML"]),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path, old, new, place, words):
+    assert TINY.count(old) == 1 or old == "updates: 40"
+    (tmp_path / "q.yaml").write_text(TINY.replace(old, new))
+    message = refused(tmp_path, "sweep", "q.yaml")
+    assert message.startswith(f"q.yaml:{place}"), message
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize("what", ["plan", "sweep"])
+def test_a_missing_file_and_a_wrong_override(tmp_path, what):
+    write_tiny(tmp_path)
+    message = refused(tmp_path, what, "tinny.yaml")
+    assert message.startswith("tinny.yaml: no such file") and "'tiny.yaml'" in message
+    message = refused(tmp_path, what, "tiny.yaml", "--set", "prune.ratio=[0,0.5]")
+    assert "--set prune.ratio=[0,0.5]" in message and "'ratios'" in message
+
+
+def test_a_ratio_that_cannot_be_reached(tmp_path):
+    """Known only once the network is built: with 20 maps kept, 8 + 8 + 2 x 16 + 2 x 20 stay, so 24 of 112 can go."""
+    (tmp_path / "q.yaml").write_text(TINY.replace("ratios: [0, 0.5]", "ratios: [0, 0.5], min_channels: 20"))
+    run = command("sweep", "q.yaml", cwd=tmp_path)
+    assert run.returncode == 2 and "Traceback" not in run.stderr and run.stderr.count("error: ") == 1
+    assert "error: q.yaml:6:21: " in run.stderr
+    assert "0.5 can't be reached" in run.stderr and "0.214 of 112" in run.stderr and "min_channels" in run.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_ratio_beyond_the_paths_end(resumable):
+    before = {file: file.stat().st_mtime_ns for file in resumable.rglob("*")}
+    run = command("sweep", "tiny.yaml", "--set", "prune.ratios=[0,0.5,0.75]", cwd=resumable)
+    assert run.returncode == 2 and "Traceback" not in run.stderr and run.stderr.count("error: ") == 1
+    assert "error: --set prune.ratios=[0,0.5,0.75]: " in run.stderr
+    assert "0.75" in run.stderr and "until: 0.5" in run.stderr and "new `name`" in run.stderr
+    assert {file: file.stat().st_mtime_ns for file in resumable.rglob("*")} == before
+
+
+def test_an_out_folder_that_is_a_file(tmp_path):
+    write_tiny(tmp_path)
+    (tmp_path / "taken").write_text("")
+    run = command("sweep", "tiny.yaml", "--out", "taken", cwd=tmp_path)
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert "error: --out taken: " in run.stderr
+
+
+# Runs that fail, resume, are interrupted ----------------------------------------------------------------------------
+
+
+def test_a_damaged_stage_is_named_and_the_others_are_done(resumable):
+    cells = pd.read_csv(resumable / "results/tiny/cells.csv").set_index("cell")
+    stages = resumable / "results/stages"
+    victim = cells.loc["vgg_tiny-digits-taylor-fp32-r0.50-s1"].stage_recover
+    file = stages / victim / "tensors.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    run = command("sweep", "tiny.yaml", "--set", "precisions=[fp32,w8a8]", "--workers", "1", cwd=resumable)
+    assert run.returncode == 1, run.stderr
+    output = run.stdout + run.stderr
+    assert "Traceback" not in output and f"{victim}/tensors.safetensors is damaged" in output and "delete" in output
+    rows = pd.read_csv(resumable / "results/tiny/cells.csv").set_index("cell")
+    failed = rows[rows.status == "failed"]
+    assert list(failed.index) == ["vgg_tiny-digits-taylor-w8a8-r0.50-s1"]
+    assert failed.reason.str.contains("damaged").all() and rows.drop(failed.index).status.eq("done").all()
+
+
+def test_a_damaged_record_is_named(resumable):
+    stage = pd.read_csv(resumable / "results/tiny/cells.csv").stage_evaluate[0]
+    (resumable / "results/stages" / stage / "stage.json").write_text("{")
+    run = command("sweep", "tiny.yaml", "--workers", "1", cwd=resumable)
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert f"{stage}/stage.json is damaged" in run.stderr and "delete" in run.stderr
+
+
+def group_is_empty(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def wait_until(condition, seconds: float, process: subprocess.Popen | None = None) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
+    write_tiny(tmp_path)
+    arguments = ["sweep", "tiny.yaml", "--workers", "2", "--set", "precisions=fp32", "--set", "train.updates=200"]
+    arguments += ["--set", "seeds=[0,1,2]"]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=tmp_path, env=environment(), start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        stages = tmp_path / "results/stages"
+        wait_until(lambda: list(stages.glob("dense-*/stage.json")), 120, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+        stdout, stderr = process.communicate(timeout=60)
+        wait_until(lambda: group_is_empty(process.pid), 10)
+    finally:
+        if not group_is_empty(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stdout + stderr and "leaked" not in stderr
+    resume = "qprune sweep tiny.yaml --workers 2 --set precisions=fp32 --set train.updates=200 --set 'seeds=[0,1,2]'"
+    assert resume in stderr
+    half = pd.read_csv(tmp_path / "results/tiny/cells.csv")
+    assert len(half) == 6 and set(half.status) <= {"done", "pending"} and "pending" in set(half.status)
+    kept = {folder: folder.stat().st_mtime_ns for folder in stages.glob("[a-z]*")}
+    assert kept
+    again = command(*arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "6 of 6 cells done" in again.stdout
+    assert all(folder.stat().st_mtime_ns == changed for folder, changed in kept.items())
+    assert set(pd.read_csv(tmp_path / "results/tiny/cells.csv").status) == {"done"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0, 3.5, 5.0, 7.0])
+def test_ctrl_c_at_any_time(tmp_path, seconds):
+    """While it imports, while the workers start, while they work."""
+    write_tiny(tmp_path)
+    process = subprocess.Popen(
+        [*COMMAND, "sweep", "tiny.yaml", "--set", "train.updates=100000"], cwd=tmp_path, env=environment(), text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+        wait_until(lambda: group_is_empty(process.pid), 10)
+    finally:
+        if not group_is_empty(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode in (130, -signal.SIGINT), (process.returncode, stderr)
+    if seconds >= 2:
+        assert "Traceback" not in stdout + stderr
+
+
+def test_the_printed_paths_and_table(resumable):
+    run = command("sweep", "tiny.yaml", cwd=resumable)
+    assert run.returncode == 0
+    assert "16 of 16 cells done; 0 stages computed" in run.stdout
+    for path in ("results/tiny/cells.csv", "results/tiny/cells", "results/tiny/networks"):
+        assert path in run.stdout
+    assert "mean ± sd over 2 seed(s)" in " ".join(run.stdout.split())

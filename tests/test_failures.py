@@ -1,0 +1,154 @@
+"""A cell that can't be computed says why, and harms no other."""
+
+import pickle
+
+import pandas as pd
+import pytest
+from tiny_sweep import run_inline, run_workers, tiny_config
+
+from qprune.executors.local import LocalExecutor, _dependants, _ranks
+from qprune.plan import make_plan
+from qprune.stages import Stage
+
+BOOM = '''
+import multiprocessing, os
+from torch import nn
+
+
+class Boom(nn.Module):
+    """Its logits are infinite as soon as they are more than nothing."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.linear(nn.functional.relu(self.bn(self.conv(x))).mean((2, 3))) * 1e38 * 1e38
+
+
+def build(num_classes):
+    return Boom(num_classes)
+
+
+def dies(num_classes):
+    if multiprocessing.parent_process() is not None:
+        os._exit(7)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(4, num_classes))
+
+
+def raises(num_classes):
+    if multiprocessing.parent_process() is not None:
+        raise RuntimeError("[/no] such luck")
+    return dies(num_classes)
+'''
+SMALL = ("seeds=0", "precisions=[fp32,int4]", "train.updates=5", "finetune={updates: 2}", "quantize.updates=2")
+
+
+@pytest.fixture
+def user_code(tmp_path, monkeypatch):
+    (tmp_path / "boom.py").write_text(BOOM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def rows_of(folder):
+    return pd.read_csv(folder / "results/tiny/cells.csv")
+
+
+def test_every_cell_that_diverges_says_so(tmp_path, monkeypatch):
+    code, _, text = run_inline(monkeypatch, tiny_config(tmp_path, *SMALL, "train.lr=1e9"), tmp_path / "results")
+    assert code == 1
+    rows = rows_of(tmp_path)
+    assert len(rows) == 4 and set(rows.status) == {"failed"}
+    assert rows.reason.str.contains("loss is").all() and rows.reason.str.contains("lower").all()
+    assert rows.accuracy.isna().all()
+    assert "0 of 4 cells done" in text and text.count("failed vgg_tiny-") == 4
+
+
+def test_the_next_run_tries_again(tmp_path, monkeypatch):
+    run_inline(monkeypatch, tiny_config(tmp_path, *SMALL, "quantize.lr=1e30"), tmp_path / "results")
+    assert "failed" in set(rows_of(tmp_path).status)
+    code, computed, _ = run_inline(monkeypatch, tiny_config(tmp_path, *SMALL), tmp_path / "results")
+    rows = rows_of(tmp_path)
+    assert code == 0 and set(rows.status) == {"done"} and rows.reason.isna().all()
+    assert all(stage.startswith(("quantize-", "evaluate-")) for stage in computed)
+
+
+def test_one_model_that_diverges_harms_no_other(tmp_path, monkeypatch, user_code):
+    """vgg_tiny's cells are done; those of a model whose loss isn't finite are not; in worker processes."""
+    model = "model=[boom:build,{name: vgg_tiny, width: 0.5},boom:dies]"
+    code, text = run_workers(tiny_config(tmp_path, *SMALL, model), tmp_path / "results", workers=2)
+    assert code == 1
+    rows = rows_of(tmp_path)
+    by_model = {model: group for model, group in rows.groupby("model")}
+    assert set(by_model["vgg_tiny"].status) == {"done"}
+    assert (
+        set(by_model["boom_build"].status) == {"failed"} and by_model["boom_build"].reason.str.contains("loss is").all()
+    )
+    assert set(by_model["boom_dies"].status) == {"failed"}
+    assert by_model["boom_dies"].reason.str.contains(r"worker process died \(exit code 7\)").all()
+    assert "4 of 12 cells done" in text
+
+
+def test_all_workers_dead_is_no_endless_wait(tmp_path, user_code):
+    config = tiny_config(tmp_path, *SMALL, "model=boom:dies", "seeds=[0,1]", "prune.ratios=0", "precisions=fp32")
+    code, _ = run_workers(config, tmp_path / "results", workers=1)
+    assert code == 1
+    reasons = list(rows_of(tmp_path).reason)
+    assert len(reasons) == 2 and all("died" in reason for reason in reasons)
+
+
+def test_an_unforeseen_error_keeps_its_trace(tmp_path, user_code):
+    config = tiny_config(tmp_path, *SMALL, "model=boom:raises", "prune.ratios=0", "precisions=fp32")
+    code, text = run_workers(config, tmp_path / "results", workers=1)
+    (row,) = rows_of(tmp_path).itertuples()
+    assert code == 1 and row.status == "failed"
+    assert row.reason.startswith("RuntimeError: [/no] such luck") and "boom.py" in row.reason
+    assert text.count("boom.py") == 1  # told once, not for each stage that needs it
+
+
+# The executor's order -----------------------------------------------------------------------------------------------
+
+
+def stage(name: str, *inputs: str, updates: int = 1) -> Stage:
+    return Stage(name, name.split("-")[0], {}, inputs, updates, name)
+
+
+def test_long_chains_come_first_and_evaluations_before_all():
+    stages = {
+        s.id: s
+        for s in (
+            stage("dense-a", updates=10),
+            stage("dense-b", updates=10),
+            stage("path-a", "dense-a", updates=5),
+            stage("recover-a", "path-a", updates=3),
+            stage("quantize-a", "recover-a", updates=2),
+            stage("evaluate-a", "quantize-a", updates=0),
+        )
+    }
+    ranks = _ranks(stages)
+    assert (ranks["dense-a"], ranks["dense-b"], ranks["path-a"], ranks["quantize-a"]) == (20, 10, 10, 2)
+    assert ranks["evaluate-a"] == float("inf")
+
+
+def test_all_that_needs_a_failed_stage_is_lost_and_nothing_else():
+    waiting = {"b": {"a"}, "c": {"b", "x"}, "d": {"c"}, "e": {"x"}, "f": set()}
+    assert sorted(_dependants(waiting, "a")) == ["b", "c", "d"]
+
+
+def test_an_executor_leaves_no_process(tmp_path):
+    with LocalExecutor(2, 1, tmp_path) as executor:
+        processes = [process for process, _ in executor._processes]
+        assert all(process.is_alive() for process in processes)
+    assert not any(process.is_alive() for process in processes)
+    with pytest.raises(KeyboardInterrupt), LocalExecutor(2, 1, tmp_path) as executor:
+        processes = [process for process, _ in executor._processes]
+        raise KeyboardInterrupt
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_stages_go_to_workers_whole(tmp_path):
+    for made in make_plan(tiny_config(tmp_path)).stages.values():
+        assert pickle.loads(pickle.dumps(made)) == made
