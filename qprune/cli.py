@@ -56,9 +56,7 @@ def sweep(
     file: File,
     set: Settings = None,
     out: Out = Path("results"),
-    workers: Annotated[
-        int, typer.Option(min=0, help="Worker processes (0: one per core).")
-    ] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes (0: one per core).")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each worker; more helps large networks only.")] = 1,
 ) -> None:
     """Run a sweep, or go on with one that was interrupted."""

@@ -24,6 +24,7 @@ from qprune.saved import NetworkSpec
 from qprune.stages import Stage, recipe_of
 from qprune.store import Store
 from qprune.sweep import missing_stages, open_sweep
+from qprune.tables import ratio_table
 from qprune.training import constant, evaluate, train
 
 WORKER_START_SECONDS = 6.0  # a worker's imports
@@ -246,25 +247,23 @@ def _stage_table(plan: Plan, todo: dict[str, Stage]) -> Table:
 
 
 def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Table]:
-    """Precision x ratio, means over seeds, one table per model, data set and criterion."""
+    """Ratio x precision, means over seeds, one table per model, data set and criterion."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in plan.cells:
         groups.setdefault((cell.model, cell.data, cell.criterion), []).append(cell)
     tables = []
     for (model, data, criterion), cells in groups.items():
         title = f"{model} on {data}, {criterion}: bit_gflops, mean over seeds ('?' until the path is walked)"
-        table = Table(title=title)
-        table.add_column("pruned")
-        for ratio in plan.config.prune.ratios:
-            table.add_column(f"{100 * ratio:g}%", justify="right", no_wrap=True)
         known: dict[tuple[str, float], list[float]] = {}
         for cell in cells:
             if costs[cell.id] is not None:
                 known.setdefault((cell.precision, cell.ratio), []).append(costs[cell.id])
-        for precision in plan.config.precisions:
-            values = [known.get((precision, ratio)) for ratio in plan.config.prune.ratios]
-            table.add_row(precision, *("?" if not seeds else f"{sum(seeds) / len(seeds):.4g}" for seeds in values))
-        tables.append(table)
+
+        def entry(precision: str, ratio: float, known=known) -> str:
+            seeds = known.get((precision, ratio))
+            return f"{sum(seeds) / len(seeds):.4g}" if seeds else "?"
+
+        tables.append(ratio_table(title, plan.config.precisions, plan.config.prune.ratios, entry))
     return tables
 
 

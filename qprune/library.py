@@ -40,7 +40,7 @@ def prune(
     network = trace(model)
     split = _split(network, images, labels)
     gated = GatedNetwork(network, tuple(images.shape[1:]), linear, ignore)
-    check_reachable(gated.groups, ratio, min_channels)
+    check_reachable(gated.groups, ratio, min_channels, round_to)
     schedule = PathSchedule(gated.groups.total, max(1.0, step * gated.groups.total), updates_between)
     scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(criterion))
     recipe = Recipe(batch_size=batch_size)

@@ -31,7 +31,32 @@ class Records:
         self.rows = {cell.id: _planned_row(plan, cell) for cell in plan.cells}
 
     def finish(self, cell: Cell) -> None:
-        """Write the record of a cell whose stages are all done."""
+        """Write the record of a cell whose stages are all done, unless it is there already."""
+        path = self.folder / "cells" / f"{cell.id}.json"
+        if self._is_record_of(path, cell):
+            record = json.loads(path.read_bytes())
+            self.rows[cell.id].update({key: value for key, value in record.items() if key in self.rows[cell.id]})
+        else:
+            self._write_record(path, cell)
+        if self.plan.config.keep != "none":
+            self._link_network(cell)
+
+    def forget(self, cell: Cell) -> None:
+        """Delete a record and network that the cell's name had under other settings."""
+        path = self.folder / "cells" / f"{cell.id}.json"
+        if path.exists() and not self._is_record_of(path, cell):
+            network_file(self.folder, cell.id).unlink(missing_ok=True)
+            path.unlink()
+
+    def _is_record_of(self, path: Path, cell: Cell) -> bool:
+        """Whether the file is the record of these very stages."""
+        try:
+            record = json.loads(path.read_bytes())
+            return {kind: stage["id"] for kind, stage in record["stages"].items()} == cell.stages
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def _write_record(self, path: Path, cell: Cell) -> None:
         metas = {kind: self.store.meta(stage) for kind, stage in cell.stages.items()}
         row = self.rows[cell.id]
         row.update(_measured(metas))
@@ -46,9 +71,7 @@ class Records:
             "stages": {kind: {"id": stage, "seconds": metas[kind]["seconds"]} for kind, stage in cell.stages.items()},
             "provenance": evaluated["provenance"],
         }
-        write_whole(self.folder / "cells" / f"{cell.id}.json", json.dumps(record, indent=1).encode())
-        if self.plan.config.keep != "none":
-            self._link_network(cell)
+        write_whole(path, json.dumps(record, indent=1).encode())
 
     def fail(self, cell: Cell, reason: str) -> None:
         """Note that a cell could not be computed, and why."""
@@ -81,7 +104,9 @@ class Records:
     def _fill_baseline(self, cell: Cell) -> None:
         row = self.rows[cell.id]
         if row["baseline_accuracy"] is None and self.store.done(cell.baseline):
-            row["baseline_accuracy"] = self.store.meta(cell.baseline)["test"]["accuracy"]
+            baseline = self.store.meta(cell.baseline)
+            row["baseline_accuracy"] = baseline["test"]["accuracy"]
+            row["baseline_val_accuracy"] = baseline["val"]["accuracy"]
 
     def _link_network(self, cell: Cell) -> None:
         source = self.store.tensors_path(cell.stages["quantize"])
@@ -109,7 +134,7 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
         cell=cell.id, sweep=plan.config.name, model=cell.model, data=cell.data, criterion=cell.criterion,
         precision=cell.precision, pruning_ratio=cell.ratio, seed=cell.seed, status="pending",
     )  # fmt: skip
-    row["reason"] = None
+    row.update(reason=None, baseline_val_accuracy=None)
     recover, quantize = plan.stages[cell.stages["recover"]].settings, plan.stages[cell.stages["quantize"]].settings
     recipe = recover["recipe"]
     row.update(

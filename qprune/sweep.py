@@ -126,6 +126,7 @@ def _finished(cell: Cell, store: Store) -> bool:
 
 def _record_finished(plan: Plan, store: Store, records: Records) -> None:
     for cell in plan.cells:
+        records.forget(cell)
         if _finished(cell, store):
             records.finish(cell)
 

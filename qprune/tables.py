@@ -1,26 +1,35 @@
 """Tables for the terminal."""
 
+from collections.abc import Callable, Iterable
+
 from rich.table import Table
 
 
 def accuracy_tables(cells) -> list[Table]:
-    """Mean test accuracy (%) ± sd over seeds, precision x ratio, one table per model, data set and criterion."""
+    """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set and criterion."""
     tables = []
     for (model, data, criterion), group in cells.groupby(["model", "data", "criterion"], sort=False):
-        seeds = group.seed.nunique()
-        table = Table(title=f"{model} on {data}, {criterion}: test accuracy (%), mean ± sd over {seeds} seed(s)")
-        table.add_column("pruned")
-        ratios = sorted(group.pruning_ratio.unique())
-        for ratio in ratios:
-            table.add_column(f"{100 * ratio:g}%", justify="right", no_wrap=True)
-        for precision in group.precision.unique():
-            entries = []
-            for ratio in ratios:
-                done = group[(group.precision == precision) & (group.pruning_ratio == ratio) & (group.status == "done")]
-                entries.append(_mean_sd(done.accuracy.astype(float)))
-            table.add_row(precision, *entries)
-        tables.append(table)
+        title = f"{model} on {data}, {criterion}: test accuracy (%), mean ± sd over {group.seed.nunique()} seed(s)"
+
+        def entry(precision: str, ratio: float, group=group) -> str:
+            chosen = (group.precision == precision) & (group.pruning_ratio == ratio) & (group.status == "done")
+            return _mean_sd(group.accuracy[chosen].astype(float))
+
+        tables.append(ratio_table(title, group.precision.unique(), sorted(group.pruning_ratio.unique()), entry))
     return tables
+
+
+def ratio_table(
+    title: str, precisions: Iterable[str], ratios: Iterable[float], entry: Callable[[str, float], str]
+) -> Table:
+    """A row for each pruning ratio, a column for each precision."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("pruned", justify="right", no_wrap=True)
+    for precision in precisions:
+        table.add_column(precision, justify="right", no_wrap=True)
+    for ratio in ratios:
+        table.add_row(f"{100 * ratio:g}%", *(entry(precision, ratio) for precision in precisions))
+    return table
 
 
 def _mean_sd(values) -> str:

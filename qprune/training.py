@@ -17,7 +17,6 @@ from qprune.data import Split, augment
 from qprune.errors import UserError
 from qprune.pruning.scoring import Scorer
 
-
 READ_LOSS_EVERY = 20  # updates, on a GPU
 
 

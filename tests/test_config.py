@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qprune.config import SweepConfig, config_as_dict, load_config, write_template
 from qprune.errors import UserError
 from qprune.registry import nearest
-from qprune.yaml_source import MAX_BYTES, Tree, override, parse
+from qprune.yaml_source import MAX_BYTES, override, parse
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"
@@ -122,7 +122,13 @@ def test_a_choices_settings_cannot_be_changed_from_outside(load):
 
 @pytest.mark.parametrize(
     ("typed", "written", "of_50", "of_1000"),
-    [("1%", "1%", 1, 10), ("2.5 %", "2.5%", 1.25, 25), ("100%", "100%", 50, 1000), ("8", 8, 8, 8), ("0.1%", "0.1%", 1, 1)],
+    [
+        ("1%", "1%", 1, 10),
+        ("2.5 %", "2.5%", 1.25, 25),
+        ("100%", "100%", 50, 1000),
+        ("8", 8, 8, 8),
+        ("0.1%", "0.1%", 1, 1),
+    ],
 )
 def test_channels_per_step(load, typed, written, of_50, of_1000):
     config = load(MINIMAL + f"prune: {{channels_per_step: {typed}}}")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from networks import Residual, small
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from networks import Residual, small
 from qprune.data import Split, load_data
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork

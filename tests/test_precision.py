@@ -85,7 +85,7 @@ def test_conformance(name, kind, tmp_path):
 @pytest.mark.parametrize("model", ["resnet18", "mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["fp16", "int8", "w4a4"])
 def test_conformance_torchvision(name, model, tmp_path):
-    images, labels = batch(4)
+    images, labels = batch(16)  # BN of the last 1x1 maps sees 16 values: of 4, rounded, all may be equal
     network = make(model)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

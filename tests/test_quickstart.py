@@ -41,7 +41,9 @@ def test_the_whole_grid_is_done_and_fair(quickstart):
 
 def test_int8_and_w8a8_agree(quickstart, capsys):
     _, _, cells = quickstart
-    wide = cells[cells.pruning_ratio <= 0.75].pivot(index=["pruning_ratio", "seed"], columns="precision", values="accuracy")
+    wide = cells[cells.pruning_ratio <= 0.75].pivot(
+        index=["pruning_ratio", "seed"], columns="precision", values="accuracy"
+    )
     difference = (wide.int8 - wide.w8a8).groupby("pruning_ratio").mean()
     with capsys.disabled():
         print("\nmean accuracy of int8 minus w8a8, paired by seed:", difference.round(4).to_dict())

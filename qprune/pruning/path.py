@@ -45,15 +45,16 @@ def _nearest(count: float) -> int:
     return math.floor(count + 0.5 + 1e-9)
 
 
-def check_reachable(groups: ChannelGroups, ratio: float, min_channels: int) -> None:
-    """Raises UserError where `min_channels` in every layer leaves too few maps to remove."""
-    kept = sum(min(layer.stop - layer.start, max(min_channels, 1)) for layer in groups.layers)
+def check_reachable(groups: ChannelGroups, ratio: float, min_channels: int, round_to: int = 1) -> None:
+    """Raises UserError where what every layer has to keep leaves too few maps to remove."""
+    least = max(min_channels, round_to, 1)
+    kept = sum(min(layer.stop - layer.start, least) for layer in groups.layers)
     largest = 1 - kept / max(groups.total, 1)
     if ratio > largest:
         raise UserError(
-            f"pruning ratio {ratio} can't be reached: with {max(min_channels, 1)} channel(s) kept in each of "
+            f"pruning ratio {ratio} can't be reached: with {least} channel(s) kept in each of "
             f"{len(groups.layers)} layers, at most {math.floor(largest * 1000) / 1000} of {groups.total} maps can go; "
-            "lower prune.ratios / prune.until, or prune.min_channels"
+            "lower prune.ratios / prune.until, prune.min_channels or prune.round_to"
         )
 
 

@@ -58,7 +58,15 @@ def main() -> None:
     rows = []
     for name, stages, seconds in (("shared", plan.stages, shared_seconds), ("from scratch", scratch, scratch_seconds)):
         updates = sum(stage.updates for stage in stages.values())
-        rows.append({"grid": name, "cells": len(plan.cells), "stages": len(stages), "updates": updates, "seconds": round(seconds, 1)})
+        rows.append(
+            {
+                "grid": name,
+                "cells": len(plan.cells),
+                "stages": len(stages),
+                "updates": updates,
+                "seconds": round(seconds, 1),
+            }
+        )
     rows.append(
         {
             "grid": "ratio",

@@ -21,7 +21,10 @@ PRECISIONS = ("fp32", "fp16", "int8", "w8a8", "int4", "w2a2")
 def main() -> None:
     torch.set_num_threads(1)
     rows = []
-    for model, data_name, batch_size, updates in (("vgg_tiny", "digits", 64, 20), ("vgg_small", "fashion_mnist", 128, 2)):
+    for model, data_name, batch_size, updates in (
+        ("vgg_tiny", "digits", 64, 20),
+        ("vgg_small", "fashion_mnist", 128, 2),
+    ):
         data = load_data({"name": data_name})
         recipe = Recipe(batch_size=batch_size, augment=data.augment)
         spec = dense_spec({"model": {"name": model}}, data)
