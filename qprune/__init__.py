@@ -1,8 +1,12 @@
 """How much can a CNN be pruned when it also runs in low precision?"""
 
+import logging
 from importlib import import_module
 
 __version__ = "0.1.0"
+
+# Brevitas looks for a CUDA compiler as it is imported; nothing here needs one, so its absence is no news
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 _PLACES = {
     "count_cost": "qprune.cost",
