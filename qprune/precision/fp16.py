@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.network import Leaf, module_of, only_moves
+from qprune.network import Leaf, Normalize, module_of, only_moves
 
 
 class _RoundHalf(torch.autograd.Function):
@@ -82,6 +82,13 @@ def is_exact(node: fx.Node) -> bool:
     return only_moves(node) or node.target in _EXACT_TARGETS
 
 
+def _needs_rounding(node: fx.Node) -> bool:
+    """Results that are computed, and images that go to a layer without being normalised first."""
+    if node.op == "placeholder":
+        return not all(isinstance(module_of(user), Normalize) for user in node.users)
+    return node.op.startswith("call_") and not is_exact(node)
+
+
 def prepare(network: fx.GraphModule, calibration: Tensor | None) -> fx.GraphModule:
     """A copy with a rounding after every operation that computes, and half-rounding convolutions and linears."""
     network = copy.deepcopy(network)
@@ -89,7 +96,7 @@ def prepare(network: fx.GraphModule, calibration: Tensor | None) -> fx.GraphModu
         half = _HALF_LAYERS.get(type(module))
         if half is not None:
             module.__class__ = half  # same parameters, another forward
-    computing = [n for n in network.graph.nodes if n.op.startswith("call_") and not is_exact(n)]
+    computing = [n for n in network.graph.nodes if _needs_rounding(n)]
     for count, node in enumerate(computing):
         name = f"round_half_{count}"
         network.add_submodule(name, RoundHalf())
