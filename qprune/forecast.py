@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from qprune.config import SweepConfig
@@ -246,7 +246,7 @@ def _stage_table(plan: Plan, todo: dict[str, Stage]) -> Table:
     return table
 
 
-def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Table]:
+def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
     """Ratio x precision, means over seeds, one table per model, data set and criterion."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in plan.cells:

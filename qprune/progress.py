@@ -31,7 +31,7 @@ class Progress:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} updates"),
+                TextColumn("{task.percentage:3.0f}%"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(elapsed_when_finished=False),
             )

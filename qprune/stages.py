@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 
 import numpy as np
@@ -94,8 +95,11 @@ def provenance(device: torch.device) -> dict:
     }
 
 
+@lru_cache(maxsize=2)
 def on_device(data: Dataset, device: torch.device) -> Dataset:
-    """The data set with all its images on the device (uint8, moved once)."""
+    """The data set with all its images on the device (uint8); moved once, as long as it stays the latest but one."""
+    if device.type == "cpu":
+        return data
     moved = {
         part: dataclasses.replace(split, images=split.images.to(device), labels=split.labels.to(device))
         for part in ("train", "val", "test")
@@ -246,14 +250,14 @@ def _quantize(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
 
 def _evaluate(stage: Stage, work: Work) -> tuple[dict, None]:
     """Accuracy and cost of the network that is handed over."""
-    data = work.data(stage.settings["data"])
     (source,) = stage.inputs
     spec = NetworkSpec.from_json(work.store.meta(source)["network"])
     trained = spec.load_trained(work.store.tensors(source)).eval()
     cost = count_cost(trained, spec.image_shape)
     network = get_precision(spec.precision, spec.first_last_bits).finish(trained).eval()
     device = work.device if spec.precision != "int8" else torch.device("cpu")  # torch.ao's kernels are the CPU's
-    report = {"updates": 0, **_evaluations(network.to(device), on_device(data, device))}
+    data = on_device(load_data(stage.settings["data"]), device)
+    report = {"updates": 0, **_evaluations(network.to(device), data)}
     return {**report, "network": spec.to_json(), "cost": cost_as_dict(cost)}, None
 
 

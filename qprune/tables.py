@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 
-def accuracy_tables(cells) -> list[Table]:
+def accuracy_tables(cells) -> list[Group]:
     """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set and criterion."""
     tables = []
     for (model, data, criterion), group in cells.groupby(["model", "data", "criterion"], sort=False):
@@ -21,15 +23,15 @@ def accuracy_tables(cells) -> list[Table]:
 
 def ratio_table(
     title: str, precisions: Iterable[str], ratios: Iterable[float], entry: Callable[[str, float], str]
-) -> Table:
+) -> Group:
     """A row for each pruning ratio, a column for each precision."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("pruned", justify="right", no_wrap=True)
     for precision in precisions:
         table.add_column(precision, justify="right", no_wrap=True)
     for ratio in ratios:
         table.add_row(f"{100 * ratio:g}%", *(entry(precision, ratio) for precision in precisions))
-    return table
+    return Group(Text(title), table)  # a table's own title would be broken at the table's width
 
 
 def _mean_sd(values) -> str:
