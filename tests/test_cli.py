@@ -55,11 +55,14 @@ def test_status(finished, tmp_path):
     run = command("status", finished / "results/tiny", cwd=tmp_path)
     assert run.returncode == 0 and "16 done, 0 failed, 0 pending" in run.stdout
     cells = pd.read_csv(finished / "results/tiny/cells.csv")
-    for precision, rows in cells[cells.pruning_ratio == 0.5].groupby("precision"):
+    lines = [[entry.strip() for entry in line.split("│")[1:-1]] for line in run.stdout.splitlines() if "│" in line]
+    half = next(entries for entries in lines if entries[0] == "50%")
+    expected = []
+    for precision in ("fp32", "fp16", "int8", "int4"):
+        rows = cells[(cells.pruning_ratio == 0.5) & (cells.precision == precision)]
         low, high = 100 * rows.accuracy.min(), 100 * rows.accuracy.max()
-        sd = (high - low) / 2**0.5  # of two values
-        line = next(line for line in run.stdout.splitlines() if f" {precision} " in line)
-        assert f"{(low + high) / 2:.1f} ± {sd:.1f}" in line
+        expected.append(f"{(low + high) / 2:.1f} ± {(high - low) / 2**0.5:.1f}")  # sd of two values
+    assert half[1:] == expected
 
     cells.loc[3:5, ["status", "accuracy"]] = ["pending", None]
     cells.loc[0, ["status", "accuracy"]] = ["failed", None]
@@ -202,12 +205,17 @@ def wait_until(condition, seconds: float, process: subprocess.Popen | None = Non
         time.sleep(0.02)
 
 
+def heed_ctrl_c() -> None:
+    """Tests that run in the background of a shell inherit an ignored SIGINT, and would hand it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
     write_tiny(tmp_path)
     arguments = ["sweep", "tiny.yaml", "--workers", "2", "--set", "precisions=fp32", "--set", "train.updates=200"]
     arguments += ["--set", "seeds=[0,1,2]"]
     process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, env=environment(), start_new_session=True, text=True,
+        [*COMMAND, *arguments], cwd=tmp_path, env=environment(), start_new_session=True, preexec_fn=heed_ctrl_c, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -241,7 +249,7 @@ def test_ctrl_c_at_any_time(tmp_path, seconds):
     write_tiny(tmp_path)
     process = subprocess.Popen(
         [*COMMAND, "sweep", "tiny.yaml", "--set", "train.updates=100000"], cwd=tmp_path, env=environment(), text=True,
-        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, preexec_fn=heed_ctrl_c, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         time.sleep(seconds)
