@@ -10,8 +10,9 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -86,13 +87,23 @@ def compute(stage: Stage, store: Store, device: torch.device, tick: Callable[[in
 def provenance(device: torch.device) -> dict:
     """Versions and machine, as every record carries them."""
     packages = ("qprune", "torch", "torchvision", "brevitas", "torch-pruning", "numpy")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "versions": {package: version(package) for package in packages} | {"python": platform.python_version()},
         "device": f"{device.type} ({name})",
         "host": platform.node(),
         "threads": torch.get_num_threads(),
     }
+
+
+@cache
+def processor_name() -> str:
+    """The CPU's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 @lru_cache(maxsize=2)

@@ -182,8 +182,10 @@ def test_a_damaged_stage_is_named_and_the_others_are_done(resumable):
 
 
 def test_a_damaged_record_is_named(resumable):
-    stage = pd.read_csv(resumable / "results/tiny/cells.csv").stage_evaluate[0]
+    cells = pd.read_csv(resumable / "results/tiny/cells.csv")
+    stage = cells.stage_evaluate[0]
     (resumable / "results/stages" / stage / "stage.json").write_text("{")
+    (resumable / "results/tiny/cells" / f"{cells.cell[0]}.json").unlink()  # else the stage isn't asked
     run = command("sweep", "tiny.yaml", "--workers", "1", cwd=resumable)
     assert run.returncode == 2 and "Traceback" not in run.stderr
     assert f"{stage}/stage.json is damaged" in run.stderr and "delete" in run.stderr

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import platform
 import statistics
 import sys
 import time
@@ -34,8 +33,10 @@ def write(name: str, rows: list[dict]) -> None:
     """Print the rows and write them to results/benchmarks/<name>.csv, with machine and command."""
     import torch
 
+    from qprune.stages import processor_name
+
     command = "python " + " ".join(["tests/benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
-    machine = f"{_processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    machine = f"{processor_name()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -44,11 +45,3 @@ def write(name: str, rows: list[dict]) -> None:
         writer.writeheader()
         writer.writerows({**row, "machine": machine, "command": command} for row in rows)
     print(f"-> {RESULTS / name}.csv")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
