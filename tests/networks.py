@@ -12,10 +12,13 @@ OWN = ("vgg_tiny", "vgg_small", "vgg7", "resnet20")
 
 
 def make(name: str, image_size: int = 32, num_classes: int = 10, channels: int = 3, **options):
-    """A traced network: one of qprune's own, or torchvision's by its plain name."""
+    """A traced network: one of qprune's own, torchvision's by its plain name, or "densenet_small", a DenseNet with
+    all that one has but the depth."""
     torch.manual_seed(0)
     if name in OWN:
         model = build_model({"name": name, **options}, channels, num_classes, image_size)
+    elif name == "densenet_small":
+        model = torchvision.models.DenseNet(8, (2, 3), num_init_features=16, num_classes=num_classes)
     else:
         model = torchvision.models.get_model(name, num_classes=num_classes)
     return with_normalize(model, (0.45,) * channels, (0.25,) * channels)

@@ -82,7 +82,7 @@ def test_conformance(name, kind, tmp_path):
     check_conformance(name, *small(kind), tmp_path)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v2", "densenet_small"])
 @pytest.mark.parametrize("name", ["fp16", "int8", "w4a4"])
 def test_conformance_torchvision(name, model, tmp_path):
     images, labels = batch(16)  # BN of the last 1x1 maps sees 16 values: of 4, rounded, all may be equal
