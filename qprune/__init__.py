@@ -11,6 +11,7 @@ logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 _PLACES = {
     "count_cost": "qprune.cost",
     "get_precision": "qprune.precision",
+    "load": "qprune.notebook",
     "load_network": "qprune.records",
     "prune": "qprune.library",
     "quantize": "qprune.library",

@@ -1,4 +1,4 @@
-"""The command line: init, plan, sweep, status. Torch is imported only by the commands that need it."""
+"""The command line: init, plan, sweep, status, export, bench. Torch is imported only by the commands that need it."""
 
 import os
 import shlex
@@ -94,6 +94,86 @@ def status(
         console.print(table)
     counts = cells.status.value_counts()
     console.print(", ".join(f"{counts.get(name, 0)} {name}" for name in ("done", "failed", "pending")), highlight=False)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
+    cell: Annotated[str, typer.Argument(help="As in the column `cell`.")],
+    format: Annotated[str, typer.Option(help="onnx, qonnx, torch or pt2.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write it (default: DIR/exports/CELL.*).", show_default=False)
+    ] = None,
+) -> None:
+    """Write a cell's network for another runtime, and check it there on all test images (exit code 4: it differs)."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from qprune.deploy.commands import export_command
+
+    raise typer.Exit(export_command(folder, cell, format, output))
+
+
+@app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
+    cells: Annotated[
+        list[str] | None, typer.Argument(help="Cells (default: those on the front).", show_default=False)
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime.")] = 1,
+    batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,32",
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 15,
+) -> None:
+    """Measure latency against dense FP32, in PyTorch and ONNX Runtime; adds to DIR/latency.csv."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    from qprune.deploy.commands import batch_sizes, bench_command
+
+    raise typer.Exit(bench_command(folder, cells, batch_sizes(batch), threads, rounds))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Also write the main charts there as SVG and PNG.", metavar="DIR", show_default=False),
+    ] = None,
+) -> None:
+    """Write DIR/report.html: one page with all results, that works offline."""
+    from qprune.report.commands import report_command
+
+    report_command(folder, open_page, figures)
+
+
+@app.command()
+def pick(
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
+    max: Annotated[
+        list[str] | None, typer.Option(help="Largest cost: bit_gflops=0.5, weight_bytes=200k.", metavar="COLUMN=NUMBER")
+    ] = None,
+    min: Annotated[
+        list[str] | None, typer.Option(help="Smallest accuracy: val_accuracy=0.95.", metavar="COLUMN=NUMBER")
+    ] = None,
+    prefer: Annotated[str, typer.Option(help="most-accurate, cheapest or knee.")] = "most-accurate",
+    cost: Annotated[str, typer.Option(help="What cheapest and knee go by.")] = "bit_gflops",
+    data: Annotated[str | None, typer.Option(help="Of several data sets, this one.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Of several models, this one only.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Choose an operating point by limits on cost and validation accuracy (exit code 3: nothing fits)."""
+    from qprune.report.commands import pick_command
+
+    raise typer.Exit(pick_command(folder, max or [], min or [], prefer, as_json, cost, data, model))
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of two or more sweeps.", metavar="DIR DIR ...")],
+    output: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("compare.html"),
+) -> None:
+    """Put several sweeps on one page, and print the hypervolume of each."""
+    from qprune.report.commands import compare_command
+
+    compare_command(folders, output)
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def make_plan(config: SweepConfig) -> Plan:
     """All cells of the grid and the stages behind them. Trains nothing; raises UserError where a cell can't be made."""
     stages: dict[str, Stage] = {}
     cells = []
-    names = _names(config)
+    names = short_names(config)
     for model, data, criterion, seed in itertools.product(
         config.model, config.data, config.prune.criterion, config.seeds
     ):
@@ -264,7 +264,7 @@ def _ratio(ratio: float) -> str:
     return f"{ratio:.2f}" if round(ratio, 2) == ratio else repr(ratio)
 
 
-def _names(config: SweepConfig) -> dict[Choice, str]:
+def short_names(config: SweepConfig) -> dict[Choice, str]:
     """Short names for models and data sets that are fit for file names, and different where the choices are."""
     names: dict[Choice, str] = {}
     for axis in (config.model, config.data):

@@ -4,9 +4,9 @@ Each function computes one stage: the stage's own settings and its inputs' files
 VERSION of a kind is raised when its result would change.
 """
 
-import base64
 import dataclasses
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from qprune.correctness import pack_bits
 from qprune.cost import Cost, count_cost
 from qprune.data import Dataset, load_data
 from qprune.models import load_checkpoint
@@ -88,12 +88,27 @@ def provenance(device: torch.device) -> dict:
     """Versions and machine, as every record carries them."""
     packages = ("qprune", "torch", "torchvision", "brevitas", "torch-pruning", "numpy")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    versions = {package: version(package) for package in packages} | {"python": platform.python_version()}
+    versions["qprune"] += f"+{_commit()}" if _commit() else ""
     return {
-        "versions": {package: version(package) for package in packages} | {"python": platform.python_version()},
+        "versions": versions,
         "device": f"{device.type} ({name})",
         "host": platform.node(),
         "threads": torch.get_num_threads(),
     }
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from, with "-dirty" where it is changed; None where it is none."""
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=9", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 @cache
@@ -310,20 +325,10 @@ def _evaluations(network: torch.nn.Module, data: Dataset) -> dict:
         report[name] = {
             "accuracy": evaluation.accuracy,
             "loss": evaluation.loss,
-            "correct": pack_bits(evaluation.correct),
+            "correct": pack_bits(evaluation.correct.numpy()),
             "images": len(evaluation.correct),
         }
     return report
-
-
-def pack_bits(correct: Tensor) -> str:
-    """Per-image correctness, bool [images], as base64 of its packed bits."""
-    return base64.b64encode(np.packbits(correct.numpy()).tobytes()).decode()
-
-
-def unpack_bits(packed: str, images: int) -> np.ndarray:
-    """The inverse of pack_bits: bool [images]."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(packed), dtype=np.uint8))[:images].astype(bool)
 
 
 def _optimizer_tensors(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

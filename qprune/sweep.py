@@ -14,10 +14,11 @@ from qprune.executors.local import Event, LocalExecutor
 from qprune.plan import Cell, Plan, make_plan
 from qprune.progress import Progress
 from qprune.records import Records, network_file
+from qprune.report.commands import write_report
 from qprune.stages import Stage
 from qprune.store import Store, write_whole
 
-TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv while a sweep runs
+TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv and the report while a sweep runs
 
 
 def open_sweep(config: SweepConfig, out: Path) -> tuple[Plan, Store, Path]:
@@ -81,6 +82,7 @@ def run_sweep(config: SweepConfig, out: Path, workers: int, threads: int, consol
     elif config.keep == "none":
         records.keep_networks(set())
     records.write_table(parquet=True)
+    write_report(folder)
     _summary(plan, records, folder, computed, time.monotonic() - started, console)
     return 1 if failed else 0
 
@@ -111,6 +113,7 @@ def _compute(
                     now = time.monotonic()
                     if now - written[0] >= written[1] / TABLE_SHARE:
                         records.write_table()
+                        write_report(records.folder)
                         written = (time.monotonic(), time.monotonic() - now)
 
         try:
@@ -175,5 +178,10 @@ def _summary(plan: Plan, records: Records, folder: Path, computed: int, seconds:
     for cell, reason in frame.loc[frame.status == "failed", ["cell", "reason"]].itertuples(index=False):
         text = escape(f"{cell}: {str(reason).splitlines()[0]}")
         console.print(f"[red]failed[/red] {text}", highlight=False, soft_wrap=True)
-    for what, path in (("cells:   ", "cells.csv"), ("records: ", "cells"), ("networks:", "networks")):
+    for what, path in (
+        ("cells:   ", "cells.csv"),
+        ("records: ", "cells"),
+        ("networks:", "networks"),
+        ("report:  ", "report.html"),
+    ):
         console.print(f"{what} {folder / path}", highlight=False, markup=False, soft_wrap=True)

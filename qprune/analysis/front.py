@@ -3,33 +3,40 @@
 A cost is to be small and an accuracy large. Choices go by validation accuracy; test accuracy is only carried along.
 """
 
-import math
-
 import numpy as np
 
-POINT = ["model", "data", "criterion", "precision", "pruning_ratio"]
+POINT = ["sweep", "model", "data", "criterion", "precision", "pruning_ratio"]
 STUDY = ["model", "data"]  # points are compared within one model and data set
+COSTS = ("bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "latency_ms")
+MEANS = (
+    "val_accuracy", "accuracy", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy",
+    "achieved_ratio", *COSTS, "gbops", "macs", "params", "speedup", "seconds",
+)  # fmt: skip
+SPREADS = ("val_accuracy", "accuracy", *COSTS)
 
 
 def operating_points(cells):
-    """One row per (model, data, criterion, precision, ratio) of the done cells: means over seeds (pandas DataFrame).
+    """One row per (sweep, model, data, criterion, precision, ratio) of the done cells: means over seeds (a DataFrame).
 
-    Beside the means: `seeds` (their number), `val_accuracy_sd`, `accuracy_sd`, `bit_gflops_sd`, and `cell`, the cell
-    whose network is handed over: that of the seed of median validation accuracy (the lower one of two).
+    Beside the means: `seeds` (their number), `<column>_sd` for accuracies and costs (nan for one seed), and `cell`, the
+    cell whose network is handed over: that of the seed of median validation accuracy (of an even number, the lower
+    of the two in the middle; of equal ones, the smaller seed). Rows are in the order of the cells.
     """
-    done = cells[cells.status == "done"]
+    import pandas as pd
+
+    done = cells[cells.status == "done"].copy()
+    means = [column for column in MEANS if column in done]
+    done[means] = done[means].apply(pd.to_numeric)
     groups = done.groupby(POINT, sort=False)
-    points = groups.mean(numeric_only=True)
+    points = groups[means].mean()
     points["seeds"] = groups.size()
-    for column in ("val_accuracy", "accuracy", "bit_gflops"):
-        points[f"{column}_sd"] = groups[column].std()
-    points["cell"] = groups[["cell", "val_accuracy", "seed"]].apply(_median_cell)
+    spreads = [column for column in SPREADS if column in done]
+    points = points.join(groups[spreads].std().add_suffix("_sd"))
+    ranked = done.sort_values(["val_accuracy", "seed"], kind="stable")
+    places = ranked.groupby(POINT, sort=False)["cell"]
+    middle = places.cumcount() == (places.transform("size") - 1) // 2
+    points["cell"] = ranked[middle].set_index(POINT)["cell"]
     return points.reset_index()
-
-
-def _median_cell(seeds) -> str:
-    ranked = seeds.sort_values(["val_accuracy", "seed"])
-    return ranked.cell.iloc[(len(ranked) - 1) // 2]
 
 
 def is_on_front(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
@@ -48,9 +55,10 @@ def is_on_front(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 
 def knee(cost: np.ndarray, accuracy: np.ndarray) -> int | None:
-    """Index of the point of a front farthest above the chord between its ends, on log2 of the cost; None below 3 points.
+    """Index of the point of a front farthest above the chord between its ends, on log2 of the cost.
 
-    Both axes are scaled to the front's extent, so that units don't matter.
+    Both axes are scaled to the front's extent, so that units don't matter. None where no point lies above the chord,
+    as on a front of fewer than three different points. Of equally far ones, the first.
     """
     if len(cost) < 3:
         return None
@@ -58,23 +66,25 @@ def knee(cost: np.ndarray, accuracy: np.ndarray) -> int | None:
     first, last = np.argmin(x), np.argmax(x)
     if x[first] == x[last] or y[first] == y[last]:
         return None
-    x, y = (x - x[first]) / (x[last] - x[first]), (y - y[first]) / (y[last] - y[first])
-    return int(np.argmax(y - x))
+    above = (y - y[first]) / (y[last] - y[first]) - (x - x[first]) / (x[last] - x[first])
+    best = int(np.argmax(above))
+    return best if above[best] > 1e-12 else None
 
 
 def hypervolume(cost: np.ndarray, accuracy: np.ndarray, reference_cost: float, reference_accuracy: float) -> float:
     """Area that points dominate, in octaves of cost x accuracy: log2 of the cost, so that one 4-bit point isn't all of it.
 
-    reference_cost: of the dense FP32 network; reference_accuracy: 10 points under the baseline's.
+    reference_cost: of the dense FP32 network; reference_accuracy: 10 points under the baseline's. Points with a nan
+    count nothing. moocore's algorithm.
     """
-    points = sorted((math.log2(reference_cost / c), a) for c, a in zip(cost, accuracy, strict=True))
-    area, reached = 0.0, reference_accuracy
-    # from the cheapest (most octaves saved) to the dearest, each adds what lies above the accuracy reached so far
-    for octaves, value in reversed(points):
-        if octaves > 0 and value > reached:
-            area += octaves * (value - reached)
-            reached = value
-    return area
+    import moocore
+
+    values = np.column_stack([np.log2(np.asarray(cost, dtype=float)), np.asarray(accuracy, dtype=float)])
+    values = values[~np.isnan(values).any(1)]
+    if not len(values):
+        return 0.0
+    reference = [np.log2(reference_cost), reference_accuracy]
+    return float(moocore.hypervolume(values, ref=reference, maximise=[False, True]))
 
 
 def front_cells(cells, cost: str = "bit_gflops") -> set[str]:

@@ -1,0 +1,161 @@
+"""The comparisons that a sweep is for, paired by seed.
+
+Each takes the done cells of one sweep, model, data set and criterion: (precision, ratio, seed) names one of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qprune.analysis.front import hypervolume, operating_points
+from qprune.analysis.statistics import Interval, interval
+
+BELOW_BASELINE = 0.10  # of the hypervolume's reference point: 10 points of accuracy
+
+
+def by_seed(cells, column: str) -> dict[tuple[str, float], dict[int, float]]:
+    """(precision, ratio) -> seed -> value of a column of the done cells."""
+    done = cells[cells.status == "done"]
+    table: dict[tuple[str, float], dict[int, float]] = {}
+    rows = zip(done.precision, done.pruning_ratio.astype(float), done.seed, done[column].astype(float), strict=True)
+    for precision, ratio, seed, value in rows:
+        table.setdefault((precision, ratio), {})[int(seed)] = value
+    return table
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much accuracy a precision and ratio lose against the FP32 unpruned baseline of equal updates (a fraction)."""
+
+    precision: str
+    ratio: float
+    drop: Interval
+
+
+def drops(cells, column: str = "val_accuracy", baseline: str = "baseline_val_accuracy") -> list[Drop]:
+    """The loss against the baseline of the same seed, for each (precision, ratio) of the done cells."""
+    values, baselines = by_seed(cells, column), by_seed(cells, baseline)
+    return [
+        Drop(*place, interval([baselines[place][seed] - value for seed, value in seeds.items()]))
+        for place, seeds in values.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Bears:
+    """How much pruning a precision bears. Each is None where no ratio of the grid fulfils it.
+
+    ratio: the largest whose mean drop is within the allowed points. low: the largest whose drop's whole 95% interval
+    is; high: the largest where its lower end is. Together, the interval of `ratio`; None with one seed.
+    drop: at `ratio`; where that is None, the least drop that there is.
+    """
+
+    precision: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    drop: Interval
+
+
+def largest_ratio(precision_drops: list[Drop], points: float) -> Bears:
+    """The largest ratio of one precision whose mean accuracy stays within so many percentage points of the baseline.
+
+    Smaller ratios of the grid need not hold.
+    """
+
+    def largest(fits) -> Drop | None:
+        held = [one for one in precision_drops if fits(one.drop) <= points / 100 + 1e-9]  # nan fits nothing
+        return max(held, key=lambda one: one.ratio, default=None)
+
+    best = largest(lambda drop: drop.mean)
+    low, high = largest(lambda drop: drop.high), largest(lambda drop: drop.low)
+    shown = best or min(precision_drops, key=lambda one: one.drop.mean)
+    return Bears(shown.precision, *(one and one.ratio for one in (best, low, high)), shown.drop)
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """What pruning and quantising together do beyond the sum of both alone."""
+
+    precision: str
+    ratio: float
+    effect: Interval
+
+
+def interactions(cells, column: str = "val_accuracy") -> list[Interaction]:
+    """For each pruned and quantised (precision, ratio), paired by seed:
+
+    [pruned, quantised] - [pruned, FP32] - [dense, quantised] + [dense, FP32]. For an accuracy, below 0 means that the
+    two together lose more than the sum of both alone; for a loss, above 0 does. Left out where the grid has no seed
+    with all four.
+    """
+    values = by_seed(cells, column)
+    found = []
+    for (precision, ratio), both in values.items():
+        if precision == "fp32" or ratio == 0:
+            continue
+        others = [values.get(place, {}) for place in (("fp32", ratio), (precision, 0.0), ("fp32", 0.0))]
+        seeds = sorted(both.keys() & others[0].keys() & others[1].keys() & others[2].keys())
+        effect = interval([both[s] - others[0][s] - others[1][s] + others[2][s] for s in seeds])
+        if effect.n:
+            found.append(Interaction(precision, ratio, effect))
+    return found
+
+
+@dataclass(frozen=True)
+class EqualCost:
+    """The best by pruning alone, by quantising alone and by both at no more than a cost: rows of the points, or None.
+
+    difference: quantised - pruned in validation accuracy, paired by seed; of n 0 where there is no overlap.
+    """
+
+    limit: float
+    pruned: int | None
+    quantised: int | None
+    both: int | None
+    difference: Interval
+
+
+def best_at_cost(costs: np.ndarray, accuracies: np.ndarray, limit: float) -> int | None:
+    """Index of the most accurate point at no more than this cost, or None: a step function. Of equal ones the cheapest."""
+    affordable = np.flatnonzero((costs <= limit) & ~np.isnan(accuracies))
+    if not len(affordable):
+        return None
+    return int(affordable[np.lexsort((costs[affordable], -accuracies[affordable]))[0]])
+
+
+def equal_cost(cells, points, cost: str = "bit_gflops") -> list[EqualCost]:
+    """Prune or quantise? At the cost of each FP32 pruned and each unpruned quantised point, ascending.
+
+    points: operating_points(cells). Pruned: FP32 at any ratio but 0; quantised: ratio 0 at any other precision; both:
+    neither in FP32 nor at ratio 0. Nothing is extrapolated.
+    """
+    costs, accuracies = points[cost].to_numpy(float), points.val_accuracy.to_numpy(float)
+    in_fp32, unpruned = (points.precision == "fp32").to_numpy(), (points.pruning_ratio == 0).to_numpy()
+    ways = (in_fp32 & ~unpruned, ~in_fp32 & unpruned, ~in_fp32 & ~unpruned)
+    places = list(zip(points.precision, points.pruning_ratio, strict=True))
+    values = by_seed(cells, "val_accuracy")
+    rows = []
+    for limit in np.unique(costs[(ways[0] | ways[1]) & ~np.isnan(costs)]):
+        best = [best_at_cost(np.where(way, costs, np.nan), accuracies, limit) for way in ways]
+        difference = interval([])
+        if best[0] is not None and best[1] is not None:
+            less, more = values[places[best[0]]], values[places[best[1]]]
+            difference = interval([more[seed] - less[seed] for seed in sorted(less.keys() & more.keys())])
+        rows.append(EqualCost(float(limit), *best, difference))
+    return rows
+
+
+def hypervolumes(cells) -> dict[str, Interval]:
+    """Sweep -> hypervolume of its front by bit_gflops, seed by seed, in octaves x percentage points; of one data set.
+
+    The reference point is the same for all: the dearest dense FP32 network, 10 points under the mean of the baselines.
+    """
+    done = cells[cells.status == "done"]
+    cost = (done.bit_gflops / done.relative_bops).astype(float).max()
+    accuracy = done.groupby("sweep").baseline_val_accuracy.mean().mean() - BELOW_BASELINE
+    volumes = {}
+    for sweep, group in done.groupby("sweep", sort=False):
+        seeds = [operating_points(seed) for _, seed in group.groupby("seed")]
+        volumes[sweep] = interval([100 * hypervolume(p.bit_gflops, p.val_accuracy, cost, accuracy) for p in seeds])
+    return volumes

@@ -1,0 +1,74 @@
+"""A finished cell with what its export needs: the evaluated network, how it is rebuilt, and the test split."""
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from qprune.data import Split, load_data
+from qprune.errors import UserError
+from qprune.records import load_network, read_cells
+from qprune.registry import nearest
+from qprune.saved import NetworkSpec
+
+
+@dataclass(frozen=True)
+class DeployedCell:
+    """network: as it was evaluated, in eval mode, on the CPU; takes float images in 0..1, [batch, c, h, w].
+
+    spec: what it is rebuilt from; record: the cell's JSON; class_names: of its data, in the order of the logits.
+    """
+
+    folder: Path
+    name: str
+    record: dict
+    spec: NetworkSpec
+    network: nn.Module
+    test: Split
+    class_names: tuple[str, ...]
+
+
+def read_record(folder: Path, cell: str) -> dict:
+    """A finished cell's record. Raises UserError, naming the nearest cell, where there is none."""
+    cells = read_cells(folder)
+    path = Path(folder) / "cells" / f"{cell}.json"
+    if cell not in set(cells.cell):
+        known = difflib.get_close_matches(cell, list(cells.cell), n=5, cutoff=0) or list(cells.cell)
+        raise UserError(f"{folder} has no cell {cell!r}{nearest(cell, known)}")
+    if not path.is_file():
+        status = cells.loc[cells.cell == cell, "status"].iloc[0]
+        raise UserError(f"cell {cell} of {folder} is {status}: it has no network; run the sweep again")
+    return json.loads(path.read_text())
+
+
+def open_cell(folder: Path, cell: str) -> DeployedCell:
+    """Raises UserError for an unknown cell, one whose network was not kept, and data that can't be read."""
+    folder = Path(folder)
+    record = read_record(folder, cell)
+    network = load_network(folder, cell)
+    data = load_data(data_settings(folder, record["data"]))
+    spec = NetworkSpec.from_json(record["network"])
+    return DeployedCell(folder, cell, record, spec, network.eval(), data.test, tuple(data.class_names))
+
+
+def data_settings(folder: Path, name: str) -> dict:
+    """Settings of the data set that a sweep's cells call `name`, from the sweep.json beside them."""
+    from pydantic import ValidationError
+
+    from qprune.config import SweepConfig
+    from qprune.plan import short_names
+
+    path = Path(folder) / "sweep.json"
+    try:
+        config = SweepConfig.model_validate(json.loads(path.read_text())["settings"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise UserError(f"{path} can't be read ({reason}); run the sweep again") from error
+    names = short_names(config)
+    for choice in config.data:
+        if names[choice] == name:
+            return choice.settings
+    known = [names[choice] for choice in config.data]
+    raise UserError(f"{path} has no data set {name!r}{nearest(name, known)}; run the sweep that made this cell again")

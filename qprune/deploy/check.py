@@ -1,0 +1,53 @@
+"""Does an exported file give what the evaluated network gave? Top-1 agreement and accuracy on a whole split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qprune.data import Split
+
+BATCH = 256
+REQUIRED_AGREEMENT = 0.99  # of the test images; below it an export counts as broken
+
+Run = Callable[[Tensor], Tensor]  # float images in 0..1, [batch, c, h, w] -> logits [batch, classes]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Shares of the test images: the file's and the evaluated network's accuracy, and where their top-1 is the same.
+
+    largest: of the differences between logits; images: how many were run.
+    """
+
+    accuracy: float
+    evaluated_accuracy: float
+    agreement: float
+    largest: float
+    images: int
+
+    @property
+    def holds(self) -> bool:
+        return self.agreement >= REQUIRED_AGREEMENT
+
+
+@torch.no_grad()
+def logits_of(run: Run, split: Split) -> Tensor:
+    """Logits of all images of a split, float [n, classes], in batches of BATCH."""
+    parts = [split.images[start : start + BATCH] for start in range(0, len(split.labels), BATCH)]
+    return torch.cat([run(images.float().div_(255)).float() for images in parts])
+
+
+def compare(found: Tensor, expected: Tensor, labels: Tensor) -> Parity:
+    """found, expected: logits [n, classes] of the file and of the evaluated network; labels: [n]."""
+    ours, theirs = expected.argmax(1), found.argmax(1)
+    finite = found.isfinite().all(1)
+    share = len(labels)
+    return Parity(
+        accuracy=int(((theirs == labels) & finite).sum()) / share,
+        evaluated_accuracy=int((ours == labels).sum()) / share,
+        agreement=int(((theirs == ours) & finite).sum()) / share,
+        largest=float((found - expected).abs().max()),
+        images=share,
+    )

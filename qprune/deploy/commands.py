@@ -1,0 +1,115 @@
+"""`qprune export` and `qprune bench`: checks what can be checked without torch, does it, prints it."""
+
+from itertools import groupby
+from pathlib import Path
+
+from qprune.deploy.formats import check_pair, get_format
+from qprune.errors import UserError
+from qprune.precision import canonical_name
+
+UNVERIFIED = 4  # exit code of an export that doesn't agree with the evaluated network
+
+
+def export_command(folder: Path, cell: str, format: str, output: Path | None = None) -> int:
+    """Export a cell and print path, size, accuracy and agreement. Returns 0, or 4 where the file failed its check."""
+    form = get_format(format)
+    folder = Path(folder)
+    from qprune.deploy.cells import open_cell, read_record
+
+    check_pair(form, canonical_name(read_record(folder, cell)["precision"]), cell)
+    module = form.load_module()
+    path = folder / "exports" / f"{cell}{module.SUFFIX}" if output is None else Path(output)
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder; name a file, such as {path / (cell + module.SUFFIX)}")
+    if output is not None and not path.parent.is_dir():
+        raise UserError(f"--output {path}: there is no folder {path.parent}; make it first")
+    from qprune.deploy.check import REQUIRED_AGREEMENT
+    from qprune.deploy.export import export_cell
+
+    opened = open_cell(folder, cell)
+    exported = export_cell(opened, form, path)
+    parity = exported.parity
+    print(f"{exported.path} ({_size(exported.size)})")
+    print(
+        f"{form.name}, {opened.spec.precision}, {parity.images} test images: accuracy {100 * parity.accuracy:.2f}%, "
+        f"evaluated network {100 * parity.evaluated_accuracy:.2f}%, top-1 agreement {100 * parity.agreement:.2f}%, "
+        f"largest difference of a logit {parity.largest:.2g}"
+    )
+    if parity.evaluated_accuracy != opened.record["accuracy"]:
+        recorded = f"{100 * opened.record['accuracy']:.2f}%"
+        print(f"note: the network's record says {recorded}: its kernels differ on this machine, or its data changed")
+    if parity.holds:
+        return 0
+    print(
+        f"error: the file disagrees with the evaluated network on more than {100 * (1 - REQUIRED_AGREEMENT):.0f}% of "
+        f"the test images, and is left as {exported.path.name}; --format torch gives the evaluated network itself"
+    )
+    return UNVERIFIED
+
+
+def bench_command(
+    folder: Path, cells: list[str] | None = None, batches: tuple[int, ...] = (1, 32), threads: int = 1, rounds: int = 15
+) -> int:
+    """Time cells (default: those on the front) against their dense FP32 network; print and keep DIR/latency.csv."""
+    folder = Path(folder)
+    from qprune.deploy.packages import have
+
+    runtimes = ("torch", "onnxruntime") if have("onnx", "onnxruntime") else ("torch",)
+    from qprune.deploy.cells import open_cell
+    from qprune.deploy.latency import EMULATED, measure, write_latency
+
+    opened = [open_cell(folder, cell) for cell in dict.fromkeys(cells or _front(folder))]
+    emulated = [cell for cell in opened if cell.spec.precision not in ("fp32", "int8")]
+    if "onnxruntime" not in runtimes:
+        print("note: ONNX Runtime is not installed (pip install 'qprune[onnx]'): only PyTorch is timed")
+        opened = [cell for cell in opened if cell not in emulated]
+        for cell in emulated:
+            print(f"not timed: {cell.name}: {cell.spec.precision} is {EMULATED}")
+        if not opened:
+            raise UserError("nothing to time: install ONNX Runtime with pip install 'qprune[onnx]'")
+    elif emulated:
+        print(f"note: {', '.join(sorted({cell.spec.precision for cell in emulated}))} {EMULATED}: ONNX Runtime only")
+    rows = measure(opened, tuple(batches), threads, rounds, runtimes)
+    _show(rows, threads, rounds)
+    print(f"-> {write_latency(folder, rows)}")
+    return 0
+
+
+def _front(folder: Path) -> list[str]:
+    """The cells on a sweep's front whose networks were kept."""
+    from qprune.analysis.front import front_cells
+    from qprune.records import network_file, read_cells
+
+    table = read_cells(folder)
+    on_front = front_cells(table)
+    kept = [cell for cell in table.cell if cell in on_front and network_file(folder, cell).is_file()]
+    if not kept:
+        raise UserError(f"{folder} has no network of a cell on its front: `keep: none` keeps none; use front or all")
+    return kept
+
+
+def _show(rows: list[dict], threads: int, rounds: int) -> None:
+    print(
+        f"latency of one batch: median (quartiles) of {rounds} interleaved rounds, {threads} thread(s);\n"
+        "speedup: against dense FP32 in the same runtime and run"
+    )
+    for cell, of_cell in groupby(sorted(rows, key=lambda row: row["cell"]), key=lambda row: row["cell"]):
+        print(cell)
+        for row in of_cell:
+            times = f"{row['latency_ms']:.3g} ({row['latency_ms_q1']:.3g}..{row['latency_ms_q3']:.3g}) ms"
+            print(
+                f"  {row['runtime']:<11} batch {row['batch']:<3} {times:<29} {row['images_per_second']:>7.0f} images/s  "
+                f"{row['speedup']:.2f}x  {row['arithmetic']}"
+            )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """ "1,32" -> (1, 32). Raises UserError for anything that isn't whole numbers from 1 on."""
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(size.isascii() and size.isdigit() and int(size) > 0 for size in sizes):
+        raise UserError(f"--batch {text}: give whole numbers from 1 on, such as 1,32")
+    return tuple(dict.fromkeys(map(int, sizes)))

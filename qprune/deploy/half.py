@@ -1,0 +1,99 @@
+"""The emulated FP16 network (qprune.precision.fp16) as one that stores half, for export.
+
+Two forms, both with weights and biases in half: `native_half` computes convolutions, linear layers and elementwise
+arithmetic on half tensors, as a GPU does, and batch normalisation in FP32; `stored_half` rounds to half and
+multiplies in FP32, which is the evaluated arithmetic on every machine.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from qprune.network import Leaf, module_of
+from qprune.precision.fp16 import HalfConv2d, HalfLinear, RoundHalf
+
+
+class StoredConv2d(nn.Conv2d, Leaf):
+    """Conv2d of FP32 arithmetic on half weights."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._conv_forward(images, self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+class StoredLinear(nn.Linear, Leaf):
+    """Linear of FP32 arithmetic on half weights."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.linear(inputs, self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+class CastHalf(Leaf):
+    """Rounds to half and goes back to FP32; hands on what is no float tensor."""
+
+    def forward(self, values):
+        return values.half().float() if isinstance(values, Tensor) and values.is_floating_point() else values
+
+
+class ToHalf(Leaf):
+    """To half; hands on what is no float tensor."""
+
+    def forward(self, values):
+        return values.half() if isinstance(values, Tensor) and values.is_floating_point() else values
+
+
+class ToFloat(Leaf):
+    """To FP32."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.float()
+
+
+_STORED = {HalfConv2d: StoredConv2d, HalfLinear: StoredLinear}
+_NATIVE = {HalfConv2d: nn.Conv2d, HalfLinear: nn.Linear}
+
+
+def stored_half(network: fx.GraphModule) -> fx.GraphModule:
+    """A copy that gives bit for bit what the emulated network gives, with half the bytes of weights."""
+    network = copy.deepcopy(network)
+    for name, module in list(network.named_modules()):
+        if type(module) in _STORED:
+            module.__class__ = _STORED[type(module)]
+            module.half()
+        elif isinstance(module, RoundHalf):
+            network.set_submodule(name, CastHalf())
+    network.recompile()
+    return network.eval()
+
+
+def native_half(network: fx.GraphModule) -> fx.GraphModule:
+    """A copy whose tensors between layers are half; modules with other parameters (normalisation) run in FP32."""
+    network = copy.deepcopy(network)
+    for name, module in list(network.named_modules()):
+        if type(module) in _NATIVE:
+            module.__class__ = _NATIVE[type(module)]
+            module.half()
+        elif isinstance(module, RoundHalf):
+            network.set_submodule(name, ToHalf())
+    network.add_submodule("to_float", ToFloat())
+    image = next(node for node in network.graph.nodes if node.op == "placeholder")
+    for node in list(network.graph.nodes):
+        module = module_of(node)
+        if isinstance(module, ToHalf) and type(module_of(node.args[0])) in (nn.Conv2d, nn.Linear):
+            node.replace_all_uses_with(node.args[0])  # half already
+            network.graph.erase_node(node)
+        elif _computes_in_float(module) and node.args[0] is not image or node.op == "output":
+            with network.graph.inserting_before(node):
+                node.update_arg(0, network.graph.call_module("to_float", (node.args[0],)))
+    network.graph.lint()
+    network.recompile()
+    return network.eval()
+
+
+def _computes_in_float(module: nn.Module | None) -> bool:
+    """Whether a module has float parameters or buffers of its own."""
+    if module is None or type(module) in (nn.Conv2d, nn.Linear):
+        return False
+    tensors = [*module.parameters(), *module.buffers()]
+    return any(tensor.dtype == torch.float32 for tensor in tensors)

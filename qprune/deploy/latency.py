@@ -1,0 +1,208 @@
+"""Measured latency of cells against their dense FP32 network, in PyTorch and ONNX Runtime, in one interleaved run.
+
+A time counts only for arithmetic that really runs: PyTorch is timed for fp32 and int8 (torch.ao's integer kernels);
+fp16 and Brevitas networks are emulated there in FP32, so they are timed in ONNX Runtime alone, and `arithmetic` says
+how many of the layers its optimised graph runs on integer kernels.
+"""
+
+import dataclasses
+import io
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qprune.deploy import onnx_file
+from qprune.deploy.cells import DeployedCell
+from qprune.errors import UserError
+from qprune.store import write_whole
+
+FILE = "latency.csv"
+SAMPLE_SECONDS = 0.02  # a sample is at least so long: as many calls as that takes
+COLUMNS = (
+    "cell", "precision", "runtime", "arithmetic", "batch", "threads", "latency_ms", "latency_ms_q1", "latency_ms_q3",
+    "images_per_second", "dense_latency_ms", "speedup", "speedup_q1", "speedup_q3", "rounds", "machine", "versions",
+)  # fmt: skip
+KEY = ["cell", "runtime", "batch", "threads"]
+EMULATED = "emulated in FP32 by PyTorch, so not timed there"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to time. dense: the subject of the same runtime that it is compared with (itself: a reference)."""
+
+    cell: str
+    precision: str
+    runtime: str
+    arithmetic: str
+    dense: str
+    run: Callable[[Tensor], object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell} {self.runtime}"
+
+
+def interleaved(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of one call of each action in each round, the actions in turn, each warmed up first."""
+    repeats = {}
+    for name, action in actions.items():
+        action()
+        start = time.perf_counter()
+        action()
+        repeats[name] = max(1, round(SAMPLE_SECONDS / max(time.perf_counter() - start, 1e-9)))
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                action()
+            seconds[name].append((time.perf_counter() - start) / repeats[name])
+    return seconds
+
+
+def subjects_of(cell: DeployedCell, reference: str, folder: Path, threads: int, runtimes: tuple[str, ...]):
+    """What can be timed of a cell: a list of Subjects. reference: the cell name of its dense network; folder: for files."""
+    found = []
+    precision = cell.spec.precision
+    if "torch" in runtimes and precision in ("fp32", "int8"):
+        arithmetic = "FP32" if precision == "fp32" else "integer"
+        found.append(Subject(cell.name, precision, "torch", arithmetic, f"{reference} torch", cell.network))
+    if "onnxruntime" in runtimes:
+        path, optimized = folder / "network.onnx", folder / "optimized.onnx"
+        onnx_file.write(cell, path)
+        session = onnx_file.open_session(path, threads, optimized)
+        arithmetic = _arithmetic(precision, *onnx_file.integer_layers(optimized))
+        run = onnx_file.run_of(session)
+        found.append(Subject(cell.name, precision, "onnxruntime", arithmetic, f"{reference} onnxruntime", run))
+    return found
+
+
+def _arithmetic(precision: str, integer: int, layers: int) -> str:
+    if integer:
+        return f"integer in {integer} of {layers} layers"
+    return {"fp32": "FP32", "fp16": "half weights, FP32 products"}.get(precision, "integer weights, FP32 products")
+
+
+def dense_of(cell: DeployedCell) -> DeployedCell:
+    """The cell's network unpruned in FP32, its weights random: the reference of its times."""
+    spec = dataclasses.replace(cell.spec, widths={}, precision="fp32")
+    name = f"dense fp32 {cell.record['model']} {cell.record['data']}"
+    return dataclasses.replace(cell, name=name, spec=spec, network=spec.build().eval())
+
+
+def measure(
+    cells: list[DeployedCell], batches: tuple[int, ...], threads: int, rounds: int, runtimes: tuple[str, ...]
+) -> list[dict]:
+    """Rows as in COLUMNS: each cell in each runtime at each batch size, on its test images. `threads`: of each runtime."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory(prefix="qprune-bench-") as folder, torch.no_grad():
+            return _measure(cells, batches, threads, rounds, runtimes, Path(folder))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(cells, batches, threads, rounds, runtimes, folder: Path) -> list[dict]:
+    subjects: dict[str, Subject] = {}
+    images: dict[str, Tensor] = {}
+    for cell in cells:
+        reference = dense_of(cell)
+        for one in (reference, cell):
+            if one.name in images:
+                continue
+            for subject in subjects_of(one, reference.name, folder, threads, runtimes):
+                subjects[subject.name] = subject
+            images[one.name] = cell.test.images
+    machine = f"{_processor()}, {os.cpu_count()} cores"
+    versions = " ".join(f"{name}={version(name)}" for name in ("torch", *(r for r in runtimes if r != "torch")))
+    rows = []
+    for batch in batches:
+        inputs = {name: _batch(images[subject.cell], batch) for name, subject in subjects.items()}
+        actions = {name: lambda subject=subject, x=inputs[name]: subject.run(x) for name, subject in subjects.items()}
+        seconds = interleaved(actions, rounds)
+        for name, subject in subjects.items():
+            if subject.dense == name:
+                continue
+            times, dense = seconds[name], seconds[subject.dense]
+            low, middle, high = _quartiles(times)
+            faster = _quartiles([other / one for one, other in zip(times, dense, strict=True)])
+            values = (
+                subject.cell, subject.precision, subject.runtime, subject.arithmetic, batch, threads, 1e3 * middle,
+                1e3 * low, 1e3 * high, batch / middle, 1e3 * statistics.median(dense), faster[1], faster[0], faster[2],
+                rounds, machine, versions,
+            )  # fmt: skip
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def _batch(images: Tensor, size: int) -> Tensor:
+    """`size` images as float in 0..1; repeated where there are fewer."""
+    index = torch.arange(size) % len(images)
+    return images[index].float().div_(255)
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    if len(values) < 2:
+        return (values[0],) * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write_latency(folder: Path, rows: list[dict]) -> Path:
+    """Put rows into DIR/latency.csv, in place of older ones of the same cell, runtime, batch and threads."""
+    import pandas as pd
+
+    path = Path(folder) / FILE
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    if path.is_file():
+        table = pd.concat([read_table(path), table]).drop_duplicates(KEY, keep="last")
+    buffer = io.StringIO()
+    table.to_csv(buffer, index=False, float_format="%.6g")
+    write_whole(path, buffer.getvalue().encode())
+    return path
+
+
+def read_table(path: Path):
+    """A latency.csv as a DataFrame. Raises UserError where it is none."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} can't be read as a table ({str(error).strip()}); delete it and run qprune bench"
+        ) from error
+    if list(table.columns) != list(COLUMNS):
+        raise UserError(f"{path} has other columns than qprune bench writes; delete it and run qprune bench again")
+    return table
+
+
+def read_latency(folder: str | Path, batch: int = 1):
+    """Measured `latency_ms` and `speedup` of a sweep's cells, by cell: a DataFrame, empty where nothing was measured.
+
+    Of a cell measured in several ways: ONNX Runtime before PyTorch, then the fewest threads.
+    """
+    import pandas as pd
+
+    path = Path(folder) / FILE
+    table = read_table(path) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
+    table = table[table.batch == batch].sort_values(["runtime", "threads"], kind="stable")  # o(nnxruntime) < t(orch)
+    return table.drop_duplicates("cell").set_index("cell")[["latency_ms", "speedup"]]

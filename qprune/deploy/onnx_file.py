@@ -1,0 +1,177 @@
+"""Format `onnx`: standard operators only, dynamic batch, run by ONNX Runtime.
+
+fp32   the network; batch normalisation behind a convolution is folded into it
+fp16   half weights and half tensors (qprune.deploy.half.native_half); on a CPU without half arithmetic ONNX Runtime
+       multiplies in FP32, as evaluated, and skips some roundings between layers (logits differ by about 0.01)
+int8   torch.ao's converted network as QuantizeLinear / DequantizeLinear around float operators (QDQ), which ONNX
+       Runtime fuses into integer kernels. Biases stay in float: torch's kernels add them in float, and the exporter's
+       own symbolic would cut them to int32 towards zero. ONNX Runtime rounds them to int32 itself.
+w8a8   Brevitas' QCDQ (here plain QDQ), batch normalisation folded into scales and biases (qprune.deploy.fold), so
+       that ONNX Runtime runs a convolution whose output is quantised next on integer kernels
+w*a*   Brevitas' QCDQ: integer weights stored as INT8 and a Clip between QuantizeLinear and DequantizeLinear; products
+       in FP32. Nothing is folded: fused kernels round a bias to multiples of (input scale x weight scale), which are
+       a large part of the next quantiser's step here (with folding 92% of 449 digits agreed, without it all).
+
+Written by torch's TorchScript exporter: the Dynamo one drops quantised tensors in residual adds, and takes neither
+torch.ao's packed weights nor Brevitas' integer weights.
+"""
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qprune.deploy.cells import DeployedCell
+from qprune.deploy.check import Run
+from qprune.deploy.half import native_half
+from qprune.deploy.packages import require
+
+SUFFIX = ".onnx"
+PACKAGES = ("onnx", "onnxruntime")
+OPSET = 17
+INPUT, OUTPUT = "images", "logits"
+
+
+def write(cell: DeployedCell, path: Path) -> None:
+    """Write the cell's network to one .onnx file."""
+    require(*PACKAGES, extra="onnx")
+    precision = cell.spec.precision
+    example = torch.rand(2, *cell.spec.image_shape)
+    options = {
+        "input_names": [INPUT],
+        "output_names": [OUTPUT],
+        "dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        "opset_version": OPSET,
+        "dynamo": False,
+    }
+    with quiet(), torch.no_grad():
+        if precision in ("fp32", "fp16", "int8"):
+            network = native_half(cell.network) if precision == "fp16" else cell.network
+            with _float_biases():
+                torch.onnx.export(network, (example,), str(path), **options)
+        else:
+            require("onnxoptimizer", extra="onnx")
+            from brevitas.export import export_onnx_qcdq
+
+            from qprune.deploy.fold import fold_batch_norms
+
+            network = fold_batch_norms(cell.network) if _all_8_bits(cell) else cell.network
+            options["keep_initializers_as_inputs"] = False
+            export_onnx_qcdq(network, args=example, export_path=str(path), **options)
+    add_metadata(cell, path)
+
+
+def _all_8_bits(cell: DeployedCell) -> bool:
+    return cell.spec.precision == "w8a8" and cell.spec.first_last_bits in (None, 8)
+
+
+def load(path: Path, cell: DeployedCell) -> Run:
+    """The file in ONNX Runtime, on the CPU."""
+    return run_of(open_session(path, torch.get_num_threads()))
+
+
+def open_session(path: Path, threads: int, optimized: Path | None = None):
+    """An ONNX Runtime session on the CPU. optimized: where to write the graph that it really runs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run_of(session) -> Run:
+    """The session as a function of tensors."""
+    name = session.get_inputs()[0].name
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {name: images.numpy()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+def add_metadata(cell: DeployedCell, path: Path) -> None:
+    """Note in the file what it is, and what its input and classes mean. Raises onnx's errors for a bad graph."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=False)
+    onnx.helper.set_model_props(
+        model,
+        {
+            "qprune.cell": cell.name,
+            "qprune.precision": cell.spec.precision,
+            "qprune.input": "float images in 0..1, [batch, c, h, w]",
+            "qprune.classes": "\n".join(map(str, cell.class_names)),
+        },
+    )
+    onnx.save(model, path)
+
+
+@contextmanager
+def quiet():
+    """Hides the exporters' warnings: of tracing, and that the TorchScript exporter is the older one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# torch.ao's integer layers -------------------------------------------------------------------------------------------
+
+
+def _layer_symbolic(operator: str, relu: bool):
+    """QDQ around a float operator whose bias stays as it is. The arguments are those of torch's quantized::<operator>."""
+    from torch.onnx import symbolic_helper as helper
+    from torch.onnx import symbolic_opset9 as opset9
+
+    def symbolic(g, q_input, q_weight, bias, *arguments):
+        *geometry, scale, zero_point = arguments
+        values, _, _, _ = helper.dequantize_helper(g, q_input)
+        weight, _, _, _ = helper.dequantize_helper(g, q_weight)
+        result = getattr(opset9, operator)(g, values, weight, bias, *geometry)
+        if relu:
+            result = opset9.relu(g, result)
+        return helper.quantize_helper(g, result, scale, zero_point)
+
+    return symbolic
+
+
+_INTEGER_LAYERS = [
+    (f"quantized::{operator}{suffix}", operator, bool(suffix))
+    for operator in ("conv1d", "conv2d", "conv3d", "linear")
+    for suffix in ("", "_relu")
+]
+
+
+@contextmanager
+def _float_biases():
+    """The exporter's symbolics of integer layers, replaced by ours."""
+    for name, operator, relu in _INTEGER_LAYERS:
+        torch.onnx.register_custom_op_symbolic(name, _layer_symbolic(operator, relu), OPSET)
+    try:
+        yield
+    finally:
+        for name, _, _ in _INTEGER_LAYERS:
+            torch.onnx.unregister_custom_op_symbolic(name, OPSET)
+
+
+def integer_layers(path: Path) -> tuple[int, int]:
+    """(integer, all) convolutions, linear layers and matmuls of a graph that ONNX Runtime has optimised."""
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    integer = sum(kind in _INTEGER_KERNELS for kind in kinds)
+    return integer, integer + sum(kind in _FLOAT_KERNELS for kind in kinds)
+
+
+_INTEGER_KERNELS = {
+    "QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+}  # fmt: skip
+_FLOAT_KERNELS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}

@@ -1,0 +1,33 @@
+"""Format `pt2`: torch.export with a dynamic batch; runs wherever torch does, without qprune.
+
+fp16 is stored in half and computes as evaluated: values rounded to half, products and sums in FP32.
+"""
+
+from pathlib import Path
+
+import torch
+
+from qprune.deploy.cells import DeployedCell
+from qprune.deploy.check import Run
+from qprune.deploy.half import stored_half
+from qprune.deploy.onnx_file import quiet
+
+SUFFIX = ".pt2"
+
+
+def write(cell: DeployedCell, path: Path) -> None:
+    """Write the cell's network as an exported program."""
+    network = stored_half(cell.network) if cell.spec.precision == "fp16" else cell.network
+    example = torch.rand(2, *cell.spec.image_shape)
+    batch = torch.export.Dim("batch", min=1)
+    name = next(node.target for node in network.graph.nodes if node.op == "placeholder")
+    with quiet(), torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes={name: {0: batch}}, strict=False)
+        extra = {"qprune.cell": cell.name, "qprune.classes": "\n".join(map(str, cell.class_names))}
+        torch.export.save(program, path, extra_files=extra)
+
+
+def load(path: Path, cell: DeployedCell) -> Run:
+    """The program, loaded by torch.export."""
+    with quiet():
+        return torch.export.load(path).module()

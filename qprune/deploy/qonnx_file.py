@@ -1,0 +1,68 @@
+"""Format `qonnx`: Brevitas networks with arbitrary-width Quant nodes, for FPGA tools (FINN, hls4ml), batch 1.
+
+Written by brevitas.export.export_qonnx with the TorchScript exporter, checked by qonnx's own executor.
+"""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qprune.deploy.cells import DeployedCell
+from qprune.deploy.check import Run
+from qprune.deploy.onnx_file import INPUT, OUTPUT, add_metadata, quiet
+from qprune.deploy.packages import require
+
+SUFFIX = ".qonnx.onnx"
+PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")
+
+
+def write(cell: DeployedCell, path: Path) -> None:
+    """Write the cell's network to one .onnx file with qonnx.custom_op.general operators."""
+    require(*PACKAGES, extra="onnx")
+    from brevitas.export import export_qonnx
+
+    example = torch.rand(1, *cell.spec.image_shape)
+    with quiet(), torch.no_grad():
+        export_qonnx(
+            cell.network, args=example, export_path=str(path), input_names=[INPUT], output_names=[OUTPUT],
+            keep_initializers_as_inputs=False, dynamo=False,
+        )  # fmt: skip
+    add_metadata(cell, path)
+
+
+def load(path: Path, cell: DeployedCell) -> Run:
+    """The file in qonnx's executor, its batch size changed to that of the images."""
+    require(*PACKAGES, extra="onnx")
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.change_batchsize import ChangeBatchSize
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    models: dict[int, ModelWrapper] = {}
+
+    def run(images: Tensor) -> Tensor:
+        size = len(images)
+        if size not in models:
+            model = ModelWrapper(str(path))
+            models[size] = model.transform(ChangeBatchSize(size)).transform(InferShapes())
+        model = models[size]
+        with _ir_version(model.model.ir_version):
+            found = execute_onnx(model, {model.graph.input[0].name: images.numpy()})
+        return torch.from_numpy(found[model.graph.output[0].name].copy())
+
+    return run
+
+
+@contextmanager
+def _ir_version(number: int):
+    """qonnx runs single nodes as models of onnx's newest IR version, which ONNX Runtime may not know yet."""
+    import onnx
+
+    before = onnx.IR_VERSION
+    onnx.IR_VERSION = number
+    try:
+        yield
+    finally:
+        onnx.IR_VERSION = before

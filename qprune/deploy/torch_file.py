@@ -1,0 +1,51 @@
+"""Format `torch`: one .safetensors file with the tensors, and in its header the JSON from which the network is rebuilt.
+
+The network is the evaluated one in every precision: load_torch(path) builds it and loads the tensors, without pickle.
+A network of one's own (`module:function`) must be importable where the file is loaded.
+"""
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from qprune.deploy.cells import DeployedCell
+from qprune.deploy.check import Run
+from qprune.errors import UserError
+from qprune.records import network_file
+from qprune.saved import NetworkSpec
+
+SUFFIX = ".safetensors"
+KEY = "qprune.network"  # of the header's metadata
+
+
+def write(cell: DeployedCell, path: Path) -> None:
+    """Write the cell's tensors and rebuild JSON to one file."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(network_file(cell.folder, cell.name))
+    metadata = {KEY: json.dumps(cell.spec.to_json()), "qprune.cell": cell.name}
+    save_file(tensors, path, metadata)
+
+
+def load_torch(path: str | Path) -> nn.Module:
+    """The network of a file that `qprune export --format torch` wrote, in eval mode.
+
+    It takes float images in 0..1, [batch, c, h, w], and gives logits [batch, classes]. Raises UserError for a file
+    that isn't one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} can't be read as safetensors: {error}") from error
+    if KEY not in header:
+        raise UserError(f"{path} has no {KEY!r} in its header; qprune export --format torch writes such files")
+    return NetworkSpec.from_json(json.loads(header[KEY])).load(tensors)
+
+
+def load(path: Path, cell: DeployedCell) -> Run:
+    return load_torch(path)

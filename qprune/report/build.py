@@ -1,0 +1,204 @@
+"""Cells, records and stages of finished sweeps -> the data of the page, as plain JSON."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+import qprune
+from qprune.analysis.front import COSTS, POINT, STUDY, is_on_front, operating_points
+from qprune.analysis.statistics import Interval
+from qprune.analysis.studies import drops, equal_cost, hypervolumes, interactions
+from qprune.report.cells import read_measured
+from qprune.report.details import (
+    DETAILED_CELLS,
+    correct_images,
+    curve_tables,
+    layer_tables,
+    read_record,
+    sampling_errors,
+)
+
+GROUP = ["sweep", "model", "data", "criterion"]  # within it, (precision, ratio, seed) names one cell
+CELL_COLUMNS = (
+    "cell", *GROUP, "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy", "accuracy",
+    "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", *COSTS, "gbops", "macs", "params", "speedup",
+    "total_updates", "seconds", "reason",
+)  # fmt: skip
+POINT_COLUMNS = (
+    "precision", "pruning_ratio", "achieved_ratio", "cell", "seeds", "val_accuracy", "accuracy", "val_accuracy_sd",
+    "accuracy_sd", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", "macs", "params", "speedup",
+    *COSTS, *(f"{cost}_sd" for cost in COSTS),
+)  # fmt: skip
+TEXTS = ("cell", *GROUP, "precision", "status", "reason")
+
+
+def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
+    """All that the page shows of the sweeps in these folders. labels: other names for the sweeps, all different.
+
+    Raises UserError for a folder that isn't a sweep's.
+    """
+    cells, places = _read_sweeps(folders, labels)
+    points = operating_points(cells)
+    costs = [cost for cost in COSTS if cost in points and points[cost].notna().any()]
+    costs = costs or [cost for cost in COSTS if cost != "latency_ms"]  # nothing is finished yet
+    detailed = _detailed(cells, points)
+    records = [read_record(places[sweep], cell) for cell, sweep in zip(detailed.cell, detailed.sweep, strict=True)]
+    correct = {
+        (sweep, record["cell"]): right
+        for sweep, record in zip(detailed.sweep, records, strict=True)
+        if (right := correct_images(record)) is not None
+    }
+    groups = points[GROUP].drop_duplicates().reset_index(drop=True)
+    group_of = {tuple(row): number for number, row in enumerate(groups.itertuples(index=False))}
+    point_of = {tuple(row): number for number, row in enumerate(points[POINT].itertuples(index=False))}
+    counts = cells.status.value_counts()
+    return {
+        "version": qprune.__version__,
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "sweeps": [_sweep(label, folder, cells[cells.sweep == label]) for label, folder in places.items()],
+        "counts": {status: int(counts.get(status, 0)) for status in ("done", "failed", "pending")},
+        "costs": costs,
+        "cells": _columns(cells, CELL_COLUMNS, digits=7)
+        | {"point": [point_of.get(tuple(row), -1) for row in cells[POINT].itertuples(index=False)]},
+        "points": _columns(points, POINT_COLUMNS)
+        | {"group": [group_of[tuple(row)] for row in points[GROUP].itertuples(index=False)]},
+        "groups": [_group(row, cells, points, correct) for row in groups.to_dict("records")],
+        "hypervolumes": _hypervolumes(cells) if len(places) > 1 else [],
+        "details": {
+            "rows": [int(row) for row in detailed.index],
+            "all": len(detailed) == int(counts.get("done", 0)),
+            "layers": layer_tables(records),
+            "curves": _curves(places, detailed, records),
+        },
+    }
+
+
+def _read_sweeps(folders: list[Path], labels: list[str] | None):
+    import pandas as pd
+
+    frames, places = [], {}
+    for number, folder in enumerate(map(Path, folders)):
+        frame = read_measured(folder)
+        frame[[c for c in TEXTS if c != "reason"]] = frame[[c for c in TEXTS if c != "reason"]].astype(str)
+        label = labels[number] if labels else str(frame.sweep.iloc[0]) if len(frame) else folder.name
+        frame["sweep"] = label
+        frames.append(frame)
+        places[label] = folder
+    return pd.concat(frames, ignore_index=True), places
+
+
+def _detailed(cells, points):
+    """The done cells whose layers and curves the page has: all, or of many those of the fronts, then the first ones."""
+    done = cells[cells.status == "done"]
+    if len(done) <= DETAILED_CELLS:
+        return done
+    on_front = np.zeros(len(points), dtype=bool)
+    for _, some in points.groupby([*STUDY, "precision"]):
+        front = is_on_front(some.bit_gflops.to_numpy(), some.val_accuracy.to_numpy())
+        on_front[some.index[front]] = True
+    wanted = points.cell[on_front | ((points.precision == "fp32") & (points.pruning_ratio == 0))]
+    first = done[done.cell.isin(set(wanted))]
+    others = done.drop(first.index)
+    return done.loc[sorted([*first.index, *others.index][:DETAILED_CELLS])]
+
+
+def _sweep(label: str, folder: Path, cells) -> dict:
+    """Provenance of one sweep."""
+    try:
+        written = json.loads((folder / "sweep.json").read_text())
+    except (OSError, ValueError):
+        written = {}
+    machines = []
+    done = cells[cells.status == "done"]
+    if len(done):
+        for machine, count in done[["device", "host", "threads", "versions"]].astype(str).value_counts().items():
+            machines.append(
+                {**dict(zip(("device", "host", "threads", "versions"), machine, strict=True)), "cells": count}
+            )
+    return {
+        "name": label,
+        "folder": str(folder),
+        "file": written.get("file", {}),
+        "settings": written.get("settings", {}),
+        "machines": machines,
+        "seconds": float(done.seconds.sum()),
+        "updates": int(done.total_updates.max()) if len(done) else 0,
+        "seeds": sorted(int(seed) for seed in cells.seed.unique()),
+    }
+
+
+def _group(row: dict, cells, points, correct: dict) -> dict:
+    """The comparisons within one sweep, model, data set and criterion."""
+    own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
+    own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
+    cells, first = cells[own], points[own_points]
+    right = {cell: correct[row["sweep"], cell] for cell in cells.cell if (row["sweep"], cell) in correct}
+    sampling = sampling_errors(cells, right)
+    test = {(one.precision, one.ratio): one.drop for one in drops(cells, "accuracy", "baseline_accuracy")}
+    number = [int(place) for place in first.index]
+    return {
+        **row,
+        "drops": [
+            [one.precision, one.ratio, *_plain(one.drop), *_plain(test[one.precision, one.ratio])[:3]]
+            + list(sampling.get((one.precision, one.ratio), (None, None, None)))
+            for one in drops(cells)
+        ],
+        "interactions": {
+            column: [[one.precision, one.ratio, *_plain(one.effect)] for one in interactions(cells, column)]
+            for column in ("val_accuracy", "accuracy", "val_loss", "test_loss")
+        },
+        "equal_cost": [
+            [one.limit, *(None if best is None else number[best] for best in (one.pruned, one.quantised, one.both))]
+            + _plain(one.difference)
+            for one in equal_cost(cells, first)
+        ],
+    }
+
+
+def _hypervolumes(cells) -> list[dict]:
+    return [
+        {"data": data, "sweep": sweep, "interval": _plain(volume)}
+        for data, group in cells.groupby("data", sort=False)
+        for sweep, volume in hypervolumes(group).items()
+    ]
+
+
+def _curves(places: dict[str, Path], detailed, records: list) -> dict:
+    """curve_tables of all sweeps; the stages lie beside the sweep's folder."""
+    curves, by_row = [], {}
+    for sweep, folder in places.items():
+        rows = [number for number, name in enumerate(detailed.sweep) if name == sweep]
+        tables = curve_tables(folder.parent / "stages", [records[row] for row in rows])
+        for row, parts in zip(rows, tables["cells"], strict=True):
+            by_row[row] = [[part, place + len(curves)] for part, place in parts]
+        curves += tables["curves"]
+    return {"curves": curves, "cells": [by_row[row] for row in range(len(records))]}
+
+
+def _plain(one: Interval) -> list:
+    return [_number(one.mean), _number(one.low), _number(one.high), one.n]
+
+
+def _number(value: float, digits: int | None = None):
+    """JSON has no nan: null. Whole numbers lose their ".0"."""
+    if value is None or math.isnan(value) or math.isinf(value):
+        return None
+    value = float(value) if digits is None else float(f"{value:.{digits}g}")
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _columns(frame, names: tuple[str, ...], digits: int | None = None) -> dict:
+    """Columns as lists; of texts, {"names": distinct ones, "index": [...]}. Columns without any value are left out."""
+    columns = {}
+    for name in names:
+        if name not in frame or frame[name].isna().all():
+            continue
+        if name in TEXTS:
+            index, distinct = frame[name].factorize()
+            columns[name] = {"names": [str(text) for text in distinct], "index": index.tolist()}
+        else:
+            columns[name] = [_number(value, digits) for value in frame[name].astype(float).tolist()]
+    return columns

@@ -1,0 +1,185 @@
+"""What qprune report, pick and compare do."""
+
+import json
+import shlex
+import webbrowser
+from pathlib import Path
+
+from qprune.analysis.front import operating_points
+from qprune.analysis.pick import (
+    Limits,
+    Pick,
+    check_cost,
+    choose_points,
+    nearest_points,
+    parse_limits,
+    pick,
+    price_of_limits,
+)
+from qprune.errors import UserError
+from qprune.report.build import report_data
+from qprune.report.cells import read_measured
+from qprune.report.html import write_page
+
+NOTHING_FITS = 3  # exit code
+SHOWN = ("bit_gflops", "gflops", "weight_bytes", "latency_ms")
+
+
+def write_report(folder: Path) -> Path:
+    """Write a sweep's report.html, of what is there; returns its path. Raises UserError for a folder without a sweep."""
+    path = Path(folder) / "report.html"
+    write_page(path, report_data([Path(folder)]))
+    return path
+
+
+def report_command(folder: Path, open_page: bool, figures: Path | None) -> None:
+    """Write the report, and the figures where a folder for them is named; open it in a browser."""
+    path = write_report(folder)
+    print(f"report:   {path}")
+    if figures is not None:
+        from qprune.report.figures import write_figures
+
+        written = write_figures(path, figures)
+        if not written:
+            raise UserError(f"{folder} has no finished cell yet, so there are no figures")
+        for one in written:
+            print(f"figure:   {one}")
+    if open_page and not webbrowser.open(path.resolve().as_uri()):
+        raise UserError(f"no browser could be started; open {path.resolve()} in one")
+
+
+def compare_command(folders: list[Path], output: Path) -> None:
+    """Write one page about several sweeps, and print the hypervolume of each."""
+    if len(folders) < 2:
+        raise UserError("compare needs two sweeps' folders or more; qprune report shows one")
+    labels = _labels(folders)
+    data = report_data(folders, labels)
+    write_page(output, data)
+    for volume in data["hypervolumes"]:
+        mean, low, high, seeds = volume["interval"]
+        if mean is None:
+            continue
+        spread = f" (95%: {low:.1f} to {high:.1f}, {seeds} seeds)" if low is not None else " (one seed)"
+        print(f"{volume['sweep']} on {volume['data']}: hypervolume {mean:.1f} octaves x points{spread}")
+    print(f"report:   {output}")
+
+
+def _labels(folders: list[Path]) -> list[str]:
+    """The folders' names; where two are the same, their whole paths."""
+    names = [Path(folder).resolve().name for folder in folders]
+    labels = [str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"{twice} is named twice; compare takes different sweeps")
+    return labels
+
+
+def pick_command(
+    folder: Path,
+    max: list[str],
+    min: list[str],
+    prefer: str,
+    as_json: bool,
+    cost: str = "bit_gflops",
+    data: str | None = None,
+    model: str | None = None,
+) -> int:
+    """Print the operating point that the limits and the preference single out; returns the exit code.
+
+    0, or NOTHING_FITS. cost: what cheapest and knee go by; data, model: choose among the sweep's several.
+    """
+    cells = read_measured(folder)
+    points = choose_points(operating_points(cells), folder, data, model)
+    check_cost(points, cost)
+    limits = parse_limits(max, min, points)
+    picked = pick(points, limits, prefer, cost)
+    answer = describe(points, limits, picked, prefer, cost, folder)
+    if as_json:
+        print(json.dumps(answer, indent=1))
+    else:
+        if any(text.split("=")[0].strip() == "accuracy" for text in min):
+            print("note: accuracy is understood as val_accuracy; test accuracy chooses nothing")
+        print_pick(answer, prefer)
+    return 0 if answer["pick"] else NOTHING_FITS
+
+
+def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folder: Path) -> dict:
+    """The pick and what belongs to it as plain JSON."""
+
+    def entry(place: int | None) -> dict | None:
+        if place is None:
+            return None
+        row = points.iloc[place]
+        values = {
+            "precision": row.precision, "pruning_ratio": float(row.pruning_ratio), "model": row.model, "data": row.data,
+            "criterion": row.criterion, "seeds": int(row.seeds), "val_accuracy": _number(row.val_accuracy),
+            "test_accuracy": _number(row.accuracy), "baseline_val_accuracy": _number(row.baseline_val_accuracy),
+            "baseline_test_accuracy": _number(row.baseline_accuracy), "cell": row.cell,
+        }  # fmt: skip
+        names = [*dict.fromkeys((*SHOWN, cost, *limits.largest, *limits.smallest))]
+        return values | {name: _number(row[name]) for name in names if name in points and name not in values}
+
+    answer = {"limits": list(limits.texts().values()), "prefer": prefer, "decided_by": picked.prefer, "cost": cost}
+    answer |= {"feasible": picked.feasible, "points": len(points), "pick": entry(picked.chosen)}
+    answer["runners_up"] = [entry(place) for place in picked.runners_up]
+    if picked.chosen is None:
+        answer["nearest"] = [entry(place) for place in nearest_points(points, limits)]
+        prices = price_of_limits(points, limits, prefer, cost)
+        answer["without"] = {limits.texts()[column]: entry(place) for column, place in prices.items()}
+    else:
+        dense = points[(points.precision == "fp32") & (points.pruning_ratio == 0)]
+        same = dense[dense.model == points.model.iloc[picked.chosen]]
+        answer["baseline"] = entry(int(same.index[0])) if len(same) else None
+        export = ["qprune", "export", str(folder), answer["pick"]["cell"], "--format", "onnx"]
+        answer["export"] = shlex.join(export)
+    return answer
+
+
+def print_pick(answer: dict, prefer: str) -> None:
+    """The answer of describe() for people."""
+    limits = " ".join(answer["limits"]) or "no limits"
+    chosen = answer["pick"]
+    if chosen is None:
+        print(f"nothing fits: none of {answer['points']} operating points keeps {limits}")
+        print("\nnearest:")
+        for one in answer["nearest"]:
+            print(f"  {_line(one, answer['cost'])}")
+        print("\nwhat each limit costs:")
+        for text, one in answer["without"].items():
+            rest = _line(one, answer["cost"]) if one else "the others can't be kept either"
+            print(f"  without {text}: {rest}")
+        return
+    if answer["decided_by"] != prefer:
+        print(f"note: what fits has no {prefer}, so the most accurate is picked")
+    print(
+        f"{chosen['precision']}, {100 * chosen['pruning_ratio']:g}% pruned ({chosen['model']}, {chosen['criterion']})"
+    )
+    print(f"  {answer['feasible']} of {answer['points']} operating points fit {limits}; prefer {answer['decided_by']}")
+    base = answer["baseline"]
+    for name in ("val_accuracy", "test_accuracy"):
+        reference = chosen[f"baseline_{name}"]
+        against = "" if reference is None else f" ({100 * (chosen[name] - reference):+.2f} points to the FP32 baseline)"
+        print(f"  {name:<14} {100 * chosen[name]:.2f}%{against}")
+    for name in dict.fromkeys((*SHOWN, answer["cost"])):
+        if chosen.get(name) is not None:
+            less = f" ({base[name] / chosen[name]:.3g}x less)" if base and base.get(name) else ""
+            print(f"  {name:<14} {chosen[name]:.6g}{less}")
+    print(f"  means over {chosen['seeds']} seed(s); test accuracy is only shown, it chooses nothing")
+    if answer["runners_up"]:
+        print("\nrunners-up:")
+        for one in answer["runners_up"]:
+            print(f"  {_line(one, answer['cost'])}")
+    print(f"\ncell (the seed of median validation accuracy): {chosen['cell']}")
+    print(f"export:   {answer['export']}")
+
+
+def _line(one: dict, cost: str) -> str:
+    others = [name for name in ("weight_bytes",) if name != cost]
+    numbers = ", ".join(f"{name} {one[name]:.4g}" for name in (cost, *others) if one.get(name) is not None)
+    return f"{one['precision']} {100 * one['pruning_ratio']:g}%: val_accuracy {100 * one['val_accuracy']:.2f}%, {numbers} ({one['cell']})"
+
+
+def _number(value) -> float | int | None:
+    value = float(value)
+    if value != value:
+        return None
+    return int(value) if value.is_integer() and abs(value) >= 2 else value

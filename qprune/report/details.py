@@ -1,0 +1,138 @@
+"""What the page shows of single cells: layers, training curves, and how sure the test images make an accuracy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from qprune.analysis.statistics import sampling_interval
+from qprune.correctness import unpack_bits
+
+DETAILED_CELLS = 1000  # with layers and curves; more would make the page too large
+CURVE_POINTS = 25  # of each stage's curve
+# of the reports of: dense, each snapshot of the path, recover, recover, quantize
+CURVES = ("curve", "curve", "curve_prune", "curve_finetune", "curve")
+
+
+class Shared:
+    """Values kept once: put() gives a value's place in `values`."""
+
+    def __init__(self):
+        self.values, self._places = [], {}
+
+    def put(self, value) -> int:
+        key = json.dumps(value)
+        if key not in self._places:
+            self._places[key] = len(self.values)
+            self.values.append(value)
+        return self._places[key]
+
+
+def read_record(folder: Path, cell: str) -> dict | None:
+    """A cell's record; None where it is missing or damaged (the sweep may be writing it)."""
+    try:
+        return json.loads((folder / "cells" / f"{cell}.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def layer_tables(records: list[dict | None]) -> dict:
+    """Layers of each record, with what cells have in common kept once.
+
+    structures: [[name, type], ...] per model; shapes: [channels in, channels out, macs, weight elements] per layer,
+    flat; bits: [w_bits, a_bits] per layer, flat; cells: per record (structure, shape, bits), or None.
+    """
+    structures, shapes, bits = Shared(), Shared(), Shared()
+    cells = []
+    for record in records:
+        layers = record and record.get("cost", {}).get("layers")
+        if not layers:
+            cells.append(None)
+            continue
+        structure = structures.put([[layer["name"], layer["type"]] for layer in layers])
+        columns = ("channels_in", "channels_out", "macs", "weight_elements")
+        shape = shapes.put([layer.get(column) for layer in layers for column in columns])
+        cells.append([structure, shape, bits.put([layer[b] for layer in layers for b in ("w_bits", "a_bits")])])
+    return {"structures": structures.values, "shapes": shapes.values, "bits": bits.values, "cells": cells}
+
+
+def curve_tables(stages: Path, records: list[dict | None]) -> dict:
+    """Training curves of each record's stages. stages: the folder of stages beside the sweep's.
+
+    curves: {"at": update of the first point within the cell's training, "step": updates between points, "loss": [...]};
+    cells: per record the places of its curves, with the part of the training that each is of.
+    """
+    shared, reports = Shared(), {}
+
+    def report(stage: str) -> dict:
+        if stage not in reports:
+            try:
+                reports[stage] = json.loads((stages / stage / "stage.json").read_bytes())
+            except (OSError, ValueError):
+                reports[stage] = {}
+        return reports[stage]
+
+    def path_chain(stage: str) -> list[str]:
+        """The snapshots of a path up to this one, the first one first."""
+        chain = [stage]
+        while (source := next(iter(report(chain[0]).get("inputs", [])), "")).startswith("path-"):
+            chain.insert(0, source)
+        return chain
+
+    def pieces(record: dict) -> list[tuple[int, str, int]]:
+        """(place in CURVES, stage, the update of the cell's training at which the stage's curve begins)."""
+        ids = {kind: stage["id"] for kind, stage in record["stages"].items()}
+        chain = path_chain(ids["path"]) if "path" in ids else []
+        dense, pruned = record["updates_dense"], record["updates_dense"] + record["updates_prune"]
+        walked = [dense + report(stage).get("updates", 0) for stage in chain]  # where each snapshot ends
+        parts = [(0, ids["dense"], 0)]
+        parts += [(1, stage, start) for stage, start in zip(chain, [dense, *walked], strict=False)]
+        parts += [(2, ids["recover"], walked[-1] if chain else dense), (3, ids["recover"], pruned)]
+        return [*parts, (4, ids["quantize"], pruned + record["updates_finetune"])]
+
+    cells = []
+    for record in records:
+        places = []
+        for part, stage, start in pieces(record) if record else []:
+            curve = _thin(report(stage).get(CURVES[part]) or [])
+            if curve:
+                step = curve[1][0] - curve[0][0] if len(curve) > 1 else 1
+                losses = [float(f"{loss:.4g}") for _, loss in curve]
+                places.append([part, shared.put({"at": start + curve[0][0], "step": step, "loss": losses})])
+        cells.append(places)
+    return {"curves": shared.values, "cells": cells}
+
+
+def _thin(curve: list) -> list:
+    """Every k-th point, so that at most CURVE_POINTS are left."""
+    return curve[:: -(-len(curve) // CURVE_POINTS) or 1]
+
+
+def correct_images(record: dict | None, part: str = "test") -> np.ndarray | None:
+    """Which images of the split the cell's network got right, bool [images]."""
+    try:
+        return unpack_bits(record[part]["correct"], record[part]["images"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def sampling_errors(cells, correct: dict[str, np.ndarray]) -> dict[tuple[str, float], tuple[float, float, float]]:
+    """(precision, ratio) -> test accuracy lost against the baseline: mean, low, high by the finite number of test images.
+
+    cells: of one study; correct: cell -> bool [images]. Seeds that lack one of both are left out; a place without any
+    is missing.
+    """
+    done = cells[cells.status == "done"]
+    baselines = done[(done.precision == "fp32") & (done.pruning_ratio == 0)]
+    baseline = {
+        seed: correct[cell] for cell, seed in zip(baselines.cell, baselines.seed, strict=True) if cell in correct
+    }
+    pairs: dict[tuple[str, float], list] = {}
+    for cell, precision, ratio, seed in zip(done.cell, done.precision, done.pruning_ratio, done.seed, strict=True):
+        if cell in correct and seed in baseline and correct[cell].shape == baseline[seed].shape:
+            pairs.setdefault((precision, float(ratio)), []).append((baseline[seed], correct[cell]))
+    errors = {}
+    for place, both in pairs.items():
+        error = sampling_interval(*(np.stack(part) for part in zip(*both, strict=True)))
+        errors[place] = (error.mean, error.low, error.high)
+    return errors

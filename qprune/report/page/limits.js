@@ -1,0 +1,169 @@
+// Limits, and what they leave to choose.
+
+/** A number as text that a point's own value still keeps: rounded up for a largest, down for a smallest. */
+function limitText(value, upwards) {
+  if (value === 0) return "0";
+  const unit = 10 ** (Math.floor(Math.log10(Math.abs(value))) - 3);
+  const text = (steps) => String(Number((steps * unit).toPrecision(4)));
+  let steps = Math[upwards ? "ceil" : "floor"](value / unit);
+  if (upwards ? Number(text(steps)) < value : Number(text(steps)) > value) steps += upwards ? 1 : -1;
+  return text(steps);
+}
+
+/** The slider and field of one limit. values: of the points; get and set: the limit as typed. */
+function limitRow(id, label, values, upwards, get, set, show) {
+  const steps = distinct(values.filter((value) => value !== null)).sort((a, b) => a - b);
+  const none = upwards ? steps.length - 1 : 0; // the end that excludes nothing
+  const place = () => {
+    if (get() === "") return none;
+    const limit = Number(get());
+    const found = upwards ? steps.findLastIndex((value) => value <= limit) : steps.findIndex((value) => value >= limit);
+    return found >= 0 ? found : upwards ? 0 : steps.length - 1;
+  };
+  const said = () => (get() === "" ? "no limit" : show(Number(get())));
+  const range = make("input", { type: "range", id: `${id}-range`, min: 0, max: Math.max(0, steps.length - 1), step: 1, value: place(), "aria-label": `${label}, slider`, "aria-valuetext": said(), disabled: steps.length < 2 });
+  const field = make("input", { type: "number", id: `${id}-field`, step: "any", min: 0, value: get(), placeholder: "no limit" });
+  range.addEventListener("input", () => {
+    const at = Number(range.value);
+    set(at === none ? "" : limitText(steps[at], upwards));
+    field.value = get();
+    range.setAttribute("aria-valuetext", said());
+  });
+  field.addEventListener("input", () => {
+    if (field.value === "" && field.validity.badInput) return;
+    set(field.value);
+    range.value = place();
+    range.setAttribute("aria-valuetext", said());
+  });
+  return make("div", { class: "limit" }, make("div", {}, make("label", { for: `${id}-field` }, label), field), range);
+}
+
+function drawLimits() {
+  const points = comparedPoints();
+  const rows = [];
+  for (const name of distinct([state.x, "weight_bytes"]))
+    rows.push(limitRow(`max-${name}`, `largest ${name}`, points.map((row) => POINTS[name][row]), true,
+      () => state.max[name] ?? "", (text) => limitChanged(() => (state.max[name] = text)), (value) => costText(name, value)));
+  rows.push(limitRow("min-accuracy", "smallest val_accuracy", points.map((row) => POINTS.val_accuracy[row]), false,
+    () => state.min, (text) => limitChanged(() => (state.min = text)), (value) => percent(value, 2)));
+  fill("limit-rows", rows);
+  fill("prefer-row", choice("prefer", "prefer", [["most-accurate", "most accurate"], ["cheapest", "cheapest"], ["knee", "the knee"]], state.prefer,
+    (value) => limitChanged(() => (state.prefer = value))));
+}
+
+/** A limit or the preference has moved: fade, pick and mark, without a new plot. */
+function limitChanged(apply) {
+  apply();
+  drawPick();
+  fadePoints(limitsNow());
+  drawMarks();
+  rememberState();
+}
+
+const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${String(text).replaceAll("'", `'"'"'`)}'`);
+const folderOf = (sweep) => DATA.sweeps.find((one) => one.name === sweep)?.folder ?? "";
+
+/** The command that makes the same choice; null where several sweeps are on the page. */
+function pickCommand() {
+  if (DATA.sweeps.length > 1) return null;
+  const limits = limitsNow();
+  const parts = ["qprune", "pick", DATA.sweeps[0].folder];
+  if (CHOICES.data.length > 1) parts.push("--data", state.data);
+  if (state.model) parts.push("--model", state.model);
+  for (const name of Object.keys(limits.largest)) parts.push("--max", `${name}=${state.max[name]}`);
+  if (state.min !== "") parts.push("--min", `val_accuracy=${state.min}`);
+  if (state.prefer !== "most-accurate") parts.push("--prefer", state.prefer);
+  if (state.x !== "bit_gflops") parts.push("--cost", state.x);
+  return parts.map(quoted).join(" ");
+}
+const exportCommand = (row) => ["qprune", "export", folderOf(POINTS.sweep[row]), POINTS.cell[row], "--format", "onnx"].map(quoted).join(" ");
+
+function commandLine(text, label) {
+  const button = make("button", { type: "button", "aria-label": `Copy the ${label} command` }, "Copy");
+  button.addEventListener("click", async () => {
+    button.textContent = (await copy(text)) ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  });
+  return make("div", { class: "command" }, make("code", {}, text), button);
+}
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch { // no permission, or a browser that has no clipboard for files
+    const area = make("textarea", { "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    return copied;
+  }
+}
+
+function drawPick() {
+  const points = comparedPoints();
+  const limits = limitsNow();
+  const picked = pickOf(points, limits, state.prefer, state.x);
+  if (!points.length) {
+    marksNow = [];
+    fill("pick", make("p", {}, "Nothing to choose from yet: no cell is finished."));
+    fill("pick-more");
+    return;
+  }
+  if (picked.chosen === null) {
+    marksNow = [];
+    fill("pick", make("p", {}, make("strong", {}, "No cell keeps these limits.")));
+    fill("pick-more", make("p", {}, "Without one of them:"), make("ul", {}, Object.keys({ ...limits.largest, ...limits.smallest }).map((name) => {
+      const less = { largest: { ...limits.largest }, smallest: { ...limits.smallest } };
+      delete less.largest[name];
+      delete less.smallest[name];
+      const row = pickOf(points, less, state.prefer, state.x).chosen;
+      return make("li", {}, `without ${name}: ${row === null ? "the others can't be kept either" : `${nameOf(row)}, ${percent(POINTS.val_accuracy[row], 2)} at ${costText(state.x, POINTS[state.x][row])} ${state.x}`}`);
+    })));
+    return;
+  }
+  const cost = POINTS[state.x];
+  const knee = kneeOf(frontOf(picked.feasible, cost, POINTS.val_accuracy), cost, POINTS.val_accuracy);
+  const best = picked.chosen;
+  marksNow = picked.runnersUp.map((row) => ({ row, kind: "runner-up", text: "" }));
+  if (knee !== null && knee !== best) marksNow.unshift({ row: knee, kind: "knee", text: `knee: ${nameOf(knee)}` });
+  marksNow.unshift({ row: best, kind: "pick", text: `pick: ${nameOf(best)}` });
+  fill("pick",
+    make("div", { class: "soft" }, `${picked.feasible.length} of ${points.length} points keep the limits` + (picked.prefer !== state.prefer ? "; they have no knee, so the most accurate:" : "; the pick:")),
+    make("strong", {}, nameOf(best)),
+    make("div", {}, `${percent(POINTS.val_accuracy[best], 2)} validation accuracy at ${costText(state.x, cost[best])} ${state.x}`));
+  const command = pickCommand();
+  fill("pick-more",
+    factsOf(comparison(best)),
+    make("button", { type: "button", onclick: () => chooseCell(POINTS.key[best], true) }, "Look at this cell"),
+    make("h3", {}, "Runners-up"),
+    picked.runnersUp.length ? make("ol", { class: "runners", start: 2 }, picked.runnersUp.map((row) =>
+      make("li", {}, make("button", { type: "button", onclick: () => chooseCell(POINTS.key[row], true) }, nameOf(row)), `: ${percent(POINTS.val_accuracy[row], 2)} at ${costText(state.x, cost[row])}`))) : make("p", {}, "None."),
+    knee === null ? null : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${percent(POINTS.val_accuracy[knee], 2)} at ${costText(state.x, cost[knee])}.`),
+    make("h3", {}, "Commands"),
+    command && commandLine(command, "pick"),
+    commandLine(exportCommand(best), "export"));
+}
+
+/** How a point stands to the unpruned FP32 network of equal updates. */
+function comparison(row) {
+  const dense = [...Array(POINTS.count).keys()].find((one) => POINTS.precision[one] === "fp32" && POINTS.pruning_ratio[one] === 0 &&
+    ["sweep", "model", "data"].every((name) => POINTS[name][one] === POINTS[name][row]));
+  const less = (name) => {
+    const text = costText(name, POINTS[name][row]);
+    const base = dense === undefined ? null : POINTS[name][dense];
+    return base && POINTS[name][row] ? `${text} (${digits(base / POINTS[name][row])}× less)` : text;
+  };
+  const against = (name, base) => {
+    const drop = POINTS[base][row] === null ? null : POINTS[name][row] - POINTS[base][row];
+    return `${percent(POINTS[name][row], 2)}${drop === null ? "" : ` (${signed(drop, 2)} to baseline)`}`;
+  };
+  return [
+    ["validation", against("val_accuracy", "baseline_val_accuracy")],
+    ["test", against("accuracy", "baseline_accuracy")],
+    ...distinct([state.x, "bit_gflops", "gflops", "weight_bytes"]).filter((name) => DATA.costs.includes(name)).map((name) => [name, less(name)]),
+    ["seeds", POINTS.seeds[row]],
+    ["cell to export", POINTS.cell[row]],
+  ];
+}
