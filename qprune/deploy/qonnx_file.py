@@ -21,10 +21,10 @@ PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's network to one .onnx file with qonnx.custom_op.general operators."""
     require(*PACKAGES, extra="onnx")
-    from brevitas.export import export_qonnx
-
     example = torch.rand(1, *cell.spec.image_shape)
     with quiet(), torch.no_grad():
+        from brevitas.export import export_qonnx
+
         export_qonnx(
             cell.network, args=example, export_path=str(path), input_names=[INPUT], output_names=[OUTPUT],
             keep_initializers_as_inputs=False, dynamo=False,
