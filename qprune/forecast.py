@@ -17,11 +17,12 @@ from qprune.cost import count_cost
 from qprune.data import load_data
 from qprune.plan import Cell, Plan, facts_of
 from qprune.precision import get_precision
+from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import select
 from qprune.pruning.scoring import Scorer
 from qprune.saved import NetworkSpec
-from qprune.stages import Stage, recipe_of
+from qprune.stages import CALIBRATION_IMAGES, Stage, recipe_of
 from qprune.store import Store
 from qprune.sweep import missing_stages, open_sweep
 from qprune.tables import ratio_table
@@ -102,7 +103,7 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
         pruned_update = scored_update = update
         if prune.until > 0:
             gated = GatedNetwork(network, facts.spec.image_shape, prune.linear, prune.ignore)
-            scorer = Scorer(gated.network, gated.groups, gated.gates, _criterion(config))
+            scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(config.prune.criterion[0]))
             scored_update = seconds(gated.network, scorer)
             scores = torch.rand(facts.maps, generator=torch.Generator().manual_seed(0))
             gated.mask(select(scores, gated.alive, gated.groups, int(prune.until * facts.maps), prune.min_channels))
@@ -111,7 +112,7 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
         evaluate(network, _first(dataset.val, 256))
         image = (time.perf_counter() - start) / min(256, len(dataset.val.labels))
         precision_update, precision_start, bits = {}, {}, {}
-        calibration = dataset.train.images[:256].float() / 255
+        calibration = dataset.train.images[:CALIBRATION_IMAGES].float() / 255
         for name in config.precisions:
             start = time.perf_counter()
             precision = get_precision(name, config.quantize.first_last_bits)
@@ -129,23 +130,20 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
     return measured
 
 
-def _criterion(config: SweepConfig):
-    from qprune.pruning.criteria import get_criterion
-
-    return get_criterion(config.prune.criterion[0])
-
-
 def _first(split, count: int):
     return type(split)(split.images[:count], split.labels[:count])
 
 
 def _measured_of(stage: Stage, measured: dict, plan: Plan) -> Measured:
     """The timings that a stage's model and data have."""
-    data = json.dumps(stage.settings["data"], sort_keys=True)
-    dense = stage
-    while dense.kind != "dense":
-        dense = plan.stages[dense.inputs[0]]
-    return measured[json.dumps(dense.settings["model"], sort_keys=True), data]
+    while stage.kind != "dense":
+        stage = plan.stages[stage.inputs[0]]
+    return measured[tuple(json.dumps(stage.settings[axis], sort_keys=True) for axis in ("model", "data"))]
+
+
+def _layer_macs(spec: NetworkSpec) -> dict[str, int]:
+    """Layer -> MACs of the network with these widths."""
+    return {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
 
 
 def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float | None]:
@@ -153,15 +151,12 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     whose pruning is done, else None."""
 
     @cache
-    def layers(source: str) -> dict[str, int]:
-        """Layer -> MACs of a network that exists."""
-        spec = NetworkSpec.from_json(store.meta(source)["network"])
-        return {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
+    def pruned_macs(recover: str) -> dict[str, int]:
+        return _layer_macs(NetworkSpec.from_json(store.meta(recover)["network"]))
 
     @cache
-    def dense_layers(key: tuple) -> dict[str, int]:
-        spec = measured[key].spec
-        return {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
+    def dense_macs(dense: str) -> dict[str, int]:
+        return _layer_macs(_measured_of(plan.stages[dense], measured, plan).spec)
 
     def weighted(macs: dict[str, int], bits: dict) -> float:
         return sum(2 * count * bits[name][0] * bits[name][1] / 1024 / 1e9 for name, count in macs.items())
@@ -169,19 +164,15 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     costs: dict[str, float | None] = {}
     looked_up: set[str] = set()
     for cell in plan.cells:
-        dense, recover = plan.stages[cell.stages["dense"]], cell.stages["recover"]
-        key = (
-            json.dumps(dense.settings["model"], sort_keys=True),
-            json.dumps(dense.settings["data"], sort_keys=True),
-        )
-        bits = measured[key].bits[cell.precision]
+        dense, recover = cell.stages["dense"], cell.stages["recover"]
+        bits = _measured_of(plan.stages[dense], measured, plan).bits[cell.precision]
         if store.done(cell.stages["evaluate"]):
             costs[cell.id] = store.meta(cell.stages["evaluate"])["cost"]["bit_gflops"]
         elif "path" not in cell.stages:
-            costs[cell.id] = weighted(dense_layers(key), bits)
+            costs[cell.id] = weighted(dense_macs(dense), bits)
         elif store.done(recover) and (recover in looked_up or len(looked_up) < KNOWN_PATHS):
             looked_up.add(recover)
-            costs[cell.id] = weighted(layers(recover), bits)
+            costs[cell.id] = weighted(pruned_macs(recover), bits)
         else:
             costs[cell.id] = None
     return costs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from qprune.correctness import pack_bits
 from qprune.cost import Cost, count_cost
@@ -139,7 +139,7 @@ def _path(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     earlier = [step for step in range(settings["step"] - 1, 0, -1) if work.store.has_tensors(f"{prefix}-{step:05d}")]
     start = earlier[0] if earlier else 0
     tensors = work.store.tensors(f"{prefix}-{start:05d}" if start else settings["dense"])
-    network = spec.load_fp32({k: v for k, v in tensors.items() if not k.startswith("path/")}).to(work.device)
+    network = _network_of(spec, tensors).to(work.device)
     gated = GatedNetwork(network, spec.image_shape, settings["linear"], tuple(settings["ignore"]))
     recipe = recipe_of(settings, data)
     optimizer = None
@@ -174,6 +174,11 @@ def _path(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     return meta, {**gated.network.state_dict(), **saved, "path/alive": gated.alive}
 
 
+def _network_of(spec: NetworkSpec, tensors: dict[str, Tensor]) -> fx.GraphModule:
+    """The FP32 network in a dense stage's tensors or a snapshot's, which also have the path's state under path/."""
+    return spec.load_fp32({name: tensor for name, tensor in tensors.items() if not name.startswith("path/")})
+
+
 def _recover(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     """The snapshot made smaller; then the rest of the path's P updates at its rate; then F updates, decaying."""
     settings = stage.settings
@@ -181,7 +186,7 @@ def _recover(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     (source,) = stage.inputs
     meta, tensors = work.store.meta(source), work.store.tensors(source)
     spec = NetworkSpec.from_json(meta["network"])
-    network = spec.load_fp32({k: v for k, v in tensors.items() if not k.startswith("path/")}).to(work.device)
+    network = _network_of(spec, tensors).to(work.device)
     achieved = 0.0
     if meta["kind"] == "path":
         gated = GatedNetwork(network, spec.image_shape, settings["linear"], tuple(settings["ignore"]))

@@ -54,28 +54,28 @@ _STORED = {HalfConv2d: StoredConv2d, HalfLinear: StoredLinear}
 _NATIVE = {HalfConv2d: nn.Conv2d, HalfLinear: nn.Linear}
 
 
-def stored_half(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy that gives bit for bit what the emulated network gives, with half the bytes of weights."""
+def _with_half_layers(network: fx.GraphModule, layers: dict[type, type], rounding: type) -> fx.GraphModule:
+    """A copy whose emulated layers are of the other types, their parameters half, and whose roundings are replaced."""
     network = copy.deepcopy(network)
     for name, module in list(network.named_modules()):
-        if type(module) in _STORED:
-            module.__class__ = _STORED[type(module)]
+        if type(module) in layers:
+            module.__class__ = layers[type(module)]
             module.half()
         elif isinstance(module, RoundHalf):
-            network.set_submodule(name, CastHalf())
+            network.set_submodule(name, rounding())
+    return network
+
+
+def stored_half(network: fx.GraphModule) -> fx.GraphModule:
+    """A copy that gives bit for bit what the emulated network gives, with half the bytes of weights."""
+    network = _with_half_layers(network, _STORED, CastHalf)
     network.recompile()
     return network.eval()
 
 
 def native_half(network: fx.GraphModule) -> fx.GraphModule:
     """A copy whose tensors between layers are half; modules with other parameters (normalisation) run in FP32."""
-    network = copy.deepcopy(network)
-    for name, module in list(network.named_modules()):
-        if type(module) in _NATIVE:
-            module.__class__ = _NATIVE[type(module)]
-            module.half()
-        elif isinstance(module, RoundHalf):
-            network.set_submodule(name, ToHalf())
+    network = _with_half_layers(network, _NATIVE, ToHalf)
     network.add_submodule("to_float", ToFloat())
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
     for node in list(network.graph.nodes):
