@@ -1,10 +1,12 @@
-"""The command line: init, plan, sweep, status, export, bench. Torch is imported only by the commands that need it."""
+"""The command line. Torch is imported only by the commands that need it."""
 
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +20,7 @@ File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_defaul
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key: prune.ratios=[0,0.5]", metavar="KEY=VALUE")
 ]
+Where = Literal["local", "ray"]
 Out = Annotated[
     Path, typer.Option(help="Folder for results: DIR/<name> for the sweep, DIR/stages for shared work.", metavar="DIR")
 ]
@@ -51,31 +54,108 @@ def plan(
     show_plan(config, out, Console(), cells)
 
 
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes (0: one per core).")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each worker; more helps large networks only.")]
+On = Annotated[Where, typer.Option(help="local: processes on this machine; ray: a Ray cluster.")]
+Address = Annotated[str | None, typer.Option(help="The Ray cluster's (default: one started here).", show_default=False)]
+GpuShare = Annotated[float, typer.Option(min=0.01, max=1.0, help="Of a GPU, for each stage on Ray.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")]
+
+
 @app.command()
 def sweep(
     file: File,
     set: Settings = None,
     out: Out = Path("results"),
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes (0: one per core).")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each worker; more helps large networks only.")] = 1,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    executor: On = "local",
+    address: Address = None,
+    gpu_share: GpuShare = 0.25,
+    retry_failed: Retry = False,
 ) -> None:
-    """Run a sweep, or go on with one that was interrupted."""
-    from qprune.config import load_config
+    """Run a sweep, or go on with one that was interrupted. Several at once on one folder share the work."""
 
-    config = load_config(file, set or [])
-    os.environ["OMP_NUM_THREADS"] = "1"
-    workers = workers or max(1, len(os.sched_getaffinity(0)) // threads)
-    try:
+    def run() -> int:
+        from qprune.config import load_config
+
+        config = load_config(file, set or [])
         from rich.console import Console
 
         from qprune.sweep import run_sweep
 
-        code = run_sweep(config, out, workers, threads, Console())
-    except KeyboardInterrupt:
+        make_executor = _executors(workers, threads, executor, address, gpu_share)
+        return run_sweep(config, out, make_executor, Console(), retry_failed)
+
+    _run_stoppable(run)
+
+
+@app.command()
+def rank(
+    file: File,
+    set: Settings = None,
+    out: Out = Path("results"),
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write the charts there as SVG and PNG.", metavar="DIR", show_default=False)
+    ] = None,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    executor: On = "local",
+    address: Address = None,
+    gpu_share: GpuShare = 0.25,
+    retry_failed: Retry = False,
+) -> None:
+    """Hold every criterion against the brute-force oracle in a sweep's dense networks; goes on where it was interrupted."""
+
+    def run() -> int:
+        from qprune.config import load_config
+
+        config = load_config(file, set or [])
+        from rich.console import Console
+
+        from qprune.ranking.run import run_rank
+
+        make_executor = _executors(workers, threads, executor, address, gpu_share)
+        return run_rank(config, out, make_executor, Console(), retry_failed, figures)
+
+    _run_stoppable(run)
+
+
+def _executors(workers: int, threads: int, executor: Where, address: str | None, gpu_share: float):
+    """(number of stages, folder of the store) -> Executor, as asked for."""
+
+    def make_executor(stages: int, store_folder: Path):
+        if executor == "ray":
+            from qprune.executors.ray_tasks import RayExecutor
+
+            return RayExecutor(threads, store_folder, address, gpu_share)
+        from qprune.executors.local import LocalExecutor
+
+        most = workers or max(1, len(os.sched_getaffinity(0)) // threads)
+        return LocalExecutor(min(most, stages), threads, store_folder)
+
+    return make_executor
+
+
+def _run_stoppable(run: Callable[[], int]) -> None:
+    """Run what Ctrl-C and SIGTERM may stop at any time, and exit with its code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        code = run()
+    except KeyboardInterrupt as reason:
         again = shlex.join(["qprune", *sys.argv[1:]])
         print(f"\nstopped; finished stages are kept. To go on: {again}", file=sys.stderr)
-        code = 130
+        code = 128 + (signal.SIGTERM if isinstance(reason, Terminated) else signal.SIGINT)
     raise typer.Exit(code)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a sweep as Ctrl-C does."""
+
+
+def _terminated(*_) -> None:
+    raise Terminated
 
 
 @app.command()
@@ -137,11 +217,14 @@ def report(
         Path | None,
         typer.Option(help="Also write the main charts there as SVG and PNG.", metavar="DIR", show_default=False),
     ] = None,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Also print what the studies answer, as Markdown.")
+    ] = False,
 ) -> None:
     """Write DIR/report.html: one page with all results, that works offline."""
     from qprune.report.commands import report_command
 
-    report_command(folder, open_page, figures)
+    report_command(folder, open_page, figures, answers)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The sweep file: YAML -> validated, frozen settings; an error names file, line and column.
 
-Every axis (data, model, seeds, prune.criterion, prune.ratios, precisions) takes one value or a list and becomes a
+Every axis (data, model, seeds, prune.criterion, prune.ratios, order, precisions) takes one value or a list and becomes a
 tuple. Settings that follow from others (prune.until, the learning rates after the first) are filled in, so that nothing
 downstream needs to know a default. Relative paths in the file are relative to the current directory, as is the
 search path of `module:function`.
@@ -29,9 +29,10 @@ from qprune.setting_types import (
     Axis,
     Bits,
     ChannelsPerStep,
+    Choice,
     Count,
     CountOrZero,
-    Criterion,
+    CriterionChoice,
     DataChoice,
     Flag,
     FolderName,
@@ -52,6 +53,19 @@ from qprune.setting_types import (
 from qprune.yaml_source import override, parse, read_text, show
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
+
+
+def _words(*names: str):
+    """One of these words."""
+    return Annotated[Literal[names], one_of("value", list(names))]
+
+
+Optimizer = _words("sgd", "adamw")
+Schedule = _words("iterative", "one_shot")
+Normalization = _words("l2", "none")
+Method = _words("qat", "ptq")
+Order = _words("prune_first", "quantize_first")
+Keep = _words("all", "front", "none")
 
 
 class _Settings(BaseModel):
@@ -88,8 +102,9 @@ class Train(_Budget):
     lr: LearningRate | None = None  # None: 0.05 for sgd; adamw must be given one
     momentum: Momentum | None = None  # None: 0.9 for sgd; adamw has none
     weight_decay: WeightDecay = 5e-4
-    optimizer: Annotated[Literal["sgd", "adamw"], one_of("optimizer", ["sgd", "adamw"])] = "sgd"
+    optimizer: Optimizer = "sgd"
     checkpoint: Text | None = None
+    scratch_baseline: Flag = False  # also: the dense network trained for N + P + F + Q updates under one schedule
 
     @model_validator(mode="after")
     def _settle(self):
@@ -97,6 +112,8 @@ class Train(_Budget):
             if self.epochs is not None:
                 text = "epochs can't go with checkpoint; give `updates: N`, the updates that this network has had"
                 raise problem(text, ("epochs",))
+            if self.scratch_baseline:
+                raise problem("with a checkpoint, the network can't be trained from scratch", ("scratch_baseline",))
             if self.updates is None:
                 raise problem("checkpoint needs `updates: N`, the updates that this network has had", ("checkpoint",))
             if not _is_file(self.checkpoint):
@@ -115,10 +132,12 @@ class Train(_Budget):
 class Prune(_Settings):
     """P: the pruning path, from the dense network to the ratio until."""
 
-    criterion: Axis[Criterion] = ("taylor",)
+    criterion: Axis[CriterionChoice] = (Choice("taylor", '{"name": "taylor"}'),)
     ratios: Axis[Ratio] = (0.0, 0.25, 0.5, 0.75, 0.9)  # share of all prunable maps removed
     channels_per_step: Step = ChannelsPerStep(percent=1.0)
     updates_between: Count = 5
+    schedule: Schedule = "iterative"  # one_shot: all maps at once, after updates_between updates
+    normalize: Normalization = "l2"  # of each layer's scores, before layers are ranked together
     until: Ratio | None = None  # None: the largest of ratios
     lr: LearningRate | None = None  # None: train.lr / 5; constant along the path
     linear: Flag = False  # also hidden units of linear layers
@@ -159,11 +178,28 @@ class Quantize(_Budget):
     epochs: CountOrZero | None = None
     updates: CountOrZero | None = None
     lr: LearningRate | None = None  # None: train.lr / 10
+    method: Method = "qat"  # ptq: the Q updates are made in FP32, then scales from calibration images
     first_last_bits: Bits | None = 8  # None: as the layers between
 
     @model_validator(mode="after")
     def _settle(self):
         self._settle_budget()
+        return self
+
+
+class Rank(_Settings):
+    """What qprune rank measures of the dense networks. It trains no cell, and enters none."""
+
+    criteria: Axis[CriterionChoice] | None = None  # None: all that work on the network
+    images: Count | None = None  # training images that scores are gathered from; None: all
+    oracle_images: Count = 1000  # training images on which each map is switched off
+    shares: Axis[Ratio] = (0.1, 0.25, 0.5)  # of all prunable maps, above 0, removed by Taylor and by activation
+    finetune_updates: CountOrZero = 100  # after each removal, at finetune.lr
+
+    @model_validator(mode="after")
+    def _settle(self):
+        if 0 in self.shares:
+            raise problem("a share of 0 removes nothing; give shares above 0", ("shares", self.shares.index(0)))
         return self
 
 
@@ -187,8 +223,10 @@ class SweepConfig(_Settings):
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
     quantize: Quantize = Quantize()
+    order: Axis[Order] = ("prune_first",)
     precisions: Axis[PrecisionName] = ("fp32", "fp16", "int8", "int4")  # as typed: int4 is w4a4's other name
-    keep: Annotated[Literal["all", "front", "none"], one_of("value", ["all", "front", "none"])] = "all"
+    keep: Keep = "all"
+    rank: Rank = Rank()
 
     _source: Source | None = PrivateAttr(None)
 
@@ -203,6 +241,18 @@ class SweepConfig(_Settings):
     def __hash__(self) -> int:
         return hash(json.dumps(config_as_dict(self), sort_keys=True))
 
+    def _check_criteria(self) -> None:
+        """Refuses criteria that can't score what the file asks them to."""
+        from qprune.precision import get_precision
+
+        low = any(get_precision(name).name != "fp32" for name in self.precisions)
+        for index, choice in enumerate(self.prune.criterion):
+            at = ("prune", "criterion", index)
+            if "variance" in choice.name and self.prune.updates_between < 2:
+                raise problem(f"{choice.name} needs 2 minibatches or more; raise prune.updates_between", at)
+            if choice.name == "obd_lecun" and "quantize_first" in self.order and low:
+                raise problem("obd_lecun has no rule for quantisers; leave order: quantize_first out", at)
+
     @model_validator(mode="after")
     def _settle(self):
         from qprune.precision import get_precision
@@ -212,6 +262,10 @@ class SweepConfig(_Settings):
             first = names.setdefault(get_precision(name).name, name)
             if first != name:
                 raise problem(f"{name!r} is the same as {first!r}; keep one of them", ("precisions", index))
+        self._check_criteria()
+        if self.quantize.method == "ptq" and "quantize_first" in self.order:
+            text = "quantize_first prunes under quantisation-aware training, so it can't go with quantize.method: ptq"
+            raise problem(text, ("order", self.order.index("quantize_first")))
         if self.train.checkpoint is not None and len(self.model) > 1:
             raise problem(f"one checkpoint can't start {len(self.model)} models", ("train", "checkpoint"))
         for section, divisor in (("prune", 5), ("finetune", 5), ("quantize", 10)):

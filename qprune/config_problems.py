@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from qprune.registry import nearest
-from qprune.yaml_source import KeyPath, Tree, show
+from qprune.yaml_source import KeyPath, Tree, show, show_key
 
 MAX_PROBLEMS = 20  # lines of one message
 
@@ -17,9 +17,11 @@ def list_problems(error: ValidationError, tree: Tree, root: type[BaseModel]) -> 
     for item in error.errors(include_url=False):
         path = tuple(item["loc"]) + tuple(item.get("ctx", {}).get("at", ()))
         typed = tree.known_path(path)
-        lines.append((tree.places[typed], f"{_dotted(typed)}{_text(item, path, root)}"))
+        lines.append((tree.places[typed], typed, item, path))
     lines.sort(key=lambda line: (line[0].line == 0, line[0]))
-    messages = [f"{place}: {text}" for place, text in lines[:MAX_PROBLEMS]]
+    messages = [
+        f"{place}: {_dotted(typed)}{_text(item, path, root)}" for place, typed, item, path in lines[:MAX_PROBLEMS]
+    ]
     if len(lines) > MAX_PROBLEMS:
         messages.append(f"... and {len(lines) - MAX_PROBLEMS} more problems")
     return "\n".join(messages)
@@ -27,7 +29,7 @@ def list_problems(error: ValidationError, tree: Tree, root: type[BaseModel]) -> 
 
 def _dotted(path: KeyPath) -> str:
     """`prune.ratios[1]: `, or nothing for the file itself."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{show_key(part)}" for part in path).lstrip(".")
     return f"{text}: " if text else ""
 
 

@@ -22,6 +22,7 @@ from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import select
 from qprune.pruning.scoring import Scorer
 from qprune.saved import NetworkSpec
+from qprune.setting_types import Choice
 from qprune.stages import CALIBRATION_IMAGES, Stage, recipe_of
 from qprune.store import Store
 from qprune.sweep import missing_stages, open_sweep
@@ -103,7 +104,9 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
         pruned_update = scored_update = update
         if prune.until > 0:
             gated = GatedNetwork(network, facts.spec.image_shape, prune.linear, prune.ignore)
-            scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(config.prune.criterion[0]))
+            scorer = Scorer(
+                gated.network, gated.groups, gated.gates, get_criterion(_as_chosen(config.prune.criterion[0]))
+            )
             scored_update = seconds(gated.network, scorer)
             scores = torch.rand(facts.maps, generator=torch.Generator().manual_seed(0))
             gated.mask(select(scores, gated.alive, gated.groups, int(prune.until * facts.maps), prune.min_channels))
@@ -130,13 +133,19 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
     return measured
 
 
+def _as_chosen(criterion: Choice) -> dict:
+    """The criterion's settings; of a lambda that is still to be chosen, any will do."""
+    settings = criterion.settings
+    return settings | {"lambda": 1.0} if settings.get("lambda") == "cv" else settings
+
+
 def _first(split, count: int):
     return type(split)(split.images[:count], split.labels[:count])
 
 
 def _measured_of(stage: Stage, measured: dict, plan: Plan) -> Measured:
     """The timings that a stage's model and data have."""
-    while stage.kind != "dense":
+    while "model" not in stage.settings:  # a dense stage and a fold have it
         stage = plan.stages[stage.inputs[0]]
     return measured[tuple(json.dumps(stage.settings[axis], sort_keys=True) for axis in ("model", "data"))]
 
@@ -182,22 +191,17 @@ def forecast_seconds(plan: Plan, todo: dict[str, Stage], measured: dict) -> dict
     """Seconds of computing that each missing stage will take, on this machine, with one thread."""
     ratios = {}  # of the network that a stage trains
     for cell in plan.cells:
-        for kind, name in cell.stages.items():
-            ratios[name] = 0.0 if kind == "dense" else cell.ratio
+        for name in cell.stages.values():
+            ratios[name] = 0.0 if plan.stages[name].kind in ("dense", "quantize_dense") else cell.ratio
     names = {get_precision(name).name: name for name in plan.config.precisions}
     seconds = {}
     for name, stage in todo.items():
         timing = _measured_of(stage, measured, plan)
-        if stage.kind == "path":
-            each = timing.scored_update
-        elif stage.kind == "quantize":
-            typed = names.get(stage.settings["precision"])  # None: the FP32 baseline of a sweep without fp32
-            factor = timing.precision_update[typed] / timing.update if typed else 1.0
-            each = factor * timing.update_at(ratios.get(name, 0.0))
-        else:
-            each = timing.update_at(ratios.get(name, 0.0))
-        seconds[name] = stage.updates * each
-        if stage.kind == "quantize" and typed:
+        typed = names.get(stage.settings.get("precision"))  # None: FP32, also the baseline of a sweep without fp32
+        each = timing.scored_update if stage.kind == "path" else timing.update_at(ratios.get(name, 0.0))
+        factor = timing.precision_update[typed] / timing.update if typed else 1.0
+        seconds[name] = stage.updates * each * factor
+        if typed:
             seconds[name] += timing.precision_start[typed]
         if stage.kind in ("dense", "evaluate"):
             seconds[name] += timing.image * timing.images
@@ -229,7 +233,7 @@ def _stage_table(plan: Plan, todo: dict[str, Stage]) -> Table:
     table = Table(title="stages, each computed once")
     for column in ("kind", "all", "done", "to do", "updates to do"):
         table.add_column(column, justify="left" if column == "kind" else "right")
-    for kind in ("dense", "path", "recover", "quantize", "evaluate"):
+    for kind in dict.fromkeys(stage.kind for stage in plan.stages.values()):
         members = [name for name, stage in plan.stages.items() if stage.kind == kind]
         left = [name for name in members if name in todo]
         updates = sum(todo[name].updates for name in left)
@@ -241,10 +245,11 @@ def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
     """Ratio x precision, means over seeds, one table per model, data set and criterion."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in plan.cells:
-        groups.setdefault((cell.model, cell.data, cell.criterion), []).append(cell)
+        groups.setdefault((cell.model, cell.data, cell.criterion, cell.order), []).append(cell)
     tables = []
-    for (model, data, criterion), cells in groups.items():
-        title = f"{model} on {data}, {criterion}: bit_gflops, mean over seeds ('?' until the path is walked)"
+    for (model, data, criterion, order), cells in groups.items():
+        first = "" if order == "prune_first" else f", {order}"
+        title = f"{model} on {data}, {criterion}{first}: bit_gflops, mean over seeds ('?' until the path is walked)"
         known: dict[tuple[str, float], list[float]] = {}
         for cell in cells:
             if costs[cell.id] is not None:

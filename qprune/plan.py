@@ -1,22 +1,28 @@
 """Settings -> cells and the stages that they are made of.
 
-A cell's stages are dense -> path -> recover -> quantize -> evaluate. Cells share every stage that they can: a stage is
+A cell's stages are dense -> path -> recover -> quantize -> evaluate, or with order quantize_first dense ->
+quantize_dense -> path -> recover -> evaluate, of which the last three are in the cell's precision. Cells share every stage that they can: a stage is
 named by the hash of its settings, its inputs and its code's version, so equal work has one name in all sweeps.
 """
 
 import hashlib
 import itertools
 import json
+import math
 import re
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
+from qprune import cross_validation
 from qprune.config import SweepConfig, place_of
 from qprune.data import data_fingerprint, load_data
 from qprune.errors import UserError
 from qprune.models import model_fingerprint
 from qprune.precision import get_precision
+from qprune.pruning.criteria import criterion_label
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import PathSchedule, check_reachable
@@ -24,21 +30,35 @@ from qprune.saved import NetworkSpec
 from qprune.setting_types import Choice
 from qprune.stages import VERSION, Stage, dense_spec
 from qprune.training import updates_per_epoch
+from qprune.user_code import is_user_code, refusing_failures
+
+MAX_CELLS = 100_000  # of one sweep; planning them takes about 15 seconds
+MAX_NETWORKS = 100  # networks on data sets; each is built once to be planned
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid. stages: kind -> id of its stage; baseline: id of ratio 0 in FP32, same seed, evaluated."""
+    """One point of the grid.
+
+    stages: kind -> id of its stage; network: the one of them whose network is evaluated; baseline: id of ratio 0 in
+    FP32, same seed, evaluated; scratch: id of the dense network trained as long under one schedule, if asked for.
+    """
 
     id: str
     model: str
     data: str
     criterion: str
+    order: str
     precision: str
     ratio: float
     seed: int
     stages: dict[str, str]
     baseline: str
+    scratch: str | None
+
+    @property
+    def network(self) -> str:
+        return self.stages["quantize" if self.order == "prune_first" else "recover"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Facts:
         return self.groups.total if self.groups else 0
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=MAX_NETWORKS)
 def gather_facts(model: str, data: str, linear: bool, ignore: tuple[str, ...], prunes: bool) -> Facts:
     """Build the dense network once to find its maps. model, data: canonical JSON of their settings.
 
@@ -85,9 +105,9 @@ def facts_of(config: SweepConfig, model: Choice, data: Choice) -> Facts:
     """The facts of one model and data set of a sweep. Raises UserError, with the place in the file, for a data set that
     can't be read, a model that can't take it or can't be pruned, and a path that can't be walked to its end."""
     prune = config.prune
-    with _blame(config, "data", config.data.index(data)):
+    with _blame(config, "data", config.data.index(data)), _guard("data", data):
         _check_readable(data.canonical)
-    with _blame(config, "model", config.model.index(model)):
+    with _blame(config, "model", config.model.index(model)), _guard("model", model):
         facts = gather_facts(model.canonical, data.canonical, prune.linear, prune.ignore, prune.until > 0)
     if facts.groups:
         largest = prune.ratios.index(max(prune.ratios))
@@ -97,9 +117,14 @@ def facts_of(config: SweepConfig, model: Choice, data: Choice) -> Facts:
     return facts
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=MAX_NETWORKS)
 def _check_readable(data: str) -> None:
     load_data(json.loads(data))
+
+
+def _guard(what: str, choice: Choice):
+    """Around what runs the user's own code, if it is that."""
+    return refusing_failures(what, choice.name) if is_user_code(choice.name) else nullcontext()
 
 
 @contextmanager
@@ -108,11 +133,12 @@ def _blame(config: SweepConfig, *path: str | int):
     try:
         yield
     except UserError as error:
-        raise UserError(f"{place_of(config, *path)}: {error}") from error
+        raise UserError(f"{place_of(config, *path)}: {' '.join(str(error).split())}") from error
 
 
 def make_plan(config: SweepConfig) -> Plan:
     """All cells of the grid and the stages behind them. Trains nothing; raises UserError where a cell can't be made."""
+    _check_size(config)
     stages: dict[str, Stage] = {}
     cells = []
     names = short_names(config)
@@ -120,20 +146,46 @@ def make_plan(config: SweepConfig) -> Plan:
         config.model, config.data, config.prune.criterion, config.seeds
     ):
         chain = _Chain(config, model, data, criterion, seed, stages)
-        baseline = chain.cell_stages(0.0, "fp32")["evaluate"]
-        for precision, ratio in itertools.product(config.precisions, config.prune.ratios):
-            label = f"{names[model]}-{names[data]}-{criterion}-{precision}-r{_ratio(ratio)}-s{seed}"
-            cell_stages = chain.cell_stages(ratio, precision)
-            cells.append(
-                Cell(label, names[model], names[data], criterion, precision, ratio, seed, cell_stages, baseline)
-            )
+        baseline = chain.cell_stages(0.0, "fp32", "prune_first")["evaluate"]
+        scratch = chain.scratch() if config.train.scratch_baseline else None
+        ranking = criterion_label(criterion.settings)
+        for order, precision, ratio in itertools.product(config.order, config.precisions, config.prune.ratios):
+            first = "" if order == "prune_first" else f"-{order}"
+            label = f"{names[model]}-{names[data]}-{ranking}{first}-{precision}-r{_ratio(ratio)}-s{seed}"
+            chosen = (names[model], names[data], ranking, order, precision, ratio, seed)
+            cells.append(Cell(label, *chosen, chain.cell_stages(ratio, precision, order), baseline, scratch))
     return Plan(config, tuple(cells), stages)
+
+
+def _check_size(config: SweepConfig) -> None:
+    """Raises UserError where the grid is larger than anyone can train."""
+    networks = len(config.model) * len(config.data)
+    axes = {
+        ("model",): (len(config.model), "network"),
+        ("data",): (len(config.data), "data set"),
+        ("seeds",): (len(config.seeds), "seed"),
+        ("prune", "criterion"): (len(config.prune.criterion), "criterion"),
+        ("prune", "ratios"): (len(config.prune.ratios), "ratio"),
+        ("precisions",): (len(config.precisions), "precision"),
+        ("order",): (len(config.order), "order"),
+    }
+    if networks > MAX_NETWORKS:
+        place = place_of(config, "model" if len(config.model) >= len(config.data) else "data")
+        problem = f"{networks:,} networks on data sets are more than {MAX_NETWORKS}, the most that one sweep takes"
+    elif (cells := math.prod(length for length, _ in axes.values())) > MAX_CELLS:
+        place = place_of(config, *max(axes, key=axes.get))
+        counted = " x ".join(f"{length:,} {noun}{'s' if length > 1 else ''}" for length, noun in axes.values())
+        counted = counted.replace("criterions", "criteria")
+        problem = f"{cells:,} cells ({counted}) are more than {MAX_CELLS:,}, the most that one sweep takes"
+    else:
+        return
+    raise UserError(f"{place}: {problem}; shorten this list, or split it over several sweeps: stages are shared")
 
 
 class _Chain:
     """Makes the stages of one model, data set, criterion and seed."""
 
-    def __init__(self, config: SweepConfig, model: Choice, data: Choice, criterion: str, seed: int, stages: dict):
+    def __init__(self, config: SweepConfig, model: Choice, data: Choice, criterion: Choice, seed: int, stages: dict):
         self.config, self.criterion, self.seed, self.stages = config, criterion, seed, stages
         prune, train = config.prune, config.train
         self.facts = facts_of(config, model, data)
@@ -153,7 +205,7 @@ class _Chain:
             self.facts.maps, prune.channels_per_step.channels(self.facts.maps), prune.updates_between
         )
         self.path_updates = self.schedule.updates_to(prune.until)
-        settings = {
+        self.dense_settings = {
             "model": model.settings,
             "model_fingerprint": _model_fingerprint(model.canonical),
             "updates": self._updates(train),
@@ -161,67 +213,141 @@ class _Chain:
             "checkpoint": train.checkpoint,
         }
         if train.checkpoint:
-            settings["checkpoint_sha256"] = _file_hash(train.checkpoint)
-        made = 0 if train.checkpoint else settings["updates"]
-        self.dense = self._add("dense", settings, (), made, f"train {self.title}")
+            self.dense_settings["checkpoint_sha256"] = _file_hash(train.checkpoint)
+        made = 0 if train.checkpoint else self.dense_settings["updates"]
+        self.dense = self._add("dense", self.dense_settings, (), made, f"train {self.title}")
         self.cut = {"linear": prune.linear, "ignore": list(prune.ignore)}
 
-    def cell_stages(self, ratio: float, precision: str) -> dict[str, str]:
+    def scratch(self) -> str:
+        """The dense network trained under one schedule for as many updates as a cell has in all."""
+        quantize, finetune = self._updates(self.config.quantize), self._updates(self.config.finetune)
+        updates = self.dense_settings["updates"] + self.path_updates + finetune + quantize
+        return self._add(
+            "dense", {**self.dense_settings, "updates": updates}, (), updates, f"train {self.title}, one schedule"
+        )
+
+    def cell_stages(self, ratio: float, precision: str, order: str) -> dict[str, str]:
         """The cell's stages, added to the plan where they are new: kind -> id."""
-        config = self.config
         ids = {"dense": self.dense}
-        source, walked = self.dense, 0
-        steps = self.schedule.steps_to(ratio)
-        if steps:
-            source = ids["path"] = self._path(steps)
-            walked = steps * config.prune.updates_between
-        settings = {
-            "path_updates": self.path_updates,
-            "path_lr": config.prune.lr,
-            "updates": self._updates(config.finetune),
-            "lr": config.finetune.lr,
-            **(self.cut if steps else {}),
-        }
-        made = self.path_updates - walked + settings["updates"]
+        number_format = self._format(precision)
         where = f"{self.title}, ratio {_ratio(ratio)}"
-        ids["recover"] = self._add("recover", settings, (source,), made, f"fine-tune {where}")
-        settings = {
-            "precision": get_precision(precision).name,
-            "first_last_bits": config.quantize.first_last_bits,
-            "updates": self._updates(config.quantize),
-            "lr": config.quantize.lr,
-        }
-        made = settings["updates"]
-        ids["quantize"] = self._add("quantize", settings, (ids["recover"],), made, f"{precision} {where}")
-        ids["evaluate"] = self._add("evaluate", {}, (ids["quantize"],), 0, f"evaluate {precision} {where}")
+        if order == "prune_first":
+            ids |= self._pruned(ratio, self.dense, {}, where)
+            settings = {**number_format, **self._quantizing(), "method": self.config.quantize.method}
+            ids["quantize"] = self._add(
+                "quantize", settings, (ids["recover"],), settings["updates"], f"{precision} {where}"
+            )
+        else:
+            settings = {**number_format, **self._quantizing(), **self.cut}
+            label = f"{precision} {self.title}, dense"
+            ids["quantize"] = self._add("quantize_dense", settings, (self.dense,), settings["updates"], label)
+            ids |= self._pruned(ratio, ids["quantize"], number_format, f"{precision} {where}")
+        network = ids["quantize" if order == "prune_first" else "recover"]
+        ids["evaluate"] = self._add("evaluate", {}, (network,), 0, f"evaluate {precision} {where}")
         return ids
 
-    def _path(self, steps: int) -> str:
-        """A snapshot of the one path. Its identity has the path's end, but neither the other ratios nor what it starts from."""
+    def _format(self, precision: str) -> dict:
+        return {
+            "precision": get_precision(precision).name,
+            "first_last_bits": self.config.quantize.first_last_bits,
+        }
+
+    def _quantizing(self) -> dict:
+        return {"updates": self._updates(self.config.quantize), "lr": self.config.quantize.lr}
+
+    def _pruned(self, ratio: float, source: str, number_format: dict, where: str) -> dict[str, str]:
+        """The stages that prune and fine-tune the network of a stage, in FP32 or in a number format."""
+        prune = self.config.prune
+        ids, walked = {}, 0
+        if steps := self.schedule.steps_to(ratio):
+            if prune.schedule == "one_shot":
+                source = self._snapshot(
+                    PathSchedule(self.facts.maps, round(ratio * self.facts.maps), prune.updates_between),
+                    1,
+                    (),
+                    source,
+                    number_format,
+                )
+                walked = prune.updates_between
+            else:
+                earlier = [self.schedule.steps_to(each) for each in prune.ratios]
+                source = self._snapshot(self.schedule, steps, earlier, source, number_format)
+                walked = steps * prune.updates_between
+            ids["path"] = source
+        settings = {
+            **number_format,
+            "path_updates": self.path_updates,
+            "path_lr": prune.lr,
+            "updates": self._updates(self.config.finetune),
+            "lr": self.config.finetune.lr,
+            **(self.cut if steps or number_format else {}),
+        }
+        made = self.path_updates - walked + settings["updates"]
+        ids["recover"] = self._add("recover", settings, (source,), made, f"fine-tune {where}")
+        return ids
+
+    def _snapshot(
+        self, schedule: PathSchedule, steps: int, others: Iterable[int], source: str, number_format: dict
+    ) -> str:
+        """A snapshot of one path. Its identity has the path's end, but neither the other ratios nor what it starts from.
+
+        others: steps of the path's other snapshots; source: the stage whose network the path begins with.
+        """
         prune = self.config.prune
         settings = {
             **self.common,
             **self.cut,
-            "dense": self.dense,
-            "criterion": self.criterion,
-            "per_step": self.schedule.per_step,
+            **number_format,
+            "source": source,
+            "criterion": self.criterion.settings,
+            "normalize": prune.normalize,
+            "per_step": schedule.per_step,
             "updates_between": prune.updates_between,
-            "end": self.schedule.steps_to(prune.until),
+            "end": self.path_updates,
             "lr": prune.lr,
             "min_channels": prune.min_channels,
             "round_to": prune.round_to,
         }
-        prefix = f"path-{_hash('path', settings, ())}"
-        name = f"{prefix}-{steps:05d}"
+        extra = ()
+        if self.criterion.settings.get("lambda") == "cv":
+            settings["lambda_stage"] = self._lambda()
+            extra = (settings["lambda_stage"],)
+        name = f"path-{_hash('path', settings, ())}-{steps:05d}"
         if name not in self.stages:
-            earlier = [step for step in (self.schedule.steps_to(ratio) for ratio in prune.ratios) if 0 < step < steps]
-            start = max(earlier, default=0)
-            source = self._path(start) if start else self.dense
-            share = self.schedule.removed_after(steps) / self.facts.maps
-            label = f"prune {self.title}, {self.criterion} to {share:.2f}"
+            start = max((step for step in others if 0 < step < steps), default=0)
+            before = self._snapshot(schedule, start, others, source, number_format) if start else source
+            share = schedule.removed_after(steps) / self.facts.maps
+            precision = f"{number_format['precision']} " if number_format else ""
+            label = f"prune {precision}{self.title}, {criterion_label(self.criterion.settings)} to {share:.2f}"
             made = (steps - start) * prune.updates_between
-            self.stages[name] = Stage(name, "path", {**settings, "step": steps}, (source,), made, label)
+            self.stages[name] = Stage(name, "path", {**settings, "step": steps}, (before, *extra), made, label)
         return name
+
+    def _lambda(self) -> str:
+        """The choice of a criterion's lambda, from its folds; its identity has all the ratios above 0."""
+        prune, tuning = self.config.prune, self._updates(self.config.finetune)
+        settings = {
+            **self.dense_settings,
+            **self.cut,
+            "criterion": self.criterion.settings,
+            "normalize": prune.normalize,
+            "per_step": self.schedule.per_step,
+            "updates_between": prune.updates_between,
+            "path_lr": prune.lr,
+            "min_channels": prune.min_channels,
+            "round_to": prune.round_to,
+            "ratios": sorted(ratio for ratio in prune.ratios if ratio),
+            "finetune_updates": tuning,
+            "finetune_lr": self.config.finetune.lr,
+        }
+        walked = self.schedule.updates_to(max(settings["ratios"]))
+        tried = len(cross_validation.LAMBDAS) * (walked + len(settings["ratios"]) * tuning)
+        updates = self.dense_settings["updates"] + tried
+        folds = tuple(
+            self._add("fold", {**settings, "fold": fold}, (), updates, f"fold {fold} of {self.title}, for lambda")
+            for fold in range(cross_validation.FOLDS)
+        )
+        return self._add("lambda", {}, folds, 0, f"choose lambda for {self.title}")
 
     def _add(self, kind: str, settings: dict, inputs: tuple[str, ...], updates: int, label: str) -> str:
         settings = {**self.common, **settings}
@@ -240,12 +366,12 @@ def _hash(kind: str, settings: dict, inputs: tuple[str, ...]) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=MAX_NETWORKS)
 def _data_fingerprint(canonical: str) -> str:
     return data_fingerprint(json.loads(canonical))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=MAX_NETWORKS)
 def _model_fingerprint(canonical: str) -> str:
     return model_fingerprint(json.loads(canonical))
 
@@ -265,11 +391,16 @@ def _ratio(ratio: float) -> str:
 
 
 def short_names(config: SweepConfig) -> dict[Choice, str]:
-    """Short names for models and data sets that are fit for file names, and different where the choices are."""
+    """Short names for models and data sets that are fit for file names, and different where the choices are.
+
+    ASCII letters, digits, "_" and "." (not first), at most 67 of them: a cell's id, made of two, can be a file's name.
+    """
     names: dict[Choice, str] = {}
     for axis in (config.model, config.data):
-        plain = [re.sub(r"[^A-Za-z0-9_.]+", "_", choice.name.removeprefix("torchvision:")) for choice in axis]
-        for choice, name in zip(axis, plain, strict=True):
-            twin = plain.count(name) > 1
-            names[choice] = f"{name}.{hashlib.sha256(choice.canonical.encode()).hexdigest()[:6]}" if twin else name
+        whole = [re.sub(r"[^A-Za-z0-9_.]+", "_", choice.name.removeprefix("torchvision:")) for choice in axis]
+        plain = [re.sub(r"^\.", "_", name[:60]) for name in whole]
+        count = Counter(plain)
+        for choice, name, long in zip(axis, plain, whole, strict=True):
+            alone = count[name] == 1 and len(long) <= 60
+            names[choice] = name if alone else f"{name}.{hashlib.sha256(choice.canonical.encode()).hexdigest()[:6]}"
     return names

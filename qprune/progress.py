@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from qprune.executors.local import Event
+from qprune.executors.base import Event
 from qprune.plan import Plan
 
 PLAIN_SECONDS = 10  # between two plain lines
@@ -53,8 +53,11 @@ class Progress:
     def show(self, event: Event) -> None:
         """Take in one event."""
         stage = self.todo[event.stage]
+        if event.kind == "note":
+            self.console.print(f"note {stage.label}: {event.reason}", markup=False, highlight=False, soft_wrap=True)
+            return
         if event.kind == "started":
-            if self.bars:
+            if self.bars and event.stage not in self.running:
                 self.running[event.stage] = self.bars.add_task(stage.label, total=max(stage.updates, 1))
             return
         made = self.made.get(event.stage, 0)

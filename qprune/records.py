@@ -1,15 +1,21 @@
-"""Finished stages -> one record per cell: JSON with everything, and the table of all cells as CSV and Parquet."""
+"""Finished stages -> one record per cell: JSON with everything, and the table of all cells as CSV and Parquet.
+
+Each file that is read again has a checksum: damage is an error that names the file, never another number.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qprune.durable import draft_of, remove, set_aside, write_whole, writing
 from qprune.errors import UserError
-from qprune.store import Store, write_whole
+from qprune.seal import Damaged, read_sealed_json, sealed_json
+from qprune.sealed_table import read_table, sealed_table
+from qprune.store import Store
 
 if TYPE_CHECKING:
     from qprune.plan import Cell, Plan
@@ -20,112 +26,179 @@ COLUMNS = (
     "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "relative_bops", "params", "weight_bytes",
     "updates_dense", "updates_prune", "updates_finetune", "updates_quantize", "total_updates", "seconds",
 )  # fmt: skip
+AGAIN = "run the sweep again: qprune sweep moves it aside and writes it anew"
+REFERENCES = (
+    "baseline_accuracy",
+    "baseline_val_accuracy",
+)  # of another cell, so in the table but not in a cell's record
 COST_COLUMNS = ("macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes")
 
 
 class Records:
-    """The record folder of one sweep: cells.csv, cells.parquet, cells/<cell>.json, networks/<cell>.safetensors."""
+    """The record folder of one sweep: cells.csv, cells.parquet, cells/<cell>.json, networks/<cell>.safetensors.
+
+    Beside them: lambda.csv of criteria whose lambda is cross-validated, cells/<cell>.failed.json of a cell that failed, damaged/ what was not what had been written.
+    """
 
     def __init__(self, folder: Path, plan: Plan, store: Store):
         self.folder, self.plan, self.store = Path(folder), plan, store
         self.rows = {cell.id: _planned_row(plan, cell) for cell in plan.cells}
 
     def finish(self, cell: Cell) -> None:
-        """Write the record of a cell whose stages are all done, unless it is there already."""
-        path = self.folder / "cells" / f"{cell.id}.json"
-        if self._is_record_of(path, cell):
-            record = json.loads(path.read_bytes())
+        """Write the record of a cell whose stages are all done, unless it is there already, and keep its network.
+
+        Raises Damaged where the network that is to be kept is not what its stage wrote, StorageError.
+        """
+        remove(failure_file(self.folder, cell.id))
+        record = self._own_record(cell)
+        if record and record["network_sha256"] == self.store.meta(cell.network)["tensors_sha256"]:
             self.rows[cell.id].update({key: value for key, value in record.items() if key in self.rows[cell.id]})
         else:
-            self._write_record(path, cell)
+            self._write_record(cell)
         if self.plan.config.keep != "none":
             self._link_network(cell)
 
     def forget(self, cell: Cell) -> None:
-        """Delete a record and network that the cell's name had under other settings."""
-        path = self.folder / "cells" / f"{cell.id}.json"
-        if path.exists() and not self._is_record_of(path, cell):
-            network_file(self.folder, cell.id).unlink(missing_ok=True)
-            path.unlink()
+        """Delete a record and network that the cell's name had under other settings, and what is noted of a failure."""
+        remove(failure_file(self.folder, cell.id))
+        path = record_file(self.folder, cell.id)
+        if path.exists() and self._own_record(cell) is None:
+            remove(network_file(self.folder, cell.id))
+            remove(path)
 
-    def _is_record_of(self, path: Path, cell: Cell) -> bool:
-        """Whether the file is the record of these very stages."""
+    def check(self, cell: Cell) -> str | None:
+        """Move the cell's record and network into damaged/ where they are not what was written; what to tell of it.
+
+        To be called before forget() and finish(), which put them in place anew.
+        """
+        told = []
+        stage = cell.network
+        record, network = record_file(self.folder, cell.id), network_file(self.folder, cell.id)
+        expected = self.store.meta(stage)["tensors_sha256"] if self.store.done(stage) else None
         try:
-            record = json.loads(path.read_bytes())
-            return {kind: stage["id"] for kind, stage in record["stages"].items()} == cell.stages
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
+            expected = read_sealed_json(record)["network_sha256"]
+        except FileNotFoundError:
+            pass
+        except Damaged:
+            told.append(self._set_aside(record))
+        if expected is not None and network.is_file() and _sha256(network.read_bytes()) != expected:
+            told.append(self._set_aside(network))
+        return "; ".join(told) or None
 
-    def _write_record(self, path: Path, cell: Cell) -> None:
+    def _set_aside(self, path: Path) -> str:
+        place = set_aside(path, self.folder / "damaged")
+        return f"{path} is damaged (wrong checksum); moved to {place}, made anew"
+
+    def _own_record(self, cell: Cell) -> dict | None:
+        """The cell's record, if it is that of these very stages, and undamaged."""
+        try:
+            record = read_sealed_json(record_file(self.folder, cell.id))
+        except (FileNotFoundError, Damaged):
+            return None
+        return record if {kind: stage["id"] for kind, stage in record["stages"].items()} == cell.stages else None
+
+    def _write_record(self, cell: Cell) -> None:
         metas = {kind: self.store.meta(stage) for kind, stage in cell.stages.items()}
         row = self.rows[cell.id]
         row.update(_measured(metas))
-        self._fill_baseline(cell)
         evaluated = metas["evaluate"]
         record = {
-            **row,
+            **{column: value for column, value in row.items() if column not in REFERENCES},
             "cost": evaluated["cost"],
             "network": evaluated["network"],
+            "network_sha256": self.store.meta(cell.network)["tensors_sha256"],
             "validation": evaluated["val"],
             "test": evaluated["test"],
             "stages": {kind: {"id": stage, "seconds": metas[kind]["seconds"]} for kind, stage in cell.stages.items()},
             "provenance": evaluated["provenance"],
         }
-        write_whole(path, json.dumps(record, indent=1).encode())
+        write_whole(record_file(self.folder, cell.id), sealed_json(record))
 
-    def fail(self, cell: Cell, reason: str) -> None:
-        """Note that a cell could not be computed, and why."""
+    def fail(self, cell: Cell, reason: str, log: str = "") -> None:
+        """Note that a cell could not be computed, why, and the end of what had been printed."""
+        if self.rows[cell.id]["status"] == "failed":
+            return  # of an earlier stage; what needs it fails for the same reason
         self.rows[cell.id].update(status="failed", reason=reason)
+        note = {"cell": cell.id, "reason": reason, "log": log, "stages": cell.stages}
+        write_whole(failure_file(self.folder, cell.id), sealed_json(note))
 
     def write_table(self, parquet: bool = False) -> None:
         """Replace cells.csv (and cells.parquet) by all rows as they stand."""
         frame = self.frame()
-        write_whole(self.folder / "cells.csv", frame.to_csv(index=False).encode())
+        write_whole(self.folder / "cells.csv", sealed_table(frame.to_csv(index=False)))
         if parquet:
             buffer = io.BytesIO()
-            frame.to_parquet(buffer, index=False)
+            frame.to_parquet(buffer, engine="pyarrow", index=False, write_page_checksum=True)
             write_whole(self.folder / "cells.parquet", buffer.getvalue())
+
+    def write_lambdas(self) -> None:
+        """Write lambda.csv, the losses by which cross-validation chose lambda, where a cell's criterion asks for it."""
+        from qprune.cross_validation import curve_rows
+
+        if rows := curve_rows(self.plan, self.store):
+            import pandas as pd
+
+            write_whole(self.folder / "lambda.csv", sealed_table(pd.DataFrame(rows).to_csv(index=False)))
 
     def frame(self):
         """All cells of the plan as a pandas DataFrame, whatever their status."""
         import pandas as pd
 
         for cell in self.plan.cells:
-            self._fill_baseline(cell)
+            self._fill_references(cell)
         return pd.DataFrame(list(self.rows.values()))
 
     def keep_networks(self, kept: set[str]) -> None:
         """Delete the networks of all cells but these."""
         for cell in self.plan.cells:
             if cell.id not in kept:
-                network_file(self.folder, cell.id).unlink(missing_ok=True)
-                self.store.drop_tensors(cell.stages["quantize"])
+                remove(network_file(self.folder, cell.id))
+                self.store.drop_tensors(cell.network)
 
-    def _fill_baseline(self, cell: Cell) -> None:
+    def _fill_references(self, cell: Cell) -> None:
         row = self.rows[cell.id]
-        if row["baseline_accuracy"] is None and self.store.done(cell.baseline):
-            baseline = self.store.meta(cell.baseline)
-            row["baseline_accuracy"] = baseline["test"]["accuracy"]
-            row["baseline_val_accuracy"] = baseline["val"]["accuracy"]
+        for name, stage in (("baseline", cell.baseline), ("scratch", cell.scratch)):
+            if stage and row[f"{name}_accuracy"] is None and self.store.done(stage):
+                meta = self.store.meta(stage)
+                row[f"{name}_accuracy"] = meta["test"]["accuracy"]
+                row[f"{name}_val_accuracy"] = meta["val"]["accuracy"]
 
     def _link_network(self, cell: Cell) -> None:
-        source = self.store.tensors_path(cell.stages["quantize"])
+        source = self.store.tensors_path(cell.network)
         target = network_file(self.folder, cell.id)
         if not source.exists() or (target.exists() and target.samefile(source)):
             return  # NOTE renaming one link of a file to another does nothing, and would leave the draft behind
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        try:
-            os.link(source, draft)
-        except OSError:  # a file system without hard links
-            draft.write_bytes(source.read_bytes())
-        draft.replace(target)
+        content = source.read_bytes()
+        if _sha256(content) != self.store.meta(cell.network)["tensors_sha256"]:
+            raise Damaged(f"{source} is damaged (wrong checksum); {AGAIN}")
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = draft_of(target)
+            draft.unlink(missing_ok=True)
+            try:
+                os.link(source, draft)
+            except OSError:  # a file system without hard links
+                draft.write_bytes(content)
+            draft.replace(target)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def record_file(folder: Path, cell: str) -> Path:
+    """Where the sweep in this folder has a finished cell's record."""
+    return Path(folder) / "cells" / f"{cell}.json"
+
+
+def failure_file(folder: Path, cell: str) -> Path:
+    """Where the sweep in this folder notes why a cell failed."""
+    return Path(folder) / "cells" / f"{cell}.failed.json"
 
 
 def network_file(folder: Path, cell: str) -> Path:
     """Where the sweep in this folder has a cell's network, if it is kept."""
-    return folder / "networks" / f"{cell}.safetensors"
+    return Path(folder) / "networks" / f"{cell}.safetensors"
 
 
 def _planned_row(plan: Plan, cell: Cell) -> dict:
@@ -134,7 +207,10 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
         cell=cell.id, sweep=plan.config.name, model=cell.model, data=cell.data, criterion=cell.criterion,
         precision=cell.precision, pruning_ratio=cell.ratio, seed=cell.seed, status="pending",
     )  # fmt: skip
-    row.update(reason=None, baseline_val_accuracy=None)
+    row.update(
+        reason=None, order=cell.order, dense_val_accuracy=None, baseline_val_accuracy=None, scratch_accuracy=None,
+        scratch_val_accuracy=None,
+    )  # fmt: skip
     recover, quantize = plan.stages[cell.stages["recover"]].settings, plan.stages[cell.stages["quantize"]].settings
     recipe = recover["recipe"]
     row.update(
@@ -143,7 +219,8 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
         lr_prune=recover["path_lr"], lr_finetune=recover["lr"], lr_quantize=quantize["lr"],
         updates_between=plan.config.prune.updates_between, until=plan.config.prune.until,
         channels_per_step=str(plan.config.prune.channels_per_step), min_channels=plan.config.prune.min_channels,
-        round_to=plan.config.prune.round_to, first_last_bits=quantize["first_last_bits"],
+        round_to=plan.config.prune.round_to, schedule=plan.config.prune.schedule,
+        normalize=plan.config.prune.normalize, method=plan.config.quantize.method, first_last_bits=quantize["first_last_bits"],
     )  # fmt: skip
     row.update(
         {f"stage_{kind}": cell.stages.get(kind) for kind in ("dense", "path", "recover", "quantize", "evaluate")}
@@ -163,6 +240,7 @@ def _measured(metas: dict[str, dict]) -> dict:
         "test_loss": evaluated["test"]["loss"],
         "val_loss": evaluated["val"]["loss"],
         "dense_accuracy": dense["test"]["accuracy"],
+        "dense_val_accuracy": dense["val"]["accuracy"],
         **{column: cost[column] for column in COST_COLUMNS},
         "relative_bops": cost["gbops"] / (dense["macs"] * 32 * 32 / 1e9),
         "updates_dense": dense["updates"],
@@ -178,39 +256,88 @@ def _measured(metas: dict[str, dict]) -> dict:
 
 
 def read_cells(folder: Path):
-    """A sweep's cells.csv as a pandas DataFrame. Raises UserError where the folder has none."""
-    import pandas as pd
+    """A sweep's cells.csv as a pandas DataFrame, without its checksums.
 
+    Raises UserError where the folder has none, Damaged where a row is not what was written.
+    """
     path = Path(folder) / "cells.csv"
     if not path.is_file():
         raise UserError(f"{folder} is not a sweep's folder: it has no cells.csv (qprune sweep makes one)")
-    try:
-        cells = pd.read_csv(path)
-    except (OSError, ValueError) as error:  # pandas' parser errors and those of the encoding are ValueErrors
-        raise UserError(f"{path} can't be read as a table ({str(error).strip()}); run the sweep again") from error
+    cells = read_table(path, "run the sweep again, which rewrites it")
     lacking = [column for column in COLUMNS if column not in cells]
     if lacking:
         raise UserError(f"{path} is no table of cells: it has no column {lacking[0]!r}; run the sweep again")
+    if "order" not in cells:
+        cells["order"] = "prune_first"  # the only one that there was before there was the column
     return cells
+
+
+def read_lambdas(folder: Path):
+    """A sweep's lambda.csv as a pandas DataFrame; None where it has none. Raises Damaged."""
+    try:
+        return read_table(Path(folder) / "lambda.csv", "run the sweep again, which rewrites it")
+    except FileNotFoundError:
+        return None
+
+
+def read_record(folder: Path, cell: str) -> dict:
+    """A finished cell's record. Raises FileNotFoundError, and Damaged where it is not what was written."""
+    path = record_file(folder, cell)
+    try:
+        record = read_sealed_json(path)
+    except Damaged as error:
+        raise Damaged(f"{error}; {AGAIN}") from None
+    if record["cell"] != cell:
+        raise Damaged(f"{path} is the record of another cell, {record['cell']}; {AGAIN}")
+    return record
+
+
+def read_failure(folder: Path, cell: str) -> dict:
+    """{"cell", "reason", "log", "stages"} of a failed cell. Raises FileNotFoundError, Damaged."""
+    try:
+        return read_sealed_json(failure_file(folder, cell))
+    except Damaged as error:
+        raise Damaged(f"{error}; run the sweep again: qprune sweep tries the cell again") from None
+
+
+def read_sweep_file(folder: Path) -> dict:
+    """A sweep's sweep.json: {"settings", "until", "file"}. Raises FileNotFoundError, Damaged."""
+    try:
+        return read_sealed_json(Path(folder) / "sweep.json")
+    except Damaged as error:
+        raise Damaged(f"{error}; {AGAIN}") from None
+
+
+def read_network(folder: Path, record: dict) -> dict:
+    """The tensors of a finished cell's network: name -> Tensor. record: the cell's.
+
+    Raises UserError where the network was not kept, Damaged where it is not the one that was evaluated.
+    """
+    from safetensors.torch import load
+
+    path = network_file(folder, record["cell"])
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: the sweep's `keep` did not keep this cell's network") from None
+    if _sha256(content) != record["network_sha256"]:
+        raise Damaged(f"{path} is damaged (wrong checksum); {AGAIN}")
+    return load(content)
 
 
 def load_network(results_dir: str | Path, cell: str):
     """A cell's network as it was evaluated, in eval mode: takes float images in 0..1, [batch, c, h, w], gives logits.
 
     results_dir: the sweep's folder, e.g. "results/quickstart"; cell: as in the column `cell`.
-    Raises UserError for an unknown cell, or one whose network was not kept.
+    Raises UserError for an unknown cell, one whose network was not kept, and one whose files are damaged.
     """
-    from safetensors.torch import load_file
-
     from qprune.registry import nearest
     from qprune.saved import NetworkSpec
 
     folder = Path(results_dir)
-    record = folder / "cells" / f"{cell}.json"
-    if Path(cell).name != cell or not record.is_file():
-        known = sorted(path.stem for path in (folder / "cells").glob("*.json"))
-        raise UserError(f"{folder} has no finished cell {cell!r}{nearest(cell, known[:20])}")
-    network = network_file(folder, cell)
-    if not network.is_file():
-        raise UserError(f"{network} is not there: the sweep's `keep` did not keep this cell's network")
-    return NetworkSpec.from_json(json.loads(record.read_text())["network"]).load(load_file(network))
+    files = (path.name for path in (folder / "cells").glob("*.json"))
+    known = {name.removesuffix(".json") for name in files if not name.endswith(".failed.json")}
+    if cell not in known:
+        raise UserError(f"{folder} has no finished cell {cell!r}{nearest(cell, sorted(known)[:20])}")
+    record = read_record(folder, cell)
+    return NetworkSpec.from_json(record["network"]).load(read_network(folder, record))

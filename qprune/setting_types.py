@@ -87,6 +87,15 @@ Ratio = Annotated[
     _rule((int, float), lambda ratio: 0 <= ratio < 1, "a share from 0 to below 1 (0.5 removes half of the maps)"),
     AfterValidator(lambda ratio: ratio + 0.0),  # -0.0 -> 0.0
 ]
+RESERVED_NAMES = ("stages",)  # what a results folder holds beside the sweeps
+
+
+def _check_reserved(name: str) -> str:
+    if name.casefold() in RESERVED_NAMES:
+        raise problem(f"{show(name)} is the folder of the stages that all sweeps share; name the sweep otherwise")
+    return name
+
+
 FolderName = Annotated[
     str,
     _rule(
@@ -94,12 +103,13 @@ FolderName = Annotated[
         lambda name: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name),
         "a name for a folder: letters, digits, '.', '_' and '-', at most 100, not '.' first",
     ),
+    AfterValidator(_check_reserved),
 ]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A data set or a network: its name and options, e.g. {name: imagefolder, root: path, image_size: 64}."""
+    """A data set, network or criterion: its name and options, e.g. {name: imagefolder, root: path, image_size: 64}."""
 
     name: str
     canonical: str  # JSON of name and options with sorted keys: one text for one choice, hashable, safe to share
@@ -187,12 +197,10 @@ def _check_precision(name: str) -> None:
     get_precision(name)
 
 
-def _check_criterion(name: str) -> None:
-    from qprune.pruning.criteria import criterion_names
+def _check_criterion(choice: Choice) -> None:
+    from qprune.pruning.criteria import check_criterion
 
-    valid = criterion_names()
-    if name not in valid:
-        raise UserError(f"unknown criterion {show(name)}{nearest(name, valid)}")
+    check_criterion(choice.settings)
 
 
 _settings_json = PlainSerializer(lambda choice: choice.settings)
@@ -203,5 +211,5 @@ Step = Annotated[
     PlainValidator(_channels_per_step),
     PlainSerializer(lambda step: step.count if step.count is not None else str(step)),
 ]
-Criterion = Annotated[Text, _refer(_check_criterion)]
+CriterionChoice = Annotated[Choice, _choice("criterion"), _refer(_check_criterion), _settings_json]
 PrecisionName = Annotated[Text, _refer(_check_precision)]

@@ -5,7 +5,6 @@ VERSION of a kind is raised when its result would change.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,15 +12,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
+from qprune import cross_validation
 from qprune.correctness import pack_bits
 from qprune.cost import Cost, count_cost
 from qprune.data import Dataset, load_data
 from qprune.models import load_checkpoint
+from qprune.partial import Counter, Partial, load_optimizer, optimizer_tensors
 from qprune.precision import get_precision
 from qprune.provenance import provenance
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import PathSchedule, walk
+from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.shrink import layer_widths
 from qprune.saved import NetworkSpec
@@ -32,15 +34,15 @@ from qprune.training import (
     constant,
     cosine,
     evaluate,
-    make_optimizer,
     minibatch,
     seed_of,
-    train,
+    updates_per_epoch,
 )
 
-VERSION = {"dense": 1, "path": 1, "recover": 1, "quantize": 1, "evaluate": 1}
+VERSION = {"dense": 1, "path": 2, "recover": 1, "quantize": 1, "quantize_dense": 1, "evaluate": 1}
+VERSION |= cross_validation.VERSION
+WITHOUT_TENSORS = ("evaluate", "fold", "lambda")  # kinds whose result is their report alone
 CALIBRATION_IMAGES = 256
-CURVE_POINTS = 50  # of a stage's training curve
 
 
 @dataclass(frozen=True)
@@ -58,25 +60,40 @@ class Stage:
     updates: int
     label: str
 
+    @property
+    def keeps_tensors(self) -> bool:
+        return self.kind not in WITHOUT_TENSORS
+
 
 @dataclass
 class Work:
-    """Where a stage reads its inputs and data, and how it tells of its updates."""
+    """Where a stage reads its inputs and data, and keeps its unfinished work."""
 
     store: Store
     device: torch.device
-    tick: Callable[[int], None]
+    partial: Partial
 
     def data(self, settings: dict) -> Dataset:
         return on_device(load_data(settings), self.device)
 
 
-def compute(stage: Stage, store: Store, device: torch.device, tick: Callable[[int], None]) -> None:
-    """Compute one stage whose inputs are done, and put its files in place."""
-    started = time.perf_counter()
-    meta, tensors = _KINDS[stage.kind](stage, Work(store, device, tick))
-    meta["kind"], meta["label"], meta["inputs"] = stage.kind, stage.label, list(stage.inputs)
-    meta["seconds"] = time.perf_counter() - started
+def compute(
+    stage: Stage,
+    store: Store,
+    device: torch.device,
+    tick: Callable[[int], None] = lambda updates: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Compute one stage whose inputs are done, and put its files in place; the caller holds the stage's lock.
+
+    Goes on from the unfinished work of a process that was killed. tick: told of updates as they are made; note: told
+    what a person should know.
+    """
+    partial = Partial(store, stage.id, tick, note)
+    meta, tensors = _function_of(stage.kind)(stage, Work(store, device, partial))
+    meta["kind"], meta["label"] = stage.kind, stage.label
+    meta["inputs"] = {name: store.meta(name).get("tensors_sha256") for name in stage.inputs}
+    meta["seconds"] = partial.seconds
     meta["provenance"] = provenance(device)
     store.write(stage.id, meta, tensors)
 
@@ -112,19 +129,19 @@ def _dense(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     spec = dense_spec(settings, data)
     torch.manual_seed(seed_of(settings["seed"], "initial weights"))
     network = spec.build(pretrained=True)
-    counter = _Counter(work.tick)
     if settings["checkpoint"]:
         load_checkpoint(network, settings["checkpoint"])
         network.to(work.device)
-        done = settings["updates"]  # trained elsewhere
+        done, curve = settings["updates"], []  # trained elsewhere
     else:
         network.to(work.device)
         seed = seed_of(settings["seed"], "dense")
         rate = cosine(settings["lr"], settings["updates"])
-        train(network, data.train, recipe_of(settings, data), range(settings["updates"]), rate, seed, on_update=counter)
-        done = counter.updates
+        recipe = recipe_of(settings, data)
+        trained = work.partial.train("dense", network, data.train, recipe, range(settings["updates"]), rate, seed)
+        done, curve = trained.updates, trained.curve()
     spec = dataclasses.replace(spec, widths=layer_widths(network))
-    meta = {"network": spec.to_json(), "updates": done, "curve": counter.curve(), **_evaluations(network, data)}
+    meta = {"network": spec.to_json(), "updates": done, "curve": curve, **_evaluations(network, data)}
     meta["macs"] = count_cost(network, spec.image_shape).macs
     return meta, network.state_dict()
 
@@ -133,28 +150,33 @@ def _path(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     """The walk up to one snapshot, from the furthest earlier snapshot of this path that exists."""
     settings = stage.settings
     data = work.data(settings["data"])
-    dense = work.store.meta(settings["dense"])
-    spec = NetworkSpec.from_json(dense["network"])
-    prefix = stage.id.rsplit("-", 1)[0]
-    earlier = [step for step in range(settings["step"] - 1, 0, -1) if work.store.has_tensors(f"{prefix}-{step:05d}")]
-    start = earlier[0] if earlier else 0
-    tensors = work.store.tensors(f"{prefix}-{start:05d}" if start else settings["dense"])
-    network = _network_of(spec, tensors).to(work.device)
-    gated = GatedNetwork(network, spec.image_shape, settings["linear"], tuple(settings["ignore"]))
+    spec = NetworkSpec.from_json(work.store.meta(settings["source"])["network"])
+    start, done, tensors = _furthest(stage, work)
+    gated = _gated(spec, settings, tensors, work.device)
     recipe = recipe_of(settings, data)
     optimizer = None
-    done = 0
     if start:
         gated.mask(tensors["path/alive"])
-        optimizer = _load_optimizer(gated.network, recipe, settings["lr"], tensors)
-        done = work.store.meta(f"{prefix}-{start:05d}")["updates"]
-    counter = _Counter(work.tick)
+        optimizer = load_optimizer(gated.network, recipe, settings["lr"], tensors, "path/optimizer/")
+    counter = work.partial.counter("path")
     schedule = PathSchedule(gated.groups.total, settings["per_step"], settings["updates_between"])
-    scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(settings["criterion"]))
-    optimizer = walk(
-        gated, scorer, schedule, range(start, settings["step"]), data.train, recipe, settings["lr"],
-        seed_of(settings["seed"], "prune"), settings["min_channels"], settings["round_to"], optimizer, counter,
-    )  # fmt: skip
+    scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(_chosen(settings, work)))
+    between = settings["updates_between"]
+    stride = max(updates_per_epoch(len(data.train.labels), recipe.batch_size) // between, 1)  # steps of about an epoch
+
+    def state() -> dict[str, Tensor]:
+        optimized = optimizer_tensors(gated.network, optimizer, "path/optimizer/")
+        return {**gated.network.state_dict(), **optimized, "path/alive": gated.alive}
+
+    while start < settings["step"]:
+        steps = range(start, min(start + stride, settings["step"]))
+        optimizer = walk(
+            gated, scorer, schedule, steps, data.train, recipe, settings["lr"], seed_of(settings["seed"], "prune"),
+            settings["min_channels"], settings["round_to"], settings["normalize"], optimizer, counter,
+        )  # fmt: skip
+        start = steps.stop
+        if start < settings["step"]:
+            work.partial.save({"step": start, "done": done}, state)
     meta = {
         "network": spec.to_json(),
         "updates": done + counter.updates,
@@ -170,41 +192,83 @@ def _path(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
             for layer in gated.groups.layers
         ],
     }
-    saved = {f"path/{name}": tensor for name, tensor in _optimizer_tensors(gated.network, optimizer).items()}
-    return meta, {**gated.network.state_dict(), **saved, "path/alive": gated.alive}
+    return meta, state()
 
 
-def _network_of(spec: NetworkSpec, tensors: dict[str, Tensor]) -> fx.GraphModule:
-    """The FP32 network in a dense stage's tensors or a snapshot's, which also have the path's state under path/."""
-    return spec.load_fp32({name: tensor for name, tensor in tensors.items() if not name.startswith("path/")})
+def _chosen(settings: dict, work: Work) -> dict:
+    """The criterion's settings, with the lambda that cross-validation has chosen."""
+    chosen = settings.get("lambda_stage")
+    return settings["criterion"] | ({"lambda": work.store.meta(chosen)["lambda"]} if chosen else {})
+
+
+def _furthest(stage: Stage, work: Work) -> tuple[int, int, dict[str, Tensor]]:
+    """From where the path goes on: steps taken, updates of earlier stages, and the state. That is the furthest of the
+    dense network, the snapshots that exist, and the unfinished work of a process that was killed."""
+    reached = work.partial.saved[0]["step"] if work.partial.saved else 0
+    for step in range(stage.settings["step"] - 1, reached, -1):
+        name = f"{stage.id.rsplit('-', 1)[0]}-{step:05d}"
+        if work.store.has_tensors(name):
+            work.partial.saved = None
+            return step, work.store.meta(name)["updates"], work.store.tensors(name)
+    if work.partial.saved:
+        meta, tensors = work.partial.saved
+        return meta["step"], meta["done"], tensors
+    return 0, 0, work.store.tensors(stage.settings["source"])
+
+
+def _gated(spec: NetworkSpec, settings: dict, tensors: dict[str, Tensor], device: torch.device) -> GatedNetwork:
+    """The gated network in a dense stage's tensors or a snapshot's, which also have the path's state under path/.
+
+    In FP32, or under fake quantisation where the stage has a precision.
+    """
+    cut = settings["linear"], tuple(settings["ignore"])
+    state = {name: tensor for name, tensor in tensors.items() if not name.startswith("path/")}
+    if "precision" not in settings:
+        return GatedNetwork(spec.load_fp32(state).to(device), spec.image_shape, *cut)
+    precision = get_precision(settings["precision"], settings["first_last_bits"])
+    gated = QuantizedGatedNetwork(spec.build(), spec.image_shape, precision, None, *cut)
+    gated.network.load_state_dict(state)
+    gated.network.to(device)
+    return gated
+
+
+def _calibration(data: Dataset, settings: dict) -> Tensor:
+    """Images from which scales start, the same for all cells of a seed: float 0..1, [n, c, h, w]."""
+    calm = Recipe(batch_size=min(CALIBRATION_IMAGES, len(data.train.labels)))
+    return minibatch(data.train, calm, seed_of(settings["seed"], "calibration"), 0)[0]
 
 
 def _recover(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
-    """The snapshot made smaller; then the rest of the path's P updates at its rate; then F updates, decaying."""
+    """The snapshot made smaller; then the rest of the path's P updates at its rate; then F updates, decaying.
+
+    Where the stage has a precision, all of that at the precision, with quantisers built anew at the smaller shape.
+    """
     settings = stage.settings
     data = work.data(settings["data"])
     (source,) = stage.inputs
     meta, tensors = work.store.meta(source), work.store.tensors(source)
     spec = NetworkSpec.from_json(meta["network"])
-    network = _network_of(spec, tensors).to(work.device)
     achieved = 0.0
-    if meta["kind"] == "path":
-        gated = GatedNetwork(network, spec.image_shape, settings["linear"], tuple(settings["ignore"]))
-        gated.mask(tensors["path/alive"])
+    if meta["kind"] == "dense":
+        network = spec.load_fp32(tensors).to(work.device)
+    else:
+        gated = _gated(spec, settings, tensors, work.device)
+        if meta["kind"] == "path":
+            gated.mask(tensors["path/alive"])
         achieved = gated.pruned
         network = gated.shrink()
+    spec = dataclasses.replace(spec, widths=layer_widths(network))
+    if "precision" in settings:
+        precision = get_precision(settings["precision"], settings["first_last_bits"])
+        network = precision.prepare(network, _calibration(data, settings)).to(work.device)
+        spec = spec.at(settings["precision"], settings["first_last_bits"])
     recipe = recipe_of(settings, data)
     walked = meta["updates"] if meta["kind"] == "path" else 0
-    waited, tuned = _Counter(work.tick), _Counter(work.tick)
-    rest = range(walked, settings["path_updates"])
-    if len(rest):
-        rate = constant(settings["path_lr"])
-        train(network, data.train, recipe, rest, rate, seed_of(settings["seed"], "prune"), on_update=waited)
-    if settings["updates"]:
-        rate = cosine(settings["lr"], settings["updates"])
-        seed = seed_of(settings["seed"], "finetune")
-        train(network, data.train, recipe, range(settings["updates"]), rate, seed, on_update=tuned)
-    spec = dataclasses.replace(spec, widths=layer_widths(network))
+    rest, rate = range(walked, settings["path_updates"]), constant(settings["path_lr"])
+    waited = work.partial.train("prune", network, data.train, recipe, rest, rate, seed_of(settings["seed"], "prune"))
+    tuning, rate = range(settings["updates"]), cosine(settings["lr"], settings["updates"])
+    seed = seed_of(settings["seed"], "finetune")
+    tuned = work.partial.train("finetune", network, data.train, recipe, tuning, rate, seed)
     report = {
         "network": spec.to_json(),
         "updates": waited.updates + tuned.updates,
@@ -214,29 +278,49 @@ def _recover(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
         "curve_finetune": tuned.curve(),
         "achieved_ratio": achieved,
     }
-    return report, network.state_dict()
+    return report, network.eval().state_dict()
 
 
 def _quantize(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
-    """The network at the cell's precision: scales from a calibration batch, then Q updates, decaying."""
+    """The network at the cell's precision: scales from a calibration batch, then Q updates, decaying.
+
+    With method ptq, these updates are made in FP32, and the scales come last.
+    """
     settings = stage.settings
     data = work.data(settings["data"])
     (source,) = stage.inputs
     spec = NetworkSpec.from_json(work.store.meta(source)["network"])
     network = spec.load_fp32(work.store.tensors(source)).to(work.device)
-    calm = Recipe(batch_size=min(CALIBRATION_IMAGES, len(data.train.labels)))
-    calibration, _ = minibatch(data.train, calm, seed_of(settings["seed"], "calibration"), 0)
-    trained = get_precision(settings["precision"], settings["first_last_bits"]).prepare(network, calibration)
-    trained.to(work.device)
-    counter = _Counter(work.tick)
-    if settings["updates"]:
-        rate = cosine(settings["lr"], settings["updates"])
-        seed = seed_of(settings["seed"], "quantize")
-        recipe = recipe_of(settings, data)
-        train(trained, data.train, recipe, range(settings["updates"]), rate, seed, on_update=counter)
+    precision, images = get_precision(settings["precision"], settings["first_last_bits"]), _calibration(data, settings)
+    trained = network if settings["method"] == "ptq" else precision.prepare(network, images).to(work.device)
+    counter = _train_quantized(trained, settings, data, work)
+    if settings["method"] == "ptq":
+        trained = precision.prepare(network, images).to(work.device)
     spec = spec.at(settings["precision"], settings["first_last_bits"])
     report = {"network": spec.to_json(), "updates": counter.updates, "curve": counter.curve()}
     return report, trained.eval().state_dict()
+
+
+def _quantize_dense(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
+    """The dense network, with gates, at the cell's precision: what a path under fake quantisation begins with."""
+    settings = stage.settings
+    data = work.data(settings["data"])
+    (source,) = stage.inputs
+    spec = NetworkSpec.from_json(work.store.meta(source)["network"])
+    network = spec.load_fp32(work.store.tensors(source)).to(work.device)
+    precision = get_precision(settings["precision"], settings["first_last_bits"])
+    cut = settings["linear"], tuple(settings["ignore"])
+    gated = QuantizedGatedNetwork(network, spec.image_shape, precision, _calibration(data, settings), *cut)
+    gated.network.to(work.device)
+    counter = _train_quantized(gated.network, settings, data, work)
+    report = {"network": spec.to_json(), "updates": counter.updates, "curve": counter.curve()}
+    return report, gated.network.state_dict()
+
+
+def _train_quantized(network: fx.GraphModule, settings: dict, data: Dataset, work: Work) -> Counter:
+    updates, rate = range(settings["updates"]), cosine(settings["lr"], settings["updates"])
+    seed, recipe = seed_of(settings["seed"], "quantize"), recipe_of(settings, data)
+    return work.partial.train("quantize", network, data.train, recipe, updates, rate, seed)
 
 
 def _evaluate(stage: Stage, work: Work) -> tuple[dict, None]:
@@ -260,27 +344,24 @@ def cost_as_dict(cost: Cost) -> dict:
     }
 
 
-_KINDS = {"dense": _dense, "path": _path, "recover": _recover, "quantize": _quantize, "evaluate": _evaluate}
+_KINDS = {
+    "dense": _dense,
+    "path": _path,
+    "recover": _recover,
+    "quantize": _quantize,
+    "quantize_dense": _quantize_dense,
+    "evaluate": _evaluate,
+}
 
 
-class _Counter:
-    """Counts the updates that were really made, and keeps their losses."""
+def _function_of(kind: str) -> Callable[[Stage, Work], tuple[dict, dict[str, Tensor] | None]]:
+    """What computes a kind of stage; those of a ranking are imported when the first is asked for."""
+    kinds = _KINDS | cross_validation.KINDS
+    if kind in kinds:
+        return kinds[kind]
+    from qprune.ranking.stages import KINDS
 
-    def __init__(self, tick: Callable[[int], None]):
-        self.updates, self.tick = 0, tick
-        self.losses: list[tuple[int, float]] = []
-
-    def __call__(self, update: int, loss: float | None) -> None:
-        if loss is not None:
-            self.losses.append((self.updates, loss))
-        self.updates += 1
-        self.tick(1)
-
-    def curve(self) -> list[tuple[int, float]]:
-        """(update, mean training loss) of at most CURVE_POINTS stretches of updates."""
-        size = -(-len(self.losses) // CURVE_POINTS) or 1
-        parts = [self.losses[start : start + size] for start in range(0, len(self.losses), size)]
-        return [(part[0][0], round(sum(loss for _, loss in part) / len(part), 5)) for part in parts]
+    return KINDS[kind]
 
 
 def _evaluations(network: torch.nn.Module, data: Dataset) -> dict:
@@ -294,29 +375,3 @@ def _evaluations(network: torch.nn.Module, data: Dataset) -> dict:
             "images": len(evaluation.correct),
         }
     return report
-
-
-def _optimizer_tensors(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = {parameter: name for name, parameter in network.named_parameters()}
-    return {
-        f"optimizer/{names[parameter]}/{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _load_optimizer(
-    network: torch.nn.Module, recipe: Recipe, lr: float, tensors: dict[str, Tensor]
-) -> torch.optim.Optimizer:
-    optimizer = make_optimizer(network, recipe, lr)
-    for name, parameter in network.named_parameters():
-        prefix = f"path/optimizer/{name}/"
-        state = {
-            key.removeprefix(prefix): value.to(parameter.device)
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
-        if state:
-            optimizer.state[parameter] = state
-    return optimizer

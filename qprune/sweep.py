@@ -1,7 +1,7 @@
 """The sweep driver: plan, compute what is missing, record each cell as it is finished."""
 
-import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -9,14 +9,16 @@ from rich.markup import escape
 
 from qprune.analysis.front import front_cells
 from qprune.config import SweepConfig, config_as_dict, place_of
+from qprune.durable import remove_drafts, set_aside, write_whole, writing
 from qprune.errors import UserError
-from qprune.executors.local import Event, LocalExecutor
+from qprune.executors.base import Event, Executor, dependants, run_stages
 from qprune.plan import Cell, Plan, make_plan
 from qprune.progress import Progress
 from qprune.records import Records, network_file
 from qprune.report.commands import write_report
+from qprune.seal import Damaged, read_sealed_json, sealed_json
 from qprune.stages import Stage
-from qprune.store import Store, write_whole
+from qprune.store import Store
 
 TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv and the report while a sweep runs
 
@@ -38,89 +40,130 @@ def missing_stages(plan: Plan, store: Store, folder: Path, kept: set[str] = froz
             return
         needed.add(name)
         for source in plan.stages[name].inputs:
-            need(source, tensors=True)
+            need(source, tensors=plan.stages[source].keeps_tensors)
 
     for cell in plan.cells:
         need(cell.baseline, tensors=False)
+        if cell.scratch:
+            need(cell.scratch, tensors=False)
         for name in cell.stages.values():  # the record has something of each
             need(name, tensors=False)
         if plan.config.keep == "all" or cell.id in kept:
-            need(cell.stages["quantize"], tensors=not network_file(folder, cell.id).is_file())
+            need(cell.network, tensors=not network_file(folder, cell.id).is_file())
+        if cell.network in needed:
+            needed.add(cell.stages["evaluate"])  # unless it turns out to be of this very network
     return {name: stage for name, stage in plan.stages.items() if name in needed}
 
 
-def run_sweep(config: SweepConfig, out: Path, workers: int, threads: int, console: Console) -> int:
+def run_sweep(
+    config: SweepConfig,
+    out: Path,
+    make_executor: Callable[[int, Path], Executor],
+    console: Console,
+    retry_failed: bool = False,
+) -> int:
     """Run a sweep to its end; returns the exit code: 0, or 1 where a cell failed.
 
-    Interrupted (KeyboardInterrupt), it stops its workers; the same call goes on where it stopped.
+    make_executor: (number of stages, folder of the store) -> Executor. Interrupted (KeyboardInterrupt), it stops its
+    workers; the same call goes on where it stopped. What failed before is tried again only with retry_failed.
     """
     started = time.monotonic()
     plan, store, folder = open_sweep(config, out)
     for needed in (folder, store.folder):
-        try:
+        with writing(needed):
             needed.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out}: {needed} can't be made: {error.strerror}; name another folder") from error
+    _tidy(folder, store)
     records = Records(folder, plan, store)
-    _write_sweep_file(config, folder)
+    damaged = [*_mend_sweep_file(folder), *store.mend(plan.stages), *filter(None, map(records.check, plan.cells))]
+    for told in damaged:
+        console.print(f"mended: {told}", markup=False, highlight=False, soft_wrap=True)
+    if retry_failed:
+        for stage in plan.stages:
+            store.forgive(stage)
+    write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
-    todo = missing_stages(plan, store, folder)
-
-    def compute(stages: dict[str, Stage]) -> bool:
-        executor = LocalExecutor(min(workers, len(stages)), threads, store.folder)
-        return _compute(stages, plan, store, records, executor, console)
-
-    failed = compute(todo)
-    computed = len(todo)
+    run = _Run(plan, store, records, make_executor, console)
+    run.compute(missing_stages(plan, store, folder))
     if config.keep == "front":
         kept = front_cells(records.frame())
-        if not failed:  # networks on the front that were deleted when they were not on it
-            late = missing_stages(plan, store, folder, kept)
-            failed = compute(late)
-            computed += len(late)
+        if not run.failed:  # networks on the front that were deleted when they were not on it
+            run.compute(missing_stages(plan, store, folder, kept))
         records.keep_networks(kept)
     elif config.keep == "none":
         records.keep_networks(set())
     records.write_table(parquet=True)
+    records.write_lambdas()
     write_report(folder)
-    _summary(plan, records, folder, computed, time.monotonic() - started, console)
-    return 1 if failed else 0
+    _tidy(folder, store)
+    _summary(plan, records, folder, run.computed, time.monotonic() - started, console)
+    return 1 if run.failed else 0
 
 
-def _compute(
-    todo: dict[str, Stage], plan: Plan, store: Store, records: Records, executor: LocalExecutor, console: Console
-) -> bool:
-    """Compute the stages, and record each cell as it is finished; returns whether any failed."""
-    if not todo:
-        return False
-    users = _cells_of_stages(plan)
-    failed = False
-    written = (0.0, 0.0)  # when the table was last written, and how long that took
-    with executor, Progress(plan, todo, console) as progress:
+def _tidy(folder: Path, store: Store) -> None:
+    for each in (folder, folder / "cells", folder / "networks"):
+        remove_drafts(each)
+    store.tidy()
 
-        def on_event(event: Event) -> None:
-            nonlocal failed, written
-            progress.show(event)
-            if event.kind == "failed":
-                failed = True
-                for cell in users.get(event.stage, ()):
-                    records.fail(cell, event.reason)
-            elif event.kind == "done":
-                for cell in users.get(event.stage, ()):
-                    if _finished(cell, store):
-                        records.finish(cell)
-                if plan.stages[event.stage].kind == "evaluate":
-                    now = time.monotonic()
-                    if now - written[0] >= written[1] / TABLE_SHARE:
-                        records.write_table()
-                        write_report(records.folder)
-                        written = (time.monotonic(), time.monotonic() - now)
 
-        try:
-            executor.run(todo, on_event)
-        finally:
-            records.write_table()
-    return failed
+class _Run:
+    """Computes stages, and records each cell as it is finished. failed: whether any was; computed: stages, here."""
+
+    def __init__(self, plan: Plan, store: Store, records: Records, make_executor: Callable, console: Console):
+        self.plan, self.store, self.records, self.make_executor, self.console = (
+            plan, store, records, make_executor, console,
+        )  # fmt: skip
+        self.users = _cells_of_stages(plan)
+        self.failed, self.computed = False, 0
+        self.written = (0.0, 0.0)  # when the table was last written, and how long that took
+
+    def compute(self, todo: dict[str, Stage]) -> None:
+        """Compute these stages, but for those that failed before and what needs them."""
+        todo = self._without_failed(todo)
+        if not todo:
+            return
+        executor = self.make_executor(len(todo), self.store.folder)
+        with executor, Progress(self.plan, todo, self.console) as progress:
+
+            def on_event(event: Event) -> None:
+                progress.show(event)
+                self._record(event)
+
+            try:
+                run_stages(todo, executor, self.store, on_event)
+                self.records.write_table()
+            except KeyboardInterrupt:
+                self.records.write_table()
+                raise
+
+    def _without_failed(self, todo: dict[str, Stage]) -> dict[str, Stage]:
+        users: dict[str, list[str]] = {}
+        for name, stage in todo.items():
+            for source in stage.inputs:
+                users.setdefault(source, []).append(name)
+        lost = set()
+        for name in todo:
+            if failure := self.store.failure(name):
+                for each in (name, *dependants(users, name)):
+                    lost.add(each)
+                    self._record(Event("failed", each, reason=failure["reason"], log=failure["log"]))
+        return {name: stage for name, stage in todo.items() if name not in lost}
+
+    def _record(self, event: Event) -> None:
+        if event.kind == "failed":
+            self.failed = True
+            for cell in self.users.get(event.stage, ()):
+                self.records.fail(cell, event.reason, event.log)
+        elif event.kind == "done":
+            self.computed += event.made
+            for cell in self.users.get(event.stage, ()):
+                if _finished(cell, self.store):
+                    self.records.finish(cell)
+            if self.plan.stages[event.stage].kind == "evaluate":
+                now = time.monotonic()
+                if now - self.written[0] >= self.written[1] / TABLE_SHARE:
+                    self.records.write_table()
+                    write_report(self.records.folder)
+                    self.written = (time.monotonic(), time.monotonic() - now)
 
 
 def _finished(cell: Cell, store: Store) -> bool:
@@ -143,20 +186,28 @@ def _cells_of_stages(plan: Plan) -> dict[str, list]:
     return users
 
 
-def _write_sweep_file(config: SweepConfig, folder: Path) -> None:
+def _sweep_file(config: SweepConfig) -> dict:
     written = {"settings": config_as_dict(config), "until": config.prune.until}
     if config.source is not None:
         written["file"] = {"path": config.source.path, "text": config.source.text, "set": list(config.source.overrides)}
-    write_whole(folder / "sweep.json", json.dumps(written, indent=1).encode())
+    return written
+
+
+def _mend_sweep_file(folder: Path) -> list[str]:
+    path = folder / "sweep.json"
+    try:
+        read_sealed_json(path)
+    except FileNotFoundError:
+        return []
+    except Damaged as error:
+        return [f"{error}; moved to {set_aside(path, folder / 'damaged')}, written again"]
+    return []
 
 
 def _check_until(config: SweepConfig, folder: Path) -> None:
     """A path's end fixes the budget of every cell, so it must not move by accident when a ratio is added."""
-    try:
-        before = json.loads((folder / "sweep.json").read_text())["until"]
-    except (OSError, ValueError, KeyError):
-        return
-    if before == config.prune.until or "until" in config.prune.model_fields_set:
+    before = _earlier_until(folder)
+    if before in (None, config.prune.until) or "until" in config.prune.model_fields_set:
         return
     place = place_of(config, "prune", "ratios", config.prune.ratios.index(max(config.prune.ratios)))
     raise UserError(
@@ -165,6 +216,16 @@ def _check_until(config: SweepConfig, folder: Path) -> None:
         f"Keep to ratios up to {before} (with `until: {before}` under prune), "
         f"or set `until: {config.prune.until}` under prune to start over, best under a new `name`"
     )
+
+
+def _earlier_until(folder: Path) -> float | None:
+    """The path's end when this folder was last swept, from sweep.json, or if that is damaged from any record."""
+    for file in (folder / "sweep.json", *sorted((folder / "cells").glob("*.json"))):
+        try:
+            return read_sealed_json(file)["until"]
+        except (OSError, Damaged, KeyError):
+            continue
+    return None
 
 
 def _summary(plan: Plan, records: Records, folder: Path, computed: int, seconds: float, console: Console) -> None:
@@ -178,6 +239,8 @@ def _summary(plan: Plan, records: Records, folder: Path, computed: int, seconds:
     for cell, reason in frame.loc[frame.status == "failed", ["cell", "reason"]].itertuples(index=False):
         text = escape(f"{cell}: {str(reason).splitlines()[0]}")
         console.print(f"[red]failed[/red] {text}", highlight=False, soft_wrap=True)
+    if (frame.status == "failed").any():
+        console.print("what failed is left alone by the next run, unless it is given --retry-failed", highlight=False)
     for what, path in (
         ("cells:   ", "cells.csv"),
         ("records: ", "cells"),

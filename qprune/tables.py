@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Tables for the terminal, and in Markdown for a page of results."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,10 +8,11 @@ from rich.text import Text
 
 
 def accuracy_tables(cells) -> list[Group]:
-    """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set and criterion."""
+    """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set, criterion and order."""
     tables = []
-    for (model, data, criterion), group in cells.groupby(["model", "data", "criterion"], sort=False):
-        title = f"{model} on {data}, {criterion}: test accuracy (%), mean ± sd over {group.seed.nunique()} seed(s)"
+    for (model, data, criterion, order), group in cells.groupby(["model", "data", "criterion", "order"], sort=False):
+        what = f"{model} on {data}, {with_order(criterion, order)}"
+        title = f"{what}: test accuracy (%), mean ± sd over {group.seed.nunique()} seed(s)"
 
         def entry(precision: str, ratio: float, group=group) -> str:
             chosen = (group.precision == precision) & (group.pruning_ratio == ratio) & (group.status == "done")
@@ -19,6 +20,21 @@ def accuracy_tables(cells) -> list[Group]:
 
         tables.append(ratio_table(title, group.precision.unique(), sorted(group.pruning_ratio.unique()), entry))
     return tables
+
+
+def with_order(criterion: str, order: str) -> str:
+    """A criterion, and the order where it isn't the usual one, prune_first."""
+    return criterion if order == "prune_first" else f"{criterion}, {order}"
+
+
+def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown, its columns padded so that it is also read as plain text."""
+    lines = [[str(text).replace("|", "\\|").replace("\n", " ") for text in line] for line in (head, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        f"| {' | '.join(text.ljust(width) for text, width in zip(line, widths, strict=True))} |" for line in lines
+    )
 
 
 def ratio_table(

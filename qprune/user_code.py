@@ -5,7 +5,9 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ def load_function(what: str, name: str) -> Callable:
             f"{what} {name!r}: there is no module {error.name!r}. It is looked for in the working directory "
             f"({here}) and among the installed packages; module:function names a function of such a module."
         ) from error
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        raise UserError(f"{what} {name!r}: importing {module_name} fails: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
+        raise UserError(f"{what} {name!r}: importing {module_name} fails: {_in_a_line(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -82,9 +84,29 @@ def source_hash(what: str, name: str) -> str:
     a change elsewhere.
     """
     function = load_function(what, name)
-    module = sys.modules[name.split(":")[0]]
-    files = {module.__file__, sys.modules[function.__module__].__file__ if hasattr(function, "__module__") else None}
+    modules = {name.split(":")[0], getattr(function, "__module__", None)}
+    files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
     digest = hashlib.sha256()
-    for file in sorted(file for file in files if file):
+    for file in sorted(file for file in files if file):  # modules that are built into Python have none
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def refusing_failures(what: str, name: str) -> Iterator[None]:
+    """Makes a UserError of whatever the user's code raises in here, sys.exit() too, with the line of his that did."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        file = getattr(sys.modules.get(name.split(":")[0]), "__file__", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        place = f" ({file}, line {lines[-1]})" if lines else ""
+        raise UserError(f"{what} {name!r} fails: {_in_a_line(error)}{place}") from error
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Type and text of an error, in one line of at most some 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"

@@ -1,7 +1,7 @@
 """How many bits the operands of a layer really have, read from the quantisers that are in the network.
 
-The width of a tensor is set by the quantiser that it comes from, kept by what only moves values (and by ReLU,
-which keeps values or gives 0), and 32 otherwise. A quantiser's width is log2(quant_max - quant_min + 1).
+The width of a tensor is set by the quantiser that it comes from, kept by what only moves values (and by ReLU
+and gates, which keep values or give 0), and 32 otherwise. A quantiser's width is log2(quant_max - quant_min + 1).
 """
 
 import math
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from qprune.network import Leaf, module_of, only_moves
 from qprune.precision.fp16 import RoundHalf, is_exact
+from qprune.pruning.gates import Gate
 
 FLOAT_BITS = 32
 
@@ -88,7 +89,7 @@ def tensor_width(node: fx.Node, result: object, widths: dict[fx.Node, float]) ->
         return proxy_bits(getattr(module, "act_quant", getattr(module, "output_quant", None))) or FLOAT_BITS
     sources = [widths[source] for source in node.all_input_nodes]
     called = node.target if node.op in ("call_function", "call_method") else None
-    if isinstance(module, nn.ReLU) or called in _KEEPS_WIDTH_TARGETS or only_moves(node):
+    if isinstance(module, (nn.ReLU, Gate)) or called in _KEEPS_WIDTH_TARGETS or only_moves(node):
         return sources[0]
     if node.op.startswith("call_") and sources and max(sources) == RoundHalf.bits and is_exact(node):
         return RoundHalf.bits

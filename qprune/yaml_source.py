@@ -54,10 +54,17 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return _shorten("{" + ", ".join(f"{key}: {show(item)}" for key, item in list(value.items())[:20]) + "}")
+        return _shorten(
+            "{" + ", ".join(f"{show_key(key)}: {show(item)}" for key, item in list(value.items())[:20]) + "}"
+        )
     if isinstance(value, (list, tuple)):
         return _shorten("[" + ", ".join(show(item) for item in list(value)[:20]) + "]")
     return _shorten(repr(value))
+
+
+def show_key(key: str) -> str:
+    """A key as it was typed; in quotes, escaped, where it has characters that can't be printed; never a long one."""
+    return _shorten(key) if key.isprintable() else show(key)
 
 
 def _shorten(text: str) -> str:
@@ -204,7 +211,7 @@ class _Builder:
             if key in values:
                 first = self.tree.places[*path, key]
                 where = f" (first in line {first.line}, column {first.column})" if self.has_lines else ""
-                raise self.error(key_node, f"key {key!r} is given twice{where}; keep one of them")
+                raise self.error(key_node, f"key {show(key)} is given twice{where}; keep one of them")
             self.tree.places[*path, key] = _place(key_node.start_mark, self.source, self.has_lines)
             values[key] = self.build(value_node, (*path, key))
         return values
@@ -242,7 +249,7 @@ def override(tree: Tree, text: str, named: tuple[str, ...] = ()) -> Tree:
     named lists the top-level keys whose value may be a bare name: there `data.root=x` turns `data: mnist`
     into `data: {name: mnist, root: x}`.
     """
-    place = Place(0, 0, f"--set {_shorten(text)}" if text.isprintable() else f"--set {show(text)}")
+    place = Place(0, 0, f"--set {show_key(text)}")
     key, equals, value_text = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
@@ -260,9 +267,9 @@ def override(tree: Tree, text: str, named: tuple[str, ...] = ()) -> Tree:
         elif isinstance(inner, str) and depth == 1 and part in named:
             inner = {"name": inner}
         elif not isinstance(inner, dict):
-            name = ".".join(path[:depth])
+            name = show_key(".".join(path[:depth]))
             value = show(inner)
-            raise UserError(f"{place}: {name} is {value}, which has no key {path[depth]!r}; set {name} as a whole")
+            raise UserError(f"{place}: {name} is {value}, which has no key {show(path[depth])}; set {name} as a whole")
         section[part] = dict(inner)
         section = section[part]
     section[path[-1]] = given.value

@@ -2,16 +2,17 @@
 
 import base64
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from qprune.records import COLUMNS
+from qprune.seal import sealed_json
 
 BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 TEST_IMAGES, VAL_IMAGES = 400, 200
+REFERENCES = ("dense_val_accuracy", "scratch_accuracy", "scratch_val_accuracy")
 
 
 def make_sweep(
@@ -27,28 +28,34 @@ def make_sweep(
     pending: int = 0,
     noise: int = 0,
     curves: bool = True,
+    orders: tuple[str, ...] | None = ("prune_first",),
+    scratch: bool = False,
 ) -> Path:
     """Write <folder>/<name's last part>/ and <folder>/stages/; returns the sweep's folder.
 
-    failed: cell -> reason; pending: how many of the last cells are; noise: seed of the accuracies' noise.
+    failed: cell -> reason; pending: how many of the last cells are; noise: seed of the accuracies' noise;
+    orders: None for a table without the columns that came later; scratch: also accuracies from scratch.
     """
     draws = np.random.default_rng(noise)
     out = Path(folder) / "made"
     (out / "cells").mkdir(parents=True)
     rows = []
-    for number, (model, criterion, precision, ratio, seed) in enumerate(
-        itertools.product(models, criteria, precisions, ratios, seeds)
+    for number, (model, criterion, order, precision, ratio, seed) in enumerate(
+        itertools.product(models, criteria, orders or ("prune_first",), precisions, ratios, seeds)
     ):
-        cell = f"{model}-digits-{criterion}-{precision}-r{ratio:.2f}-s{seed}".replace("/", "_")
+        first = "" if order == "prune_first" else f"-{order}"
+        cell = f"{model}-digits-{criterion}{first}-{precision}-r{ratio:.2f}-s{seed}".replace("/", "_")
         row = dict.fromkeys(COLUMNS) | {"reason": None, "baseline_val_accuracy": None, "device": None, "host": None}
         row |= {"threads": None, "versions": None, "cell": cell, "sweep": name, "model": model, "data": "digits"}
         row |= {
             "criterion": criterion,
+            "order": order,
             "precision": precision,
             "pruning_ratio": ratio,
             "seed": seed,
             "status": "pending",
         }
+        row |= dict.fromkeys(REFERENCES)
         rows.append(row)
         if cell in (failed or {}):
             row |= {"status": "failed", "reason": failed[cell]}
@@ -64,7 +71,8 @@ def make_sweep(
         correct = {part: draws.random(n) < 0.99 - 0.3 * ratio**4 - 0.02 / bits for part, n in _SPLITS.items()}
         row |= {
             "status": "done", "achieved_ratio": ratio, "accuracy": correct["test"].mean(), "val_accuracy": correct["validation"].mean(),
-            "test_loss": 1 - correct["test"].mean(), "val_loss": 1 - correct["validation"].mean(), "dense_accuracy": 0.98,
+            "test_loss": 1 - correct["test"].mean(), "val_loss": 1 - correct["validation"].mean(), "dense_accuracy": 0.98, "dense_val_accuracy": 0.97,
+            **({"scratch_accuracy": 0.99 + seed / 1000, "scratch_val_accuracy": 0.98 + seed / 1000} if scratch else {}),
             "macs": int(6e8 * size), "gflops": 1.2 * size, "bit_gflops": 1.2 * size * (bits / 32) ** 2, "gbops": 614.4 * size * (bits / 32) ** 2,
             "linear_gflops": 1.2 * size * bits / 32, "gbops_acc": 700 * size * (bits / 32) ** 2, "params": int(7e4 * size),
             "relative_bops": size / (1 + models.index(model)) * (bits / 32) ** 2, "weight_bytes": 2.9e5 * size * bits / 32,
@@ -78,15 +86,16 @@ def make_sweep(
             **{part: {"correct": _pack(right), "images": len(right)} for part, right in correct.items()},
             "stages": {kind: {"id": _file(stage), "seconds": 1} for kind, stage in stages.items()},
         }
-        (out / "cells" / f"{cell}.json").write_text(json.dumps(record))
+        (out / "cells" / f"{cell}.json").write_bytes(sealed_json(record))
         if curves:
             _write_stages(Path(folder) / "stages", record["stages"])
     for row in rows[len(rows) - pending :]:
-        row |= {key: None for key in COLUMNS[COLUMNS.index("accuracy") :]} | {"status": "pending"}
+        row |= dict.fromkeys((*COLUMNS[COLUMNS.index("accuracy") :], *REFERENCES)) | {"status": "pending"}
     _fill_baselines(rows)
-    pd.DataFrame(rows).to_csv(out / "cells.csv", index=False)
-    (out / "sweep.json").write_text(
-        json.dumps({"settings": {"name": name}, "until": 0.9, "file": {"path": name, "text": f"name: {name}"}})
+    table = pd.DataFrame(rows)
+    table.drop(columns=[] if orders else ["order", *REFERENCES]).to_csv(out / "cells.csv", index=False)
+    (out / "sweep.json").write_bytes(
+        sealed_json({"settings": {"name": name}, "until": 0.9, "file": {"path": name, "text": f"name: {name}"}})
     )
     return out
 
@@ -109,12 +118,14 @@ def _write_stages(folder: Path, stages: dict) -> None:
         if not path.exists():
             path.parent.mkdir(parents=True)
             keys = ("curve_prune", "curve_finetune") if kind == "recover" else ("curve",)
-            path.write_text(json.dumps({"updates": 100, "inputs": []} | dict.fromkeys(keys, curve)))
+            path.write_bytes(sealed_json({"updates": 100, "inputs": []} | dict.fromkeys(keys, curve)))
 
 
 def _fill_baselines(rows: list[dict]) -> None:
     baselines = {
-        (row["model"], row["seed"]): row for row in rows if row["precision"] == "fp32" and row["pruning_ratio"] == 0
+        (row["model"], row["seed"]): row
+        for row in rows
+        if (row["precision"], row["pruning_ratio"], row["order"]) == ("fp32", 0, "prune_first")
     }
     for row in rows:
         if row["status"] == "done" and (base := baselines.get((row["model"], row["seed"]))):

@@ -40,7 +40,9 @@ def registries(monkeypatch):
         "qprune.data": {"check_data": _registry("data set", {"digits": None, "mnist": None})},
         "qprune.models": {"check_model": _registry("model", {"vgg_tiny": None, "resnet20": None})},
         "qprune.precision": {"get_precision": _registry("precision", precisions)},
-        "qprune.pruning.criteria": {"criterion_names": lambda: ["taylor", "taylor_signed", "random"]},
+        "qprune.pruning.criteria": {
+            "check_criterion": _registry("criterion", {"taylor": None, "taylor_signed": None, "random": None})
+        },
     }
     for name, contents in fakes.items():
         module = types.ModuleType(name)
@@ -78,7 +80,7 @@ def test_quickstart(load):
     assert config.seeds == (0, 1, 2)
     assert (config.train.epochs, config.train.updates, config.train.batch_size) == (15, None, 64)
     assert (config.train.lr, config.train.momentum, config.train.weight_decay) == (0.05, 0.9, 5e-4)
-    assert config.prune.criterion == ("taylor",)
+    assert [choice.settings for choice in config.prune.criterion] == [{"name": "taylor"}]
     assert config.prune.ratios == (0.0, 0.25, 0.5, 0.75, 0.9)
     assert (config.prune.until, config.prune.updates_between) == (0.9, 5)
     assert (config.finetune.epochs, config.quantize.epochs, config.quantize.first_last_bits) == (4, 2, 8)
@@ -110,7 +112,8 @@ def test_axes_take_one_value_or_a_list(load):
     ]
     assert [choice.name for choice in config.model] == ["vgg_tiny", "resnet20"]
     assert (config.seeds, config.precisions) == ((7,), ("int8",))
-    assert (config.prune.criterion, config.prune.ratios) == (("taylor", "random"), (0.5,))
+    assert [choice.name for choice in config.prune.criterion] == ["taylor", "random"]
+    assert config.prune.ratios == (0.5,)
     assert (config.prune.until, config.prune.ignore) == (0.5, ("head",))
 
 
@@ -232,14 +235,17 @@ REFUSED = [  # text after MINIMAL (lines 1 to 3), what the error says
     ("train: {momentum: 1}", "q.yaml:4:9: train.momentum: 1 is not a number from 0 to below 1"),
     ("train: {weight_decay: -1e-4}", "q.yaml:4:9: train.weight_decay: -0.0001 is not a number of at least 0"),
     ("train: {batch_size: 0}", "q.yaml:4:9: train.batch_size: 0 is not a whole number from 1"),
-    ("train: {optimizer: adam}", "q.yaml:4:9: train.optimizer: unknown optimizer 'adam'; did you mean 'adamw'?"),
+    ("train: {optimizer: adam}", "q.yaml:4:9: train.optimizer: unknown value 'adam'; did you mean 'adamw'?"),
     ("train: {optimizer: adamw}", "q.yaml:4:9: train.optimizer: adamw needs an lr of its own"),
     ("train: {optimizer: adamw, lr: 1e-3, momentum: 0.5}", "q.yaml:4:37: train.momentum: adamw has no momentum"),
     ("train: {checkpoint: q.yaml}", "q.yaml:4:9: train.checkpoint: checkpoint needs `updates: N`"),
     ("train: {checkpoint: q.yaml, epochs: 3}", "q.yaml:4:29: train.epochs: epochs can't go with checkpoint"),
     ("train: {checkpoint: no.pt, updates: 3}", "q.yaml:4:9: train.checkpoint: no such file 'no.pt'"),
     ("prune:\n  criterion: tailor", "q.yaml:5:3: prune.criterion: unknown criterion 'tailor'; did you mean 'taylor'?"),
-    ("prune: {criterion: [taylor, 5]}", "q.yaml:4:29: prune.criterion[1]: 5 is not a name; put it in quotes"),
+    (
+        "prune: {criterion: [taylor, 5]}",
+        "q.yaml:4:29: prune.criterion[1]: 5 is not the name of a criterion, nor {name: ..., option: value}",
+    ),
     ("prune: {ratios: [0, 1.0]}", "q.yaml:4:21: prune.ratios[1]: 1.0 is not a share from 0 to below 1"),
     ("prune: {ratios: 50}", "q.yaml:4:9: prune.ratios: 50 is not a share from 0 to below 1 (0.5 removes half"),
     ("prune: {ratios: [-0.1]}", "q.yaml:4:18: prune.ratios[0]: -0.1 is not a share"),

@@ -27,6 +27,7 @@ from qprune.deploy.half import native_half, stored_half
 from qprune.errors import UserError
 from qprune.precision import get_precision
 from qprune.saved import NetworkSpec
+from qprune.seal import read_sealed_json, sealed_json
 
 SWEEP = """\
 name: trained
@@ -195,16 +196,16 @@ def test_a_missing_package_names_the_extra(results, monkeypatch):
 
 def test_a_data_set_that_the_sweep_no_longer_has(results):
     path = results / "sweep.json"
-    written = json.loads(path.read_text())
+    written = read_sealed_json(path)
     written["settings"]["data"] = [{"name": "digits"}, {"name": "digits", "subset": 64}]  # called digits.<hash>
-    path.write_text(json.dumps(written))
+    path.write_bytes(sealed_json(written))
     with pytest.raises(UserError, match="no data set 'digits'"):
         export_command(results, tiny("fp32"), "onnx")
     written["settings"]["data"] = [{"name": "cifar"}]
-    path.write_text(json.dumps(written))
+    path.write_bytes(sealed_json(written))
     with pytest.raises(UserError, match="can't be read .*'cifar10'"):
         export_command(results, tiny("fp32"), "onnx")
-    path.write_text("{")
+    path.unlink()
     with pytest.raises(UserError, match="can't be read"):
         export_command(results, tiny("fp32"), "onnx")
 
@@ -496,18 +497,16 @@ def test_unverified_name(tmp_path):
 
 def test_bench_of_a_pruned_int8_cell(results, capsys):
     """Each cell in the runtimes whose time means something, against dense FP32 in the same runtime and run."""
-    import pandas as pd
-
     from qprune.deploy import read_latency
     from qprune.deploy.commands import bench_command
-    from qprune.deploy.latency import COLUMNS
+    from qprune.deploy.latency import COLUMNS, read_table
 
     cells = [tiny("int8"), tiny("int4"), tiny("fp32")]
     assert read_latency(results).empty
     assert bench_command(results, cells, (1, 4), threads=1, rounds=3) == 0
     printed = capsys.readouterr().out
     assert "w4a4 emulated in FP32 by PyTorch, so not timed there" in printed and "latency.csv" in printed
-    table = pd.read_csv(results / "latency.csv")
+    table = read_table(results / "latency.csv")
     assert tuple(table.columns) == COLUMNS and len(table) == 2 * (2 + 1 + 2)
     timed = {(row.cell, row.runtime, row.arithmetic) for row in table.itertuples()}
     assert timed == {
@@ -522,7 +521,7 @@ def test_bench_of_a_pruned_int8_cell(results, capsys):
     assert ((table.images_per_second * table.latency_ms / 1e3 - table.batch).abs() < 1e-3 * table.batch).all()
 
     bench_command(results, [tiny("int4")], (1,), threads=1, rounds=3)
-    again = pd.read_csv(results / "latency.csv")
+    again = read_table(results / "latency.csv")
     assert len(again) == len(table)  # measured again, in place of the older row
     key = (again.cell == tiny("int4")) & (again.batch == 1)
     latency = read_latency(results)

@@ -1,13 +1,16 @@
 """A cell that can't be computed says why, and harms no other."""
 
+import json
 import pickle
 
 import pandas as pd
 import pytest
 from tiny_sweep import run_inline, run_workers, tiny_config
 
-from qprune.executors.local import LocalExecutor, _dependants, _ranks
+from qprune.executors.base import _ranks, dependants
+from qprune.executors.local import LocalExecutor
 from qprune.plan import make_plan
+from qprune.seal import read_sealed_json
 from qprune.stages import Stage
 
 BOOM = '''
@@ -35,13 +38,31 @@ def build(num_classes):
 def dies(num_classes):
     if multiprocessing.parent_process() is not None:
         os._exit(7)
+    return small(num_classes)
+
+
+def dies_once(num_classes):
+    if multiprocessing.parent_process() is not None and not os.path.exists("died"):
+        open("died", "w").close()
+        os.kill(os.getpid(), 9)
+    return small(num_classes)
+
+
+def once(num_classes):
+    if multiprocessing.parent_process() is not None and not os.path.exists("now"):
+        print("a last word", flush=True)
+        raise RuntimeError("not yet")
+    return small(num_classes)
+
+
+def small(num_classes):
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(4, num_classes))
 
 
 def raises(num_classes):
     if multiprocessing.parent_process() is not None:
         raise RuntimeError("[/no] such luck")
-    return dies(num_classes)
+    return small(num_classes)
 '''
 SMALL = ("seeds=0", "precisions=[fp32,int4]", "train.updates=5", "finetune={updates: 2}", "quantize.updates=2")
 
@@ -57,8 +78,8 @@ def rows_of(folder):
     return pd.read_csv(folder / "results/tiny/cells.csv")
 
 
-def test_every_cell_that_diverges_says_so(tmp_path, monkeypatch):
-    code, _, text = run_inline(monkeypatch, tiny_config(tmp_path, *SMALL, "train.lr=1e9"), tmp_path / "results")
+def test_every_cell_that_diverges_says_so(tmp_path):
+    code, _, text = run_inline(tiny_config(tmp_path, *SMALL, "train.lr=1e9"), tmp_path / "results")
     assert code == 1
     rows = rows_of(tmp_path)
     assert len(rows) == 4 and set(rows.status) == {"failed"}
@@ -67,16 +88,53 @@ def test_every_cell_that_diverges_says_so(tmp_path, monkeypatch):
     assert "0 of 4 cells done" in text and text.count("failed vgg_tiny-") == 4
 
 
-def test_the_next_run_tries_again(tmp_path, monkeypatch):
-    run_inline(monkeypatch, tiny_config(tmp_path, *SMALL, "quantize.lr=1e30"), tmp_path / "results")
+def test_the_next_run_tries_again(tmp_path):
+    run_inline(tiny_config(tmp_path, *SMALL, "quantize.lr=1e30"), tmp_path / "results")
     assert "failed" in set(rows_of(tmp_path).status)
-    code, computed, _ = run_inline(monkeypatch, tiny_config(tmp_path, *SMALL), tmp_path / "results")
+    code, computed, _ = run_inline(tiny_config(tmp_path, *SMALL), tmp_path / "results")
     rows = rows_of(tmp_path)
     assert code == 0 and set(rows.status) == {"done"} and rows.reason.isna().all()
     assert all(stage.startswith(("quantize-", "evaluate-")) for stage in computed)
 
 
-def test_one_model_that_diverges_harms_no_other(tmp_path, monkeypatch, user_code):
+def test_the_same_run_leaves_failures_alone_until_it_is_told_to_try_again(tmp_path):
+    config, out = tiny_config(tmp_path, *SMALL, "quantize.lr=1e30"), tmp_path / "results"
+    _, computed, _ = run_inline(config, out)
+    failed = rows_of(tmp_path).set_index("cell")
+    assert "failed" in set(failed.status)
+    code, computed, text = run_inline(config, out)
+    assert code == 1 and computed == [] and "--retry-failed" in text
+    again = rows_of(tmp_path).set_index("cell")
+    assert again.status.equals(failed.status) and again.reason.equals(failed.reason)
+    code, computed, _ = run_inline(config, out, retry_failed=True)  # and they fail again
+    tried = [json.loads(file.read_text())["reason"] for file in (out / "stages/.failed").iterdir()]
+    assert code == 1 and computed == [] and tried and all("loss is" in reason for reason in tried)
+
+
+def test_what_failed_for_a_passing_reason_is_done_at_the_next_try(tmp_path, user_code):
+    """A model that raises until a file is there."""
+    config = tiny_config(tmp_path, *SMALL, "model=boom:once", "prune.ratios=0", "precisions=fp32")
+    out = tmp_path / "results"
+    code, _ = run_workers(config, out, workers=1)
+    assert code == 1 and rows_of(tmp_path).reason.str.startswith("RuntimeError: not yet").all()
+    record = read_sealed_json(next((out / "tiny/cells").glob("*.failed.json")))
+    assert "a last word" in record["log"]
+    (tmp_path / "now").touch()
+    assert run_workers(config, out, workers=1)[0] == 1
+    code, text = run_workers(config, out, workers=1, retry_failed=True)
+    assert code == 0, text
+    assert set(rows_of(tmp_path).status) == {"done"} and not list((out / "tiny/cells").glob("*.failed.json"))
+
+
+def test_a_worker_that_dies_once_is_replaced_and_its_stage_done(tmp_path, user_code):
+    config = tiny_config(tmp_path, *SMALL, "model=boom:dies_once", "prune.ratios=0", "precisions=fp32")
+    code, text = run_workers(config, tmp_path / "results", workers=1)
+    assert code == 0, text
+    assert "the worker process died: killed by signal 9" in text and "trying once more" in text
+    assert set(rows_of(tmp_path).status) == {"done"}
+
+
+def test_one_model_that_diverges_harms_no_other(tmp_path, user_code):
     """vgg_tiny's cells are done; those of a model whose loss isn't finite are not; in worker processes."""
     model = "model=[boom:build,{name: vgg_tiny, width: 0.5},boom:dies]"
     code, text = run_workers(tiny_config(tmp_path, *SMALL, model), tmp_path / "results", workers=2)
@@ -88,7 +146,7 @@ def test_one_model_that_diverges_harms_no_other(tmp_path, monkeypatch, user_code
         set(by_model["boom_build"].status) == {"failed"} and by_model["boom_build"].reason.str.contains("loss is").all()
     )
     assert set(by_model["boom_dies"].status) == {"failed"}
-    assert by_model["boom_dies"].reason.str.contains(r"worker process died \(exit code 7\)").all()
+    assert by_model["boom_dies"].reason.str.contains("worker process died: exit code 7, 2 times").all()
     assert "4 of 12 cells done" in text
 
 
@@ -134,17 +192,17 @@ def test_long_chains_come_first_and_evaluations_before_all():
 
 
 def test_all_that_needs_a_failed_stage_is_lost_and_nothing_else():
-    waiting = {"b": {"a"}, "c": {"b", "x"}, "d": {"c"}, "e": {"x"}, "f": set()}
-    assert sorted(_dependants(waiting, "a")) == ["b", "c", "d"]
+    users = {"a": ["b"], "b": ["c"], "x": ["c", "e"], "c": ["d"]}
+    assert sorted(dependants(users, "a")) == ["b", "c", "d"]
 
 
 def test_an_executor_leaves_no_process(tmp_path):
     with LocalExecutor(2, 1, tmp_path) as executor:
-        processes = [process for process, _ in executor._processes]
+        processes = executor.processes
         assert all(process.is_alive() for process in processes)
     assert not any(process.is_alive() for process in processes)
     with pytest.raises(KeyboardInterrupt), LocalExecutor(2, 1, tmp_path) as executor:
-        processes = [process for process, _ in executor._processes]
+        processes = executor.processes
         raise KeyboardInterrupt
     assert not any(process.is_alive() for process in processes)
 

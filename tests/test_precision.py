@@ -211,7 +211,7 @@ def test_quantiser_against_brevitas():
 
     values = torch.randn(8, 4, 6, 6)
     for bits, signed in ((2, True), (3, False), (8, True)):
-        ours = LearnedScaleQuant(bits, signed, (), per_example=True)
+        ours = LearnedScaleQuant(bits, signed, (), per_example=True, learned=True)
         ours.start_from(values)
         quantized, scale, zero_point, width = ours(values)
         theirs = IntQuant(signed=signed, narrow_range=False, float_to_int_impl=RoundSte(), input_view_impl=Identity())

@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 from qprune.errors import UserError
 from qprune.network import trace, with_normalize
-from qprune.pruning.criteria import criterion_names, get_criterion
+from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import PathSchedule, check_reachable, select
-from qprune.pruning.scoring import Scorer, normalize
+from qprune.pruning.scoring import Scorer
 from qprune.pruning.shrink import layer_widths, resize
 
 SIZES = {"densenet121": 64, "alexnet": 64, "vgg11_bn": 32, "resnet18": 64, "mobilenet_v2": 64}
@@ -177,43 +177,6 @@ def test_first_order_change_of_the_loss():
                 gate.mask[gate.index == number] = 1.0
             slope = (values[0] - values[1]) / (2 * step)
             assert slope == pytest.approx((signed * positions)[number].item(), abs=1e-5), (kind, number)
-
-
-@pytest.mark.parametrize("name", criterion_names())
-@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise])
-def test_every_criterion_conforms(name, kind):
-    network, images, labels = small(kind)
-    results = []
-    for _ in range(2):
-        gated = GatedNetwork(network, (1, 8, 8))
-        scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(name))
-        gated.network.eval()
-        with scorer.minibatch():
-            F.cross_entropy(gated.network(images), labels).backward()
-        results.append(scorer.scores(torch.Generator().manual_seed(5)))
-    assert torch.equal(*results)
-    scores = results[0]
-    assert (
-        scores.shape == (gated.groups.total,) and scores.isfinite().all() and (scores >= 0).all() and scores.max() > 0
-    )
-    for layer in gated.groups.layers:
-        part = normalize(scores, gated.groups)[layer.start : layer.stop]
-        assert part.norm().item() == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", ["taylor", "taylor_element", "activation"])
-def test_scores_do_not_depend_on_how_the_batch_is_split(name):
-    network, images, labels = small(Residual)
-    gated = GatedNetwork(network, (1, 8, 8))
-    gated.network.eval()
-    scorers = []
-    for size in (16, 4):
-        scorers.append(Scorer(gated.network, gated.groups, gated.gates, get_criterion(name)))
-        for part in range(0, 16, size):
-            with scorers[-1].minibatch():
-                F.cross_entropy(gated.network(images[part : part + size]), labels[part : part + size]).backward()
-    one, four = (scorer.scores(torch.Generator()) for scorer in scorers)
-    assert torch.allclose(one, four, rtol=1e-4, atol=1e-9)
 
 
 def test_weight_norm_by_hand():

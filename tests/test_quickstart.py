@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
+from tiny_sweep import run_workers
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntegerConv
 
 from qprune.config import load_config
@@ -13,7 +13,6 @@ from qprune.plan import make_plan
 from qprune.records import load_network, read_cells
 from qprune.saved import NetworkSpec
 from qprune.store import Store
-from qprune.sweep import run_sweep
 
 pytestmark = pytest.mark.slow
 QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"
@@ -23,7 +22,8 @@ QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"
 def quickstart(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     config = load_config(QUICKSTART, ["precisions=[fp32, fp16, int8, int4, w8a8]"])
-    assert run_sweep(config, out, 2, 1, Console(quiet=True)) == 0
+    code, text = run_workers(config, out, 2)
+    assert code == 0, text
     return out, config, read_cells(out / "quickstart")
 
 

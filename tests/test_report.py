@@ -20,11 +20,12 @@ from tiny_sweep import F, N, P, command
 
 from qprune.analysis.front import operating_points
 from qprune.errors import UserError
-from qprune.records import read_cells
+from qprune.records import failure_file, read_cells
 from qprune.report.build import report_data
 from qprune.report.commands import NOTHING_FITS, compare_command, pick_command, write_report
 from qprune.report.details import correct_images, layer_tables, read_record
 from qprune.report.html import packed
+from qprune.seal import sealed_json
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +316,108 @@ def test_largest_ratio_within_points(report):
     assert seen[1] == ["90%"] * 4 and seen[0] != seen[1]
 
 
+def rows_of(driver, selector):
+    """Texts of a table's body."""
+    return driver.execute_script(
+        "return [...document.querySelectorAll(arguments[0] + ' tbody tr')].map(r => [...r.cells].map(c => c.textContent))",
+        selector,
+    )
+
+
+def budget_plot(driver, kind):
+    """{what a trace is of: its y values} of the traces of one kind."""
+    script = """
+      const traces = document.getElementById('budget-plot').data.filter(trace => trace.meta.kind === arguments[0]);
+      return Object.fromEntries(traces.map(trace => [trace.meta.of ?? trace.name, [...trace.y]]));"""
+    return driver.execute_script(script, kind)
+
+
+def test_equal_updates(report, made):
+    cells = read_cells(made)
+    dense = cells[(cells.precision == "fp32") & (cells.pruning_ratio == 0)].set_index("seed")
+    pruned = cells[(cells.precision == "fp32") & (cells.pruning_ratio == 0.75)].set_index("seed")
+    for y in ("val_accuracy", "accuracy"):
+        choose(report, "y", y)
+        wait(report, f"document.getElementById('y').value === '{y}'")
+        (row,) = [row for row in rows_of(report, "#budget") if row[:2] == ["fp32", "75%"]]
+        start = {"val_accuracy": 0.97, "accuracy": 0.98}[y]
+        changes = (pruned[y].mean() - start, (pruned[y] - dense[y]).mean(), dense[y].mean() - start)
+        shown = [float(row[place].replace("−", "-")) for place in (2, 4, 6)]
+        assert shown == pytest.approx([100 * change for change in changes], abs=0.006)
+        wait(
+            report,
+            f"document.getElementById('budget-plot').layout.yaxis.title.text.includes('{y[:3].replace('acc', 'test')}')",
+        )
+        lines = budget_plot(report, "line")
+        assert lines == {
+            "dense": pytest.approx([100 * start] * 2),
+            "baseline": pytest.approx([100 * dense[y].mean()] * 2),
+        }
+        assert budget_plot(report, "band")["baseline"][::2] == pytest.approx(
+            [100 * (dense[y].mean() - dense[y].std()), 100 * (dense[y].mean() + dense[y].std())]
+        )
+        (points,) = budget_plot(report, "points").values()
+        assert sorted(points) == pytest.approx(
+            sorted(100 * cells[cells.precision == "fp32"].groupby("pruning_ratio")[y].mean())
+        )
+    labels = report.execute_script(
+        "return [...document.querySelectorAll('#budget-plot .annotation-text')].map(text => text.textContent)"
+    )
+    assert sorted(labels) == ["unpruned, N", "unpruned, N + M"]
+    assert not find(report, "#orders-study").is_displayed()  # there is one order only
+    assert "order" not in find(report, "#cell-facts").text
+
+
+def test_both_orders(browser, tmp_path):
+    folder = make_sweep(tmp_path, orders=("prune_first", "quantize_first"), scratch=True, noise=3)
+    cells = read_cells(folder)
+    write_report(folder)
+    open_page(browser, folder / "report.html")
+    set_size(browser, 1280, 1000)
+    assert len(drawn(browser)) == 40
+    assert len(browser.find_elements(By.CSS_SELECTOR, "[data-key^='family:']")) == 2
+    assert len(rows_of(browser, "#orders")) == 20
+    at = cells[(cells.precision == "int4") & (cells.pruning_ratio == 0.9)].set_index(["order", "seed"]).val_accuracy
+    effect = (at["quantize_first"] - at["prune_first"]).mean()
+    (row,) = [row for row in rows_of(browser, "#orders") if row[:2] == ["int4", "90%"]]
+    assert float(row[2].replace("−", "-")) == pytest.approx(100 * effect, abs=0.006)
+    lines = budget_plot(browser, "line")
+    assert lines["scratch"] == pytest.approx([98.1, 98.1]) and set(lines) == {"dense", "baseline", "scratch"}
+    assert set(budget_plot(browser, "points")) == {"fp32, pruned · prune_first", "fp32, pruned · quantize_first"}
+    assert "against scratch" in find(browser, "#budget").text
+    before = find(browser, "#bears").text
+    choose(browser, "group", "1")
+    wait(browser, "location.hash.includes('group=1')")
+    assert find(browser, "#bears").text != before
+    find(browser, "#filter").send_keys("quantize_first int8")
+    assert len(column_of(browser, 1)) == 15
+    assert errors(browser) == []
+
+
+def test_lambda_curve(browser, report, tmp_path):
+    assert not find(report, "#lambda-study").is_displayed()  # nothing was cross-validated
+    folder = make_sweep(tmp_path, criteria=("taylor", "taylor_activation.lambda_cv"))
+    key = {"model": "net", "data": "digits", "criterion": "taylor_activation.lambda_cv", "chosen": 1.0}
+    rows = [
+        {**key, "seed": seed, "lambda": weight, "ratio": ratio, "fold": fold, "loss": 1 - 0.1 * weight + ratio + seed}
+        for seed in range(3) for weight in (0.0, 1.0) for ratio in (0.5, 0.9) for fold in range(2)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "lambda.csv", index=False)
+    write_report(folder)
+    open_page(browser, folder / "report.html")
+    assert not find(browser, "#lambda-study").is_displayed()  # of Taylor, the first group
+    choose(browser, "group", "1")
+    wait(browser, "!document.getElementById('lambda-study').hidden")
+    assert [[row[0], row[2]] for row in rows_of(browser, "#lambda")] == [["0", "+0"], ["1", "−0.1"]]
+    assert "Chosen: 1 (seed 0), 1 (seed 1), 1 (seed 2)" in find(browser, "#lambda").text
+    drawn_lines = browser.execute_script(
+        "return document.getElementById('lambda-plot').data.map(trace => [trace.name, [...trace.y]])"
+    )
+    assert [name for name, _ in drawn_lines] == ["mean", "50% pruned", "90% pruned"]
+    assert all(y == pytest.approx([0, -0.1]) for _, y in drawn_lines)
+    assert errors(browser) == []
+
+
 def test_narrow_page_does_not_scroll_sideways(report, made):
     set_size(report, 400, 900)
     open_page(report, made / "report.html")
@@ -528,12 +631,29 @@ def test_correct_images_are_unpacked_as_the_stages_pack_them():
     assert correct_images(None) is None
 
 
-def test_damaged_records_are_left_out(tmp_path):
+def test_missing_records_are_left_out_damaged_ones_are_refused(tmp_path):
     folder = make_sweep(tmp_path)
-    (folder / "cells" / "net-digits-taylor-int4-r0.50-s1.json").write_text("{")
+    record = folder / "cells" / "net-digits-taylor-int4-r0.50-s1.json"
+    record.unlink()
     (folder / "sweep.json").unlink()
     data = report_data([folder])
     assert data["details"]["layers"]["cells"].count(None) == 1
+    record.write_text("{")
+    with pytest.raises(UserError, match=rf"{record.name} is damaged.*run the sweep again"):
+        report_data([folder])
+
+
+def test_the_reason_of_a_failure_ends_with_its_log(tmp_path):
+    cell = "net-digits-taylor-int8-r0.90-s2"
+    folder = make_sweep(tmp_path, failed={cell: "loss is nan", "net-digits-taylor-int8-r0.90-s1": "no memory"})
+    log = "\n".join(f"line {number}" for number in range(30))
+    failure_file(folder, cell).write_bytes(
+        sealed_json({"cell": cell, "reason": "loss is nan", "log": log, "stages": {}})
+    )
+    columns = report_data([folder])["cells"]
+    reasons = [columns["reason"]["names"][place] for place in columns["reason"]["index"] if place >= 0]
+    last = "\n".join(f"line {number}" for number in range(10, 30))
+    assert reasons == ["no memory", f"loss is nan\n\nThe end of its log:\n{last}"]
 
 
 def test_sweep_leaves_a_report(finished):
@@ -575,7 +695,9 @@ def test_figures(made, tmp_path):
     done = command("report", made, "--figures", tmp_path / "figures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {f"{name}.{kind}" for name in ("pareto", "heat", "layers", "curves") for kind in ("svg", "png")}
+    assert names == {
+        f"{name}.{kind}" for name in ("pareto", "budget", "heat", "layers", "curves") for kind in ("svg", "png")
+    }
     assert "bit_gflops" in (tmp_path / "figures" / "pareto.svg").read_text()
     assert (tmp_path / "figures" / "heat.png").read_bytes().startswith(b"\x89PNG")
 

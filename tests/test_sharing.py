@@ -10,13 +10,14 @@ from tiny_sweep import count_kinds, run_inline, run_workers, tiny_config
 import qprune
 from qprune.errors import UserError
 from qprune.plan import make_plan
+from qprune.records import read_cells
 from qprune.store import Store
 
 UNSHARED = ["seconds", "host"]  # of a row, where all else is the same on every machine and in every run
 
 
 def rows_of(folder, name="tiny"):
-    return pd.read_csv(folder / "results" / name / "cells.csv").set_index("cell")
+    return read_cells(folder / "results" / name).set_index("cell")
 
 
 def same_rows(left: pd.DataFrame, right: pd.DataFrame, *but: str) -> None:
@@ -40,22 +41,20 @@ def same_tensors(left: dict, right: dict) -> None:
 # Once is enough -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_run_computes_nothing(resumable, monkeypatch):
+def test_a_second_run_computes_nothing(resumable):
     before = {file: file.stat().st_mtime_ns for file in (resumable / "results/stages").rglob("*")}
     rows = rows_of(resumable)
-    code, computed, text = run_inline(monkeypatch, tiny_config(resumable), resumable / "results")
+    code, computed, text = run_inline(tiny_config(resumable), resumable / "results")
     assert code == 0 and computed == []
     assert "16 of 16 cells done; 0 stages computed" in text
     assert {file: file.stat().st_mtime_ns for file in (resumable / "results/stages").rglob("*")} == before
     pd.testing.assert_frame_equal(rows, rows_of(resumable))
 
 
-def test_another_ratio_computes_only_its_own_stages(resumable, monkeypatch):
+def test_another_ratio_computes_only_its_own_stages(resumable):
     old = rows_of(resumable)
     stages = set(Store(resumable / "results/stages").folder.iterdir())
-    code, computed, _ = run_inline(
-        monkeypatch, tiny_config(resumable, "prune.ratios=[0,0.25,0.5]"), resumable / "results"
-    )
+    code, computed, _ = run_inline(tiny_config(resumable, "prune.ratios=[0,0.25,0.5]"), resumable / "results")
     assert code == 0
     # a snapshot and its fine-tuning for each of 2 seeds, then 4 precisions of each
     assert count_kinds(computed) == {"path": 2, "recover": 2, "quantize": 8, "evaluate": 8}
@@ -66,11 +65,10 @@ def test_another_ratio_computes_only_its_own_stages(resumable, monkeypatch):
     same_rows(old, new)
 
 
-def test_a_path_is_the_same_wherever_its_snapshots_are(finished, resumable, tmp_path, monkeypatch):
+def test_a_path_is_the_same_wherever_its_snapshots_are(finished, resumable, tmp_path):
     """0.25, walked after 0.5 was there, and 0.5, walked on from 0.25, in one process as in two workers."""
     grid = ("prune.ratios=[0,0.25,0.5]", "precisions=[fp32,int4]", "seeds=0")
-    run_inline(monkeypatch, tiny_config(resumable, *grid), resumable / "results")
-    monkeypatch.undo()
+    run_inline(tiny_config(resumable, *grid), resumable / "results")
     (tmp_path / "fresh").mkdir()
     code, _ = run_workers(tiny_config(tmp_path / "fresh", *grid), tmp_path / "fresh/results", workers=1)
     assert code == 0
@@ -84,10 +82,10 @@ def test_a_path_is_the_same_wherever_its_snapshots_are(finished, resumable, tmp_
             same_tensors(tensors_of(tmp_path / "fresh", stage), tensors_of(resumable, stage))
 
 
-def test_another_seed_and_another_precision_compute_only_their_own(resumable, monkeypatch):
+def test_another_seed_and_another_precision_compute_only_their_own(resumable):
     old = rows_of(resumable)
     config = tiny_config(resumable, "seeds=[0,1,2]", "precisions=[fp32,w8a8]")
-    code, computed, _ = run_inline(monkeypatch, config, resumable / "results")
+    code, computed, _ = run_inline(config, resumable / "results")
     assert code == 0
     # seed 2: a dense network, a path, two fine-tunings and 2 x 2 cells; seeds 0 and 1: 2 cells of w8a8 each
     assert count_kinds(computed) == {"dense": 1, "path": 1, "recover": 2, "quantize": 4 + 4, "evaluate": 4 + 4}
@@ -98,8 +96,8 @@ def test_another_seed_and_another_precision_compute_only_their_own(resumable, mo
     assert (paired.w8a8 * 16).to_list() == pytest.approx(paired.fp32.to_list())
 
 
-def test_another_name_shares_the_stages(resumable, monkeypatch):
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable, "name=twin"), resumable / "results")
+def test_another_name_shares_the_stages(resumable):
+    code, computed, _ = run_inline(tiny_config(resumable, "name=twin"), resumable / "results")
     assert code == 0 and computed == []
     same_rows(rows_of(resumable), rows_of(resumable, "twin"), "sweep")
     cell = "vgg_tiny-digits-taylor-int4-r0.50-s0"
@@ -107,18 +105,18 @@ def test_another_name_shares_the_stages(resumable, monkeypatch):
     same_tensors(*[network.state_dict() for network in networks])
 
 
-def test_int4_and_w4a4_are_one_stage_under_two_names(resumable, monkeypatch):
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable, "precisions=w4a4"), resumable / "results")
+def test_int4_and_w4a4_are_one_stage_under_two_names(resumable):
+    code, computed, _ = run_inline(tiny_config(resumable, "precisions=w4a4"), resumable / "results")
     assert code == 0 and computed == []
     assert set(rows_of(resumable).precision) == {"w4a4"}
 
 
-def test_what_was_deleted_is_computed_again(resumable, monkeypatch):
+def test_what_was_deleted_is_computed_again(resumable):
     old = rows_of(resumable)
     for stage in {old.stage_path.dropna().iloc[0], old.stage_evaluate.iloc[0]}:
         shutil.rmtree(resumable / "results/stages" / stage)
     deleted = tensors_of(resumable, old.stage_recover.iloc[0])
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable), resumable / "results")
+    code, computed, _ = run_inline(tiny_config(resumable), resumable / "results")
     assert code == 0 and count_kinds(computed) == {"path": 1, "evaluate": 1}
     same_rows(old, rows_of(resumable))
     same_tensors(deleted, tensors_of(resumable, old.stage_recover.iloc[0]))
@@ -139,9 +137,9 @@ def test_a_ratio_that_moves_the_paths_end_is_refused(resumable, ratios):
     assert snapshot(resumable / "results") == before
 
 
-def test_a_smaller_ratio_with_until_is_the_same_path(resumable, monkeypatch):
+def test_a_smaller_ratio_with_until_is_the_same_path(resumable):
     config = tiny_config(resumable, "prune.ratios=[0]", "prune.until=0.5")
-    code, computed, _ = run_inline(monkeypatch, config, resumable / "results")
+    code, computed, _ = run_inline(config, resumable / "results")
     assert code == 0 and computed == [] and len(rows_of(resumable)) == 8
 
 
@@ -165,8 +163,8 @@ def test_keep_all_keeps_every_network(finished):
     assert networks(finished) == set(rows_of(finished).index)
 
 
-def test_keep_none(resumable, monkeypatch):
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable, "keep=none"), resumable / "results")
+def test_keep_none(resumable):
+    code, computed, _ = run_inline(tiny_config(resumable, "keep=none"), resumable / "results")
     rows = rows_of(resumable)
     assert code == 0 and computed == [] and networks(resumable) == set()
     store = Store(resumable / "results/stages")
@@ -174,13 +172,13 @@ def test_keep_none(resumable, monkeypatch):
     assert all(store.has_tensors(stage) for stage in rows.stage_recover)  # a precision can still be added
     with pytest.raises(UserError, match="keep"):
         qprune.load_network(resumable / "results/tiny", rows.index[0])
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable, "keep=none"), resumable / "results")
+    code, computed, _ = run_inline(tiny_config(resumable, "keep=none"), resumable / "results")
     assert code == 0 and computed == []
 
 
-def test_keep_all_after_keep_none_makes_the_networks_again(resumable, finished, monkeypatch):
-    run_inline(monkeypatch, tiny_config(resumable, "keep=none"), resumable / "results")
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable), resumable / "results")
+def test_keep_all_after_keep_none_makes_the_networks_again(resumable, finished):
+    run_inline(tiny_config(resumable, "keep=none"), resumable / "results")
+    code, computed, _ = run_inline(tiny_config(resumable), resumable / "results")
     assert code == 0 and count_kinds(computed) == {"quantize": 16}
     assert networks(resumable) == set(rows_of(resumable).index)
     same_rows(rows_of(finished), rows_of(resumable))
@@ -189,8 +187,8 @@ def test_keep_all_after_keep_none_makes_the_networks_again(resumable, finished, 
         same_tensors(*[{k: v for k, v in n.state_dict().items() if hasattr(v, "shape")} for n in (left, right)])
 
 
-def test_keep_front(resumable, monkeypatch):
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable, "keep=front"), resumable / "results")
+def test_keep_front(resumable):
+    code, computed, _ = run_inline(tiny_config(resumable, "keep=front"), resumable / "results")
     assert code == 0 and computed == []
     rows = rows_of(resumable).reset_index()
     points = rows.groupby(["precision", "pruning_ratio"])[["bit_gflops", "val_accuracy"]].mean()
@@ -206,13 +204,13 @@ def test_keep_front(resumable, monkeypatch):
         qprune.load_network(resumable / "results/tiny", cell)
 
 
-def test_a_network_that_comes_onto_the_front_is_made_again(resumable, monkeypatch):
+def test_a_network_that_comes_onto_the_front_is_made_again(resumable):
     """Its own was deleted when the sweep had two more precisions."""
-    run_inline(monkeypatch, tiny_config(resumable, "keep=front"), resumable / "results")
+    run_inline(tiny_config(resumable, "keep=front"), resumable / "results")
     fp32 = {cell for cell in rows_of(resumable).index if "-fp32-" in cell}
     assert not networks(resumable) & fp32  # fp16 has the same accuracy at a quarter of the cost
     only = ("keep=front", "precisions=fp32")
-    code, computed, _ = run_inline(monkeypatch, tiny_config(resumable, *only), resumable / "results")
+    code, computed, _ = run_inline(tiny_config(resumable, *only), resumable / "results")
     assert code == 0 and count_kinds(computed) == {"quantize": 4}  # two points, neither worse than the other
     assert fp32 <= networks(resumable)
-    assert run_inline(monkeypatch, tiny_config(resumable, *only), resumable / "results")[:2] == (0, [])
+    assert run_inline(tiny_config(resumable, *only), resumable / "results")[:2] == (0, [])

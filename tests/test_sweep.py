@@ -14,6 +14,7 @@ from torch.nn import functional
 import qprune
 from qprune.data import load_data
 from qprune.errors import UserError
+from qprune.records import read_cells
 from qprune.saved import NetworkSpec
 from qprune.store import Store
 from qprune.training import Recipe, minibatch, seed_of
@@ -34,7 +35,7 @@ FIRST_AND_LAST = 9 * 1 * 8 * 64 + 32 * 10
 
 @pytest.fixture(scope="module")
 def cells(finished):
-    return pd.read_csv(finished / "results/tiny/cells.csv")
+    return read_cells(finished / "results/tiny")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,9 @@ def test_load_network_names_the_nearest_cell(finished):
 
 
 def test_no_draft_is_left(finished):
-    assert not [file for file in finished.rglob("*") if file.name.startswith(".")]
+    stages = finished / "results/stages"
+    hidden = [file for file in finished.rglob(".*") if file.is_file() or file.parent != stages]
+    assert not hidden and not [file for folder in stages.glob(".*") for file in folder.iterdir()]
 
 
 # What the stages did ------------------------------------------------------------------------------------------------
@@ -242,9 +245,9 @@ def test_the_unpruned_cell_trains_through_all_of_p_then_afresh_through_f(finishe
         assert torch.allclose(network.state_dict()[name], tensor, atol=1e-6), name
 
 
-def test_a_grid_without_fp32_and_without_ratio_0_still_has_its_baseline(resumable, monkeypatch, cells):
+def test_a_grid_without_fp32_and_without_ratio_0_still_has_its_baseline(resumable, cells):
     config = tiny_config(resumable, "name=corner", "precisions=int4", "prune.ratios=0.5")
-    code, computed, _ = run_inline(monkeypatch, config, resumable / "results")
+    code, computed, _ = run_inline(config, resumable / "results")
     corner = pd.read_csv(resumable / "results/corner/cells.csv")
     assert code == 0 and computed == []  # the tiny sweep has it all
     assert len(corner) == 2
@@ -252,9 +255,9 @@ def test_a_grid_without_fp32_and_without_ratio_0_still_has_its_baseline(resumabl
     assert (both.baseline_accuracy == both.baseline_accuracy_tiny).all() and (both.accuracy == both.accuracy_tiny).all()
 
 
-def test_the_baseline_is_trained_where_no_cell_needs_it(tmp_path, monkeypatch):
+def test_the_baseline_is_trained_where_no_cell_needs_it(tmp_path):
     overrides = ("seeds=0", "precisions=int4", "prune.ratios=0.5", "train.updates=5", "data.subset=64")
-    code, computed, _ = run_inline(monkeypatch, tiny_config(tmp_path, *overrides), tmp_path / "results")
+    code, computed, _ = run_inline(tiny_config(tmp_path, *overrides), tmp_path / "results")
     assert code == 0 and len(computed) == 2 + 2 * 3  # dense, path; recover, quantize, evaluate of cell and baseline
     (row,) = pd.read_csv(tmp_path / "results/tiny/cells.csv").itertuples()
     (base,) = [
@@ -265,7 +268,7 @@ def test_the_baseline_is_trained_where_no_cell_needs_it(tmp_path, monkeypatch):
     assert row.baseline_accuracy == base
 
 
-def test_stages_without_updates(tmp_path, monkeypatch):
+def test_stages_without_updates(tmp_path):
     overrides = (
         "seeds=0",
         "finetune={updates: 0}",
@@ -273,7 +276,7 @@ def test_stages_without_updates(tmp_path, monkeypatch):
         "prune.ratios=[0]",
         "precisions=[fp32,int8,int4]",
     )
-    code, _, _ = run_inline(monkeypatch, tiny_config(tmp_path, *overrides), tmp_path / "results")
+    code, _, _ = run_inline(tiny_config(tmp_path, *overrides), tmp_path / "results")
     rows = pd.read_csv(tmp_path / "results/tiny/cells.csv")
     assert code == 0 and set(rows.total_updates) == {40} and set(rows.updates_prune) == {0}
     assert rows.accuracy[0] == rows.dense_accuracy[0] == rows.baseline_accuracy[0]

@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from qprune.config import SweepConfig, load_config
-from qprune.errors import UserError
-from qprune.executors.local import Event
-from qprune.stages import compute
+from qprune.executors.attempt import attempt
+from qprune.executors.base import Event, Executor
+from qprune.executors.local import LocalExecutor
 from qprune.store import Store
 from qprune.sweep import run_sweep
 
@@ -44,13 +44,11 @@ def tiny_config(folder: Path, *overrides: str) -> SweepConfig:
     return load_config(write_tiny(folder), overrides)
 
 
-class Inline:
+class Inline(Executor):
     """Computes stages in this process: no start of workers. `computed` collects what was computed, in order."""
 
-    computed: list[str] = []
-
-    def __init__(self, workers: int, threads: int, store_folder: Path):
-        self.store = Store(store_folder)
+    def __init__(self, store_folder: Path):
+        self.store, self.ended, self.computed = Store(store_folder), [], []
 
     def __enter__(self):
         return self
@@ -58,35 +56,36 @@ class Inline:
     def __exit__(self, *_):
         pass
 
-    def run(self, stages, on_event):
-        failed: dict[str, str] = {}
-        for name, stage in stages.items():
-            on_event(Event("started", name))
-            lost = next((failed[source] for source in stage.inputs if source in failed), None)
-            try:
-                if lost:
-                    raise UserError(lost)
-                compute(stage, self.store, torch.device("cpu"), lambda updates: None)
-            except UserError as error:
-                failed[name] = str(error)
-                on_event(Event("failed", name, reason=str(error)))
-            else:
-                self.computed.append(name)
-                on_event(Event("done", name))
+    def free(self) -> int:
+        return 1 - len(self.ended)
+
+    def start(self, stage) -> None:
+        event = attempt(stage, self.store, torch.device("cpu"), lambda event: None)
+        if event.kind == "done" and event.made:
+            self.computed.append(stage.id)
+        self.ended.append(event)
+
+    def events(self, timeout: float) -> list[Event]:
+        ended, self.ended = self.ended, []
+        return ended
 
 
-def run_inline(monkeypatch, config: SweepConfig, out: Path) -> tuple[int, list[str], str]:
+def run_inline(config: SweepConfig, out: Path, **options) -> tuple[int, list[str], str]:
     """Exit code, the ids of the stages that were computed, what was printed."""
-    monkeypatch.setattr("qprune.sweep.LocalExecutor", Inline)
-    monkeypatch.setattr(Inline, "computed", [])
-    text = io.StringIO()
-    code = run_sweep(config, out, 1, 1, Console(file=text, width=160))
-    return code, Inline.computed, text.getvalue()
+    text, executors = io.StringIO(), []
+
+    def make_executor(stages: int, store_folder: Path) -> Inline:
+        executors.append(Inline(store_folder))
+        return executors[-1]
+
+    code = run_sweep(config, out, make_executor, Console(file=text, width=160), **options)
+    return code, [stage for executor in executors for stage in executor.computed], text.getvalue()
 
 
-def run_workers(config: SweepConfig, out: Path, workers: int) -> tuple[int, str]:
+def run_workers(config: SweepConfig, out: Path, workers: int, **options) -> tuple[int, str]:
     text = io.StringIO()
-    code = run_sweep(config, out, workers, 1, Console(file=text, width=160))
+    console = Console(file=text, width=160)
+    code = run_sweep(config, out, lambda stages, store: LocalExecutor(workers, 1, store), console, **options)
     return code, text.getvalue()
 
 

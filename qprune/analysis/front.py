@@ -5,7 +5,8 @@ A cost is to be small and an accuracy large. Choices go by validation accuracy; 
 
 import numpy as np
 
-POINT = ["sweep", "model", "data", "criterion", "precision", "pruning_ratio"]
+GROUP = ["sweep", "model", "data", "criterion", "order"]  # within it, (precision, ratio, seed) names one cell
+POINT = [*GROUP, "precision", "pruning_ratio"]
 STUDY = ["model", "data"]  # points are compared within one model and data set
 COSTS = ("bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "latency_ms")
 MEANS = (
@@ -16,7 +17,7 @@ SPREADS = ("val_accuracy", "accuracy", *COSTS)
 
 
 def operating_points(cells):
-    """One row per (sweep, model, data, criterion, precision, ratio) of the done cells: means over seeds (a DataFrame).
+    """One row per POINT of the done cells: means over seeds (a DataFrame).
 
     Beside the means: `seeds` (their number), `<column>_sd` for accuracies and costs (nan for one seed), and `cell`, the
     cell whose network is handed over: that of the seed of median validation accuracy (of an even number, the lower

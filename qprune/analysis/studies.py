@@ -1,6 +1,7 @@
 """The comparisons that a sweep is for, paired by seed.
 
-Each takes the done cells of one sweep, model, data set and criterion: (precision, ratio, seed) names one of them.
+Each takes the done cells of one sweep, model, data set, criterion and order: (precision, ratio, seed) names one of them.
+Only orders() takes those of both orders.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from qprune.analysis.front import hypervolume, operating_points
 from qprune.analysis.statistics import Interval, interval
 
 BELOW_BASELINE = 0.10  # of the hypervolume's reference point: 10 points of accuracy
+# accuracy of a cell -> those of the unpruned FP32 network: after N updates; after N + M by warm restarts; from scratch
+REFERENCES = {
+    "val_accuracy": ("dense_val_accuracy", "baseline_val_accuracy", "scratch_val_accuracy"),
+    "accuracy": ("dense_accuracy", "baseline_accuracy", "scratch_accuracy"),
+}
 
 
 def by_seed(cells, column: str) -> dict[tuple[str, float], dict[int, float]]:
@@ -103,6 +109,80 @@ def interactions(cells, column: str = "val_accuracy") -> list[Interaction]:
 
 
 @dataclass(frozen=True)
+class OrderEffect:
+    """What quantising first does against pruning first: a difference of the same column."""
+
+    precision: str
+    ratio: float
+    effect: Interval
+
+
+def orders(cells, column: str = "val_accuracy") -> list[OrderEffect]:
+    """quantize_first - prune_first for each (precision, ratio), paired by seed.
+
+    cells: of one sweep, model, data set and criterion, of both orders. For an accuracy, above 0 means that quantising
+    first is the better. Left out where no seed has both.
+    """
+    first, second = (by_seed(cells[cells.order == order], column) for order in ("prune_first", "quantize_first"))
+    found = []
+    for place, values in second.items():
+        effect = interval(paired_differences(values, first.get(place, {})))
+        if effect.n:
+            found.append(OrderEffect(*place, effect))
+    return found
+
+
+def paired_differences(these: dict[int, float], those: dict[int, float]) -> list[float]:
+    """these - those of the seeds that both have: seed -> value."""
+    return [these[seed] - those[seed] for seed in sorted(these.keys() & those.keys())]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one (precision, ratio) loses against the unpruned FP32 network trained for more or fewer updates.
+
+    N: updates of dense training; M: those that a pruned network has had on top (pruning, fine-tuning, its precision).
+    apparent: against the network after N, which has had fewer updates; fair: against it after N + M, by warm restarts;
+    scratch: against one trained for N + M under a single schedule; extra: what M more updates alone give the unpruned
+    network, fair - apparent. All are fractions of accuracy, paired by seed; n is 0 where there is no such reference.
+    """
+
+    precision: str
+    ratio: float
+    apparent: Interval
+    fair: Interval
+    scratch: Interval
+    extra: Interval
+
+
+def budget(cells, column: str = "val_accuracy") -> list[Budget]:
+    """The losses of each (precision, ratio) against the references of that accuracy (val_accuracy or accuracy)."""
+    dense, baseline, scratch = (by_seed(cells, name) if name in cells else {} for name in REFERENCES[column])
+    return [
+        Budget(
+            *place,
+            apparent=interval(paired_differences(dense.get(place, {}), values)),
+            fair=interval(paired_differences(baseline.get(place, {}), values)),
+            scratch=interval(paired_differences(scratch.get(place, {}), values)),
+            extra=interval(paired_differences(baseline.get(place, {}), dense.get(place, {}))),
+        )
+        for place, values in by_seed(cells, column).items()
+    ]
+
+
+def references(cells, column: str = "val_accuracy") -> dict[str, np.ndarray]:
+    """Column of REFERENCES -> its value for each seed that has one; columns without any are left out."""
+    done = cells[cells.status == "done"]
+    found = {}
+    for name in REFERENCES[column]:
+        if name in done:
+            values = done.groupby("seed")[name].first().astype(float).dropna()  # the same for all cells of a seed
+            if len(values):
+                found[name] = values.to_numpy()
+    return found
+
+
+@dataclass(frozen=True)
 class EqualCost:
     """The best by pruning alone, by quantising alone and by both at no more than a cost: rows of the points, or None.
 
@@ -140,8 +220,7 @@ def equal_cost(cells, points, cost: str = "bit_gflops") -> list[EqualCost]:
         best = [best_at_cost(np.where(way, costs, np.nan), accuracies, limit) for way in ways]
         difference = interval([])
         if best[0] is not None and best[1] is not None:
-            less, more = values[places[best[0]]], values[places[best[1]]]
-            difference = interval([more[seed] - less[seed] for seed in sorted(less.keys() & more.keys())])
+            difference = interval(paired_differences(values[places[best[1]]], values[places[best[0]]]))
         rows.append(EqualCost(float(limit), *best, difference))
     return rows
 

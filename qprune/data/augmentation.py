@@ -43,8 +43,9 @@ def parse_kind(kind: str) -> tuple[str, int | None]:
     """ "crop4" -> ("crop", 4), "flip" -> ("flip", None); UserError for an unknown kind."""
     match = _KIND.fullmatch(kind) if isinstance(kind, str) else None
     if match is None:
+        shown = repr(kind) if len(repr(kind)) <= 60 else f"{kind!r:.57}..."
         raise UserError(
-            f"augment: {kind!r} is no augmentation. Known are none, flip, crop and shift, the last two also with "
+            f"augment: {shown} is no augmentation. Known are none, flip, crop and shift, the last two also with "
             "their pixels, as crop4 (1 to 99)."
         )
     return match[1] or match[2], int(match[3]) if match[3] else None

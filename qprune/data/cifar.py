@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from qprune.data.base import Parts, Source, hold_out_val, make_split
-from qprune.data.files import default_root, fetch, hash_files, not_found
+from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
 from qprune.errors import UserError
 
 
@@ -31,21 +31,40 @@ def cifar_source(name: str, class_name: str, folder: str, files: tuple[str, ...]
         if missing(options) and not options["download"]:
             raise not_found(name, missing(options)[0], [root_of(options) / folder])
 
+    def find_damaged(root: Path) -> Path | None:
+        """The first file that is missing or whose MD5 sum is not the published one."""
+        from torchvision import datasets
+        from torchvision.datasets.utils import check_integrity
+
+        dataset = getattr(datasets, class_name)
+        published = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
+        return next((root / folder / f for f, md5 in published if not check_integrity(root / folder / f, md5)), None)
+
     def read(options: dict) -> list:
         """[training set, test set] of torchvision's, downloaded first where that is wanted and needed."""
         from torchvision import datasets
 
         check(options)
         root, dataset = root_of(options), getattr(datasets, class_name)
-        if options["download"]:
-            fetch(name, root, lambda: dataset(str(root), download=True))
+
+        def download() -> None:
+            if find_damaged(root):  # else another process has just fetched them
+                fetch_file(root / dataset.filename, [dataset.url], dataset.tgz_md5)
+                unpack(root / dataset.filename, root / folder)
+
         try:
-            return [dataset(str(root), train=train) for train in (True, False)]
-        except (RuntimeError, OSError, EOFError) as error:
+            damaged = find_damaged(root)
+            if damaged and options["download"]:
+                fetch(name, root, download)
+                damaged = find_damaged(root)
+        except OSError as error:
+            raise UserError(f"data {name}: a file in {root / folder} can't be read: {error}.") from error
+        if damaged:
             raise UserError(
-                f"data {name}: a file in {root / folder} is damaged or only half downloaded (its MD5 sum is wrong). "
-                "Remove that folder and set download: true, or unpack the official archive again."
-            ) from error
+                f"data {name}: {damaged} is damaged or only half downloaded (its MD5 sum is wrong). "
+                "Set download: true to fetch it again, or unpack the official archive again."
+            )
+        return [dataset(str(root), train=train) for train in (True, False)]
 
     def load(options: dict) -> Parts:
         training, testing = read(options)

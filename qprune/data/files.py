@@ -1,20 +1,37 @@
-"""Files of data sets: where they lie, what they contain, and how they are fetched."""
+"""Files of data sets: where they lie, what they contain, and how they are fetched.
+
+What is fetched appears whole or not at all: a file is downloaded and an archive unpacked under another name, and
+only what has the published MD5 sum is put in place. A lock keeps two processes from fetching into one folder at once.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+import shutil
+import socket
+import stat
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 from qprune.errors import UserError
 
+TIMEOUT = 60  # seconds without a byte after which a download is given up
+
 
 def default_root(name: str) -> Path:
     """The folder of a data set's files: $QPRUNE_DATA/<name>, else ~/.cache/qprune/<name>."""
-    base = os.environ.get("QPRUNE_DATA")
-    return (Path(base).expanduser() if base else Path.home() / ".cache" / "qprune").resolve() / name
+    try:
+        base = Path(os.environ.get("QPRUNE_DATA") or "~/.cache/qprune").expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # ~nobody, links in a circle
+        raise UserError(
+            f"QPRUNE_DATA is {os.environ.get('QPRUNE_DATA')!r}, which can't be a folder: {error}."
+        ) from error
+    return base / name
 
 
 def hash_files(files: Iterable[tuple[str, Path]]) -> str:
@@ -28,9 +45,12 @@ def hash_files(files: Iterable[tuple[str, Path]]) -> str:
 
 def _status(path: Path) -> os.stat_result:
     try:
-        return path.stat()
+        status = path.stat()
     except OSError as error:
         raise UserError(f"data: {path} can't be read: {error.strerror}.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"data: {path} is no regular file. Remove it.")  # reading a pipe would never end
+    return status
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -52,14 +72,76 @@ def not_found(name: str, missing: str, looked_in: Iterable[Path], extra: str = "
     )
 
 
+# Fetching -----------------------------------------------------------------------------------------------------------
+
+
 def fetch(name: str, root: Path, download: Callable[[], object]) -> None:
-    """Runs a download of torchvision's into `root`; whatever goes wrong becomes one UserError."""
+    """Runs a download into `root`, one process at a time; whatever goes wrong becomes one UserError."""
+    from filelock import FileLock
+
+    before = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        download()
-    except (OSError, RuntimeError, EOFError) as error:  # URLError is an OSError; a wrong checksum a RuntimeError
+        with FileLock(root / ".download.lock"):
+            socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none, so a silent server would hold it for ever
+            download()
+    except _FAILURES as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"data {name}: the download into {root} failed: {reason} "
-            "Try again (remove what is half there), or set root: to a folder that holds the files."
+            f"data {name}: the download into {root} failed: {reason.rstrip('.')}. Nothing half is left there: try again, "
+            "or set root: to a folder that holds the files (that can be written to, to download)."
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+_FAILURES = (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error)
+# URLError is an OSError; a wrong MD5 sum a RuntimeError
+
+
+def fetch_file(path: Path, urls: Sequence[str], md5: str) -> None:
+    """Puts a file in place, from the first of the addresses that gives it whole; one that is there is left alone.
+
+    Raises the last address's error, with the file's name. To be called within `fetch`.
+    """
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    if check_integrity(path, md5):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    failures = []
+    try:
+        for url in urls:
+            try:
+                draft.unlink(missing_ok=True)
+                download_url(url, draft.parent, draft.name, md5)
+            except _FAILURES as error:
+                failures.append(f"{url}: {error}")
+            else:
+                draft.replace(path)
+                return
+    finally:
+        draft.unlink(missing_ok=True)
+    raise RuntimeError(f"{path.name} ({'; '.join(failures)})")
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Puts the folder of that name in a .tar.gz in place, over the files of one that is there already.
+
+    To be called within `fetch`, after `fetch_file` has checked the archive.
+    """
+    draft = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        with tarfile.open(archive) as tar:
+            tar.extractall(draft, filter="data")
+        if not folder.exists():
+            (draft / folder.name).rename(folder)
+        else:
+            for file in (draft / folder.name).iterdir():
+                file.replace(folder / file.name)
+    except _FAILURES as error:
+        raise RuntimeError(f"{archive.name} can't be unpacked ({error})") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

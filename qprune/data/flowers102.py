@@ -11,12 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from qprune.data.base import Parts, Source, make_split
-from qprune.data.files import default_root, fetch, hash_files, not_found
+from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
 from qprune.data.pictures import decode_pictures
 from qprune.errors import UserError
 
 FOLDER = "flowers-102"
 MATRICES = ("imagelabels.mat", "setid.mat")
+URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+ARCHIVE = "102flowers.tgz"
+MD5 = {  # torchvision's
+    ARCHIVE: "52808999861908f626f3c1f4e79d11fa",
+    "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
+    "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
+}
 
 
 def _root(options: dict) -> Path:
@@ -43,10 +50,17 @@ def _folder(options: dict) -> Path:
     check(options)
     root = _root(options)
     if _missing(options):
-        from torchvision import datasets
-
-        fetch("flowers102", root, lambda: datasets.Flowers102(str(root), download=True))
+        fetch("flowers102", root, lambda: _download(root / FOLDER))
     return root / FOLDER
+
+
+def _download(folder: Path) -> None:
+    """Fetches what is missing or damaged; jpg/ is put in place as a whole."""
+    for file in MATRICES:
+        fetch_file(folder / file, [URL + file], MD5[file])
+    if not (folder / "jpg").is_dir():
+        fetch_file(folder / ARCHIVE, [URL + ARCHIVE], MD5[ARCHIVE])
+        unpack(folder / ARCHIVE, folder / "jpg")
 
 
 def _read_matrix(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
@@ -58,7 +72,8 @@ def _read_matrix(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
         return [np.atleast_1d(matrix[key]).astype(np.int64) for key in keys]
     except (MatReadError, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
-            f"data flowers102: {path} is damaged or only half downloaded ({error}). Remove it and fetch it again."
+            f"data flowers102: {path} is damaged or only half downloaded ({error}). "
+            "Remove it and set download: true, which fetches it again."
         ) from error
 
 
@@ -73,7 +88,10 @@ def load(options: dict) -> Parts:
         files = [folder / "jpg" / f"image_{number:05d}.jpg" for number in numbers]
         absent = next((file for file in files if not file.is_file()), None)
         if absent or numbers.max() > len(labels):
-            raise not_found("flowers102", f"the set is incomplete, {absent or 'a label'}", [folder])
+            raise UserError(
+                f"data flowers102: the set is incomplete, {absent or 'a label'} not found. "
+                f"Remove {folder} and set download: true, or unpack the official archive again."
+            )
         splits.append(make_split(decode_pictures(files, options["image_size"]), labels[numbers - 1] - 1))
     return Parts(*splits, tuple(Flowers102.classes))
 

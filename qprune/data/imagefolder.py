@@ -14,6 +14,8 @@ folder are found at any depth; hidden ones and those without a picture's suffix 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from qprune.data.files import hash_files
 from qprune.data.pictures import SUFFIXES, decode_pictures
 from qprune.errors import UserError
 from qprune.registry import nearest
+
+MAX_FOLDERS = 20_000  # below one class folder
 
 
 def _root(options: dict) -> Path:
@@ -35,14 +39,35 @@ def _root(options: dict) -> Path:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if os.path.isdir(path) and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"data imagefolder: {folder} can't be read: {error.strerror}.") from error
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its files) of all folders below, through links too, but into none a second time on one way down."""
+    ways = {str(folder): frozenset()}  # folder -> (device, inode) of all folders above it
+    for count, (where, folders, files) in enumerate(os.walk(folder, followlinks=True)):
+        if count == MAX_FOLDERS:
+            raise UserError(f"data imagefolder: {folder} holds more than {MAX_FOLDERS:,} folders; is it the right one?")
+        status = os.stat(where)
+        above = ways.pop(where) | {(status.st_dev, status.st_ino)}
+        for name in list(folders):
+            inner = os.path.join(where, name)
+            with suppress(OSError):  # one that has just been deleted is no circle, and os.walk passes over it
+                status = os.stat(inner)
+                if (status.st_dev, status.st_ino) in above:
+                    raise UserError(f"data imagefolder: {inner} is a link to a folder that it lies in. Remove it.")
+            ways[inner] = above
+        yield where, files
 
 
 def _pictures(folder: Path) -> list[Path]:
     """The picture files below a class folder, sorted; UserError where there is none."""
     found = [
         Path(where) / file
-        for where, _, files in os.walk(folder, followlinks=True)
+        for where, files in _walk(folder)
         for file in files
         if not file.startswith(".") and file.lower().endswith(SUFFIXES)
     ]

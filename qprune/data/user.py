@@ -24,6 +24,8 @@ from qprune.data.base import Dataset, Parts, Split, hold_out_val, make_split
 from qprune.errors import UserError
 from qprune.user_code import check_options, load_function
 
+MAX_CLASSES = 100_000
+
 
 def call(name: str, options: Mapping[str, Any]) -> Dataset | Parts:
     """What the user's function returns, brought into form; UserError naming the function and what it returned."""
@@ -76,6 +78,8 @@ def _convert(name: str, part: str, given: object) -> Split:
         )
     if labels.min() < 0:
         raise _wrong(name, f"{part} labels from {labels.min()} on, not from 0")
+    if labels.max() >= MAX_CLASSES:
+        raise _wrong(name, f"{part} labels up to {labels.max()}; there can be {MAX_CLASSES:,} classes, from 0 on")
     return make_split(images if images.ndim == 4 else images[:, None], labels)
 
 

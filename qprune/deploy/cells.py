@@ -1,7 +1,6 @@
 """A finished cell with what its export needs: the evaluated network, how it is rebuilt, and the test split."""
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,8 @@ from torch import nn
 
 from qprune.data import Split, load_data
 from qprune.errors import UserError
-from qprune.records import load_network, read_cells
+from qprune.records import load_network, read_cells, read_sweep_file, record_file
+from qprune.records import read_record as read_checked
 from qprune.registry import nearest
 from qprune.saved import NetworkSpec
 
@@ -31,16 +31,15 @@ class DeployedCell:
 
 
 def read_record(folder: Path, cell: str) -> dict:
-    """A finished cell's record. Raises UserError, naming the nearest cell, where there is none."""
+    """A finished cell's record. Raises UserError, naming the nearest cell, where there is none or it is damaged."""
     cells = read_cells(folder)
-    path = Path(folder) / "cells" / f"{cell}.json"
     if cell not in set(cells.cell):
         known = difflib.get_close_matches(cell, list(cells.cell), n=5, cutoff=0) or list(cells.cell)
         raise UserError(f"{folder} has no cell {cell!r}{nearest(cell, known)}")
-    if not path.is_file():
+    if not record_file(folder, cell).is_file():
         status = cells.loc[cells.cell == cell, "status"].iloc[0]
         raise UserError(f"cell {cell} of {folder} is {status}: it has no network; run the sweep again")
-    return json.loads(path.read_text())
+    return read_checked(folder, cell)
 
 
 def open_cell(folder: Path, cell: str) -> DeployedCell:
@@ -62,7 +61,7 @@ def data_settings(folder: Path, name: str) -> dict:
 
     path = Path(folder) / "sweep.json"
     try:
-        config = SweepConfig.model_validate(json.loads(path.read_text())["settings"])
+        config = SweepConfig.model_validate(read_sweep_file(folder)["settings"])
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise UserError(f"{path} can't be read ({reason}); run the sweep again") from error

@@ -6,7 +6,6 @@ how many of the layers its optimised graph runs on integer kernels.
 """
 
 import dataclasses
-import io
 import os
 import platform
 import statistics
@@ -22,8 +21,10 @@ from torch import Tensor
 
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
+from qprune.durable import write_whole
 from qprune.errors import UserError
-from qprune.store import write_whole
+from qprune.sealed_table import read_table as read_checked
+from qprune.sealed_table import sealed_table
 
 FILE = "latency.csv"
 SAMPLE_SECONDS = 0.02  # a sample is at least so long: as many calls as that takes
@@ -174,22 +175,13 @@ def write_latency(folder: Path, rows: list[dict]) -> Path:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if path.is_file():
         table = pd.concat([read_table(path), table]).drop_duplicates(KEY, keep="last")
-    buffer = io.StringIO()
-    table.to_csv(buffer, index=False, float_format="%.6g")
-    write_whole(path, buffer.getvalue().encode())
+    write_whole(path, sealed_table(table.to_csv(index=False, float_format="%.6g")))
     return path
 
 
 def read_table(path: Path):
-    """A latency.csv as a DataFrame. Raises UserError where it is none."""
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} can't be read as a table ({str(error).strip()}); delete it and run qprune bench"
-        ) from error
+    """A latency.csv as a DataFrame. Raises UserError where it is none, Damaged where a row is not what was written."""
+    table = read_checked(path, "delete it and run qprune bench again")
     if list(table.columns) != list(COLUMNS):
         raise UserError(f"{path} has other columns than qprune bench writes; delete it and run qprune bench again")
     return table

@@ -12,7 +12,7 @@ from torch import nn
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.errors import UserError
-from qprune.records import network_file
+from qprune.records import read_network
 from qprune.saved import NetworkSpec
 
 SUFFIX = ".safetensors"
@@ -21,9 +21,9 @@ KEY = "qprune.network"  # of the header's metadata
 
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's tensors and rebuild JSON to one file."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    tensors = load_file(network_file(cell.folder, cell.name))
+    tensors = read_network(cell.folder, cell.record)
     metadata = {KEY: json.dumps(cell.spec.to_json()), "qprune.cell": cell.name}
     save_file(tensors, path, metadata)
 

@@ -3,180 +3,131 @@
 import multiprocessing
 import os
 import signal
-import threading
+import tempfile
 import time
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-TICK_SECONDS = 0.3  # between two messages of a worker about its updates
+from qprune.executors.base import ENDS, Event, Executor
+from qprune.executors.worker import work
+from qprune.stages import Stage
+
+STOP_SECONDS = 4  # for workers to end before they are killed
+LOG_BYTES = 2000  # of what a failed stage had printed
 
 
-@dataclass(frozen=True)
-class Event:
-    """What a worker tells. kind: "started", "updates" (count of new ones), "done" or "failed" (reason)."""
+class LocalExecutor(Executor):
+    """Worker processes, each with its own threads; `threads` x `workers` should not exceed the cores.
 
-    kind: str
-    stage: str
-    count: int = 0
-    reason: str = ""
-
-
-class LocalExecutor:
-    """Worker processes, each with its own threads; `threads` x `workers` should not exceed the cores."""
+    On CUDA, worker i uses device i modulo their number, and an equal share of that device's memory.
+    """
 
     def __init__(self, workers: int, threads: int, store_folder: Path):
         self.workers, self.threads, self.store_folder = workers, threads, Path(store_folder)
-        self._processes: list[tuple[multiprocessing.Process, Connection]] = []
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, _Worker] = {}
 
     def __enter__(self) -> "LocalExecutor":
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[variable] = str(self.threads)  # read by libraries as the workers load them
-        context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # NOTE starting it unblocks SIGINT, so it comes before the block
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the workers inherit this
-        try:
-            for _ in range(self.workers):
-                ours, theirs = context.Pipe()
-                arguments = (theirs, str(self.store_folder), self.threads)
-                process = context.Process(target=_work, args=arguments, daemon=True)
-                process.start()
-                theirs.close()
-                self._processes.append((process, ours))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        resource_tracker.ensure_running()  # NOTE starting it unblocks SIGINT, so it comes before the workers' block
+        for number in range(self.workers):
+            self._idle.append(_Worker(self, number))
         return self
 
     def __exit__(self, error_type, *_) -> None:
-        for process, connection in self._processes:
-            connection.close()  # an idle worker ends by itself
+        workers = [*self._idle, *self._busy.values()]
+        for worker in workers:
+            worker.connection.close()  # an idle worker ends by itself
             if error_type is not None:
-                process.terminate()
-        for process, _ in self._processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+                worker.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in workers:
+            worker.process.join(max(deadline - time.monotonic(), 0))
+        for worker in workers:
+            worker.end()
+        self._idle, self._busy = [], {}
 
-    def run(self, stages: dict, on_event: Callable[[Event], None]) -> None:
-        """Compute the stages, each after its inputs (those not among the stages are done already).
+    @property
+    def processes(self) -> list[multiprocessing.Process]:
+        """The worker processes."""
+        return [worker.process for worker in (*self._idle, *self._busy.values())]
 
-        A failed stage fails all that need it; the others go on. Longest remaining chains first.
-        """
-        rank = _ranks(stages)
-        waiting = {name: {source for source in stage.inputs if source in stages} for name, stage in stages.items()}
-        idle = dict((connection, process) for process, connection in self._processes)
-        busy: dict[Connection, str] = {}
-        processes = dict(idle)
-        while waiting or busy:
-            ready = sorted((name for name, inputs in waiting.items() if not inputs), key=rank.__getitem__, reverse=True)
-            for name, connection in zip(ready, list(idle), strict=False):
-                idle.pop(connection)
-                busy[connection] = name
-                del waiting[name]
-                connection.send(stages[name])
-                on_event(Event("started", name))
-            for connection in wait(list(busy)):
-                try:
-                    event = connection.recv()
-                except (EOFError, ConnectionResetError):
-                    process = processes[connection]
-                    process.join(5)  # its end of the pipe is closed, so it is ending
-                    reason = f"the worker process died (exit code {process.exitcode})"
-                    event = Event("failed", busy[connection], reason=reason)
-                if event.kind == "updates":
-                    on_event(event)
-                    continue
-                name = busy.pop(connection)
-                if processes[connection].is_alive():
-                    idle[connection] = processes[connection]
-                on_event(event)
-                if event.kind == "done":
-                    for inputs in waiting.values():
-                        inputs.discard(name)
-                else:
-                    for lost in _dependants(waiting, name):
-                        del waiting[lost]
-                        on_event(Event("failed", lost, reason=event.reason))
-            if waiting and not busy and not idle:
-                for name in list(waiting):
-                    del waiting[name]
-                    on_event(Event("failed", name, reason="all worker processes have died"))
+    def free(self) -> int:
+        return len(self._idle)
 
-
-def _ranks(stages: dict) -> dict[str, float]:
-    """Updates from a stage to the end of the longest chain that needs it; evaluations come first of all."""
-    ranks: dict[str, float] = {}
-    for name, stage in reversed(stages.items()):  # each stage stands after its inputs
-        ranks[name] = ranks.get(name, 0) + stage.updates
-        for source in stage.inputs:
-            ranks[source] = max(ranks.get(source, 0), ranks[name])
-    return {name: float("inf") if stages[name].kind == "evaluate" else ranks[name] for name in stages}
-
-
-def _dependants(waiting: dict[str, set[str]], name: str) -> list[str]:
-    found, frontier = [], [name]
-    while frontier:
-        lost = frontier.pop()
-        new = [other for other, inputs in waiting.items() if lost in inputs and other not in found]
-        found += new
-        frontier += new
-    return found
-
-
-def _work(connection: Connection, store_folder: str, threads: int) -> None:
-    """A worker's life: receive a stage, compute it, say so; ends when the driver is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    import torch
-
-    from qprune.errors import UserError
-    from qprune.stages import compute
-    from qprune.store import Store
-
-    _use_thread_lock()
-    torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    store = Store(Path(store_folder))
-    while True:
+    def start(self, stage: Stage) -> None:
+        worker = self._idle.pop()
         try:
-            stage = connection.recv()
-        except (EOFError, OSError):
-            return
-        ticker = _Ticker(connection, stage.id)
+            worker.give(stage)
+        except OSError:  # it was killed while it had nothing to do
+            worker = self._replace(worker)
+            worker.give(stage)
+        self._busy[worker.connection] = worker
+
+    def events(self, timeout: float) -> list[Event]:
+        events = []
+        for connection in wait(list(self._busy), timeout):
+            worker = self._busy[connection]
+            try:
+                event = connection.recv()
+            except (EOFError, OSError):
+                event = worker.death()
+                del self._busy[connection]
+                self._idle.append(self._replace(worker))
+            else:
+                if event.kind in ENDS:
+                    del self._busy[connection]
+                    self._idle.append(worker)
+                if event.kind == "failed":
+                    event = worker.with_log(event)
+            events.append(event)
+        return events
+
+    def _replace(self, worker: "_Worker") -> "_Worker":
+        worker.end()
+        return _Worker(self, worker.number)
+
+
+class _Worker:
+    """A worker process and this side of the pipe to it. What it prints goes to a file that has no name."""
+
+    def __init__(self, executor: LocalExecutor, number: int):
+        self.number, self.stage, self.log_start = number, "", 0
+        handle, log_path = tempfile.mkstemp(prefix="qprune-log-")
+        self.log = os.fdopen(handle, "rb")
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, str(executor.store_folder), executor.threads, number, executor.workers, log_path)
+        self.process = context.Process(target=work, args=arguments, daemon=True)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the worker inherits this
         try:
-            compute(stage, store, device, ticker)
-            event = Event("done", stage.id, ticker.pending)
-        except UserError as error:
-            event = Event("failed", stage.id, reason=str(error))
-        except Exception as error:  # a bad stage harms no other
-            trace = traceback.format_exc(limit=-6)
-            event = Event("failed", stage.id, reason=f"{type(error).__name__}: {str(error).strip()}\n{trace}")
-        try:
-            connection.send(event)
-        except OSError:
-            return
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
 
+    def give(self, stage: Stage) -> None:
+        self.stage, self.log_start = stage.id, os.fstat(self.log.fileno()).st_size
+        self.connection.send(stage)
 
-def _use_thread_lock() -> None:
-    """Spare tqdm, through which torch.fx runs graphs, a lock between processes, which a stopped worker would leave."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return
-    tqdm.set_lock(threading.RLock())
+    def with_log(self, event: Event) -> Event:
+        size = os.fstat(self.log.fileno()).st_size
+        start = max(self.log_start, size - LOG_BYTES)
+        log = os.pread(self.log.fileno(), size - start, start).decode(errors="replace").strip()
+        return Event(event.kind, event.stage, reason=event.reason, log=event.log or log, lasting=event.lasting)
 
+    def death(self) -> Event:
+        self.process.join(STOP_SECONDS)  # its end of the pipe is closed, so it is ending
+        code = self.process.exitcode
+        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        hint = " (the system kills processes when memory runs out: try fewer --workers)" if code == -9 else ""
+        return self.with_log(Event("died", self.stage, reason=f"the worker process died: {how}{hint}"))
 
-class _Ticker:
-    """Counts updates and tells of them now and then."""
-
-    def __init__(self, connection: Connection, stage: str):
-        self.connection, self.stage, self.pending, self.told = connection, stage, 0, time.monotonic()
-
-    def __call__(self, updates: int) -> None:
-        self.pending += updates
-        if time.monotonic() - self.told > TICK_SECONDS:
-            self.connection.send(Event("updates", self.stage, self.pending))
-            self.pending, self.told = 0, time.monotonic()
+    def end(self) -> None:
+        self.connection.close()
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self.log.close()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from qprune.errors import UserError
 from qprune.registry import Registry, nearest
 from qprune.user_code import check_options, is_user_code, load_function, source_hash
+from qprune.yaml_source import show
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +44,8 @@ _add("vgg7", version=1)
 _add("resnet20", version=1)
 
 _DOOR = "torchvision:"
+MAX_WIDTH = 100  # of an own network: times the channels of its paper
+MAX_PARAMETERS = 100_000_000  # of an own network: 0.4 GB, and as much again for each of its copies
 _SHAPES = ("in_channels", "num_classes", "image_size")
 
 
@@ -77,7 +79,7 @@ def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int,
     name, options = _split(settings)
     shapes = dict(zip(_SHAPES, (in_channels, num_classes, image_size), strict=True))
     if name in _VERSIONS:
-        return MODELS.get(name)(**shapes, **_own_options(name, options))
+        return _build_own(name, shapes, _own_options(name, options))
     if name.startswith(_DOOR):
         from qprune.models import torchvision_door
 
@@ -134,9 +136,25 @@ def _own_options(name: str, options: Mapping[str, Any]) -> dict[str, float]:
         if option != "width":
             raise UserError(f"model {name}: unknown option {option!r}{nearest(option, ['width'])}")
     width = options.get("width", 1.0)
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < math.inf:
-        raise UserError(f"model {name}: width is {width!r}; it must be a number above 0, as 0.5.")
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= MAX_WIDTH:
+        allowed = f"a number above 0, at most {MAX_WIDTH}, as 0.5"
+        raise UserError(f"model {name}: width is {show(width)}; it must be {allowed}.")
     return {"width": float(width)}
+
+
+def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, float]) -> nn.Module:
+    """An own network; UserError where it would fill the memory, before it does."""
+    import torch
+
+    build = MODELS.get(name)
+    with torch.device("meta"):  # shapes without values
+        count = sum(parameter.numel() for parameter in build(**shapes, **options).parameters())
+    if count > MAX_PARAMETERS:
+        raise UserError(
+            f"model {name}: width is {options['width']}, which makes {count:,} parameters; "
+            f"at most {MAX_PARAMETERS:,} are built: lower the width."
+        )
+    return build(**shapes, **options)
 
 
 def _door_options(name: str, options: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ the torch hub folder) or a local file with a state dict (torch.save or safetenso
   normalises in front of the network.
 """
 
+import os
 import re
 from pathlib import Path
 from urllib.error import URLError
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from qprune.errors import UserError
-from qprune.models.weights import SUFFIXES, fill, read_weights
+from qprune.models.weights import SUFFIXES, as_path, fill, first_line, read_weights
 from qprune.registry import nearest
 
 
@@ -41,15 +42,15 @@ def check(name: str, weights: object) -> None:
         raise UserError(f"unknown model 'torchvision:{name}' in torchvision {torchvision.__version__}{close}")
     if weights is not None and not is_file(weights):
         named_weights(name, weights)
-    elif weights is not None and not Path(weights).expanduser().is_file():
-        raise UserError(f"model 'torchvision:{name}': there is no weights file {weights} ({Path(weights).resolve()}).")
+    elif weights is not None and not (path := as_path(weights)).is_file():
+        raise UserError(f"model 'torchvision:{name}': there is no weights file {weights} ({path.resolve()}).")
 
 
 def is_file(weights: object) -> bool:
     """Whether `weights` means a local file rather than weights of torchvision's."""
     if not isinstance(weights, str):
         return False
-    return weights.endswith(SUFFIXES) or "/" in weights or Path(weights).is_file()
+    return weights.endswith(SUFFIXES) or "/" in weights or os.path.isfile(weights)
 
 
 def named_weights(name: str, weights: object) -> models.WeightsEnum:
@@ -101,7 +102,7 @@ def _download(name: str, weights: models.WeightsEnum, image_size: int) -> nn.Mod
     except Exception as error:  # a damaged file in the cache fails in torch.load with many types
         raise UserError(
             f"model 'torchvision:{name}': {Path(weights.url).name} in {torch.hub.get_dir()}/checkpoints is damaged "
-            f"({str(error).splitlines()[0][:200]}). Remove it, and it is fetched again."
+            f"({first_line(error)}). Remove it, and it is fetched again."
         ) from error
     fill(model, _modern_names(tensors), weights.url, optional=("aux", "AuxLogits."))
     return model

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     A dict under the key "state_dict" or "model" is taken out of a training checkpoint, and the prefix "module."
     of DataParallel is removed. Raises UserError where the file is missing or damaged, or holds anything but tensors.
     """
-    path = Path(file).expanduser()
+    path = as_path(file)
     if not path.is_file():
         raise UserError(f"weights: there is no file {file} (looked for at {path.resolve()}).")
     remedy = "A state dict is wanted: torch.save(model.state_dict(), file), or safetensors."
@@ -30,10 +31,9 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers let through whatever a damaged file makes them stumble on
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(
             f"weights: {path} is damaged, or holds pickled objects, which aren't loaded because they can run code "
-            f"({reason}). {remedy}"
+            f"({first_line(error)}). {remedy}"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -43,6 +43,24 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     if all(key.startswith("module.") for key in content):
         content = {key.removeprefix("module."): value for key, value in content.items()}
     return content
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 200 characters; the type of one without a text."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # PyTorch prints some words bold
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def as_path(file: str | Path) -> Path:
+    """The path of a file, "~" expanded, whether it exists or not; UserError where it can't be one."""
+    try:
+        path = Path(file).expanduser()
+        path.is_file()
+        path.resolve()
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, links in a circle, a name that is too long
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"weights: {str(file)[:200]!r} can't be the path of a file: {reason}.") from error
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], file: str | Path, optional: tuple[str, ...] = ()) -> None:
@@ -79,7 +97,7 @@ def load_checkpoint(network: nn.Module, file: str | Path) -> None:
 
 def file_hash(file: str | Path) -> str:
     """SHA-256 of a file's content; UserError where there is none."""
-    path = Path(file).expanduser()
+    path = as_path(file)
     try:
         status = path.stat()
         return _hash_content(str(path.resolve()), status.st_size, status.st_mtime_ns)

@@ -1,7 +1,7 @@
 """Number formats: a physically final FP32 network in, a network trained and evaluated in that format out.
 
 A format is one file with two functions, `prepare(network, calibration, **options)` and `finish(trained)`,
-and one line here. This module checks names without importing torch; a format's file is imported on first use.
+and one line here; a third one, `names(trained, network)`, where `prepare` renames layers. This module checks names without importing torch; a format's file is imported on first use.
 """
 
 import importlib
@@ -47,6 +47,23 @@ class Precision:
     def finish(self, trained: "GraphModule") -> "nn.Module":
         """The network that is evaluated, in eval mode: for int8 the converted one. `trained` isn't changed."""
         return importlib.import_module(self.module).finish(trained)
+
+    def names(self, trained: "GraphModule", network: "GraphModule") -> dict[str, str]:
+        """Layers of the FP32 network that have another name in the network made from it: that name."""
+        module = importlib.import_module(self.module)
+        return module.names(trained, network) if hasattr(module, "names") else {}
+
+    def masters(self, trained: "GraphModule", network: "GraphModule") -> "dict[str, Tensor]":
+        """The FP32 network's state as trained in the format: float master weights and batch normalisation.
+
+        trained: made by `prepare` from a network of the layers and shapes of `network`; no tensor is copied.
+        """
+        names, state = self.names(trained, network), trained.state_dict()
+        masters = {}
+        for name in network.state_dict():
+            layer, _, tensor = name.rpartition(".")
+            masters[name] = state[f"{names[layer]}.{tensor}" if layer in names else name]
+        return masters
 
 
 _FORMATS: dict[str, str] = {}

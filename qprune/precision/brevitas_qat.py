@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from qprune.errors import UserError
 from qprune.network import module_of, only_moves
 from qprune.precision.lsq import ActQuant, LearnedScaleQuant, WeightQuant, hand_on_plain_tensors
+from qprune.pruning.gates import Gate
 
 _NON_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
 _NON_NEGATIVE_TARGETS = {
     F.relu, torch.relu, F.relu6, torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softmax, torch.softmax, torch.abs,
     torch.square, "relu", "sigmoid", "softmax", "abs",
 }  # fmt: skip
-_KEEPS_SIGN_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_KEEPS_SIGN_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, Gate)
 _KEEPS_SIGN_TARGETS = {
     F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, torch.cat, torch.concat, torch.add, torch.mul, operator.add,
     operator.mul, "mean", "add", "mul",
@@ -91,18 +92,18 @@ def prepare(
     ends = {layers[0].target, layers[-1].target}
     input_bits: dict[fx.Node, int] = {}  # the widest that a layer asks of the tensor
     for node in layers:
-        source = node.args[0]
+        source = _quantized_at(node.args[0])
         bits = act_bits if first_last_bits is None or node.target not in ends else first_last_bits
         input_bits[source] = max(bits, input_bits.get(source, 0))
     for name in dict.fromkeys(node.target for node in layers):
         bits = weight_bits if first_last_bits is None or name not in ends else first_last_bits
         _replace(network, name, _quant_layer(network.get_submodule(name), bits))
     for count, (source, bits) in enumerate(input_bits.items()):
-        quant = ActQuant.let(bit_width=bits, signed=not is_non_negative(source))
+        of_images = source is _quantized_at(layers[0].args[0])
+        # NOTE a setting of the injector, since Brevitas makes the parameter anew when a state is loaded
+        quant = ActQuant.let(bit_width=bits, signed=not is_non_negative(source), learned=not of_images)
         quantizer = qnn.QuantIdentity(act_quant=quant, return_quant_tensor=False)
         name = f"quant_{count}"
-        if source is layers[0].args[0]:
-            quantizer_of(quantizer).scale.requires_grad_(False)
         network.add_submodule(name, quantizer.to(next(network.parameters()).device).train(network.training))
         with network.graph.inserting_after(source):
             quantized = network.graph.call_module(name, (source,))
@@ -113,6 +114,17 @@ def prepare(
     if calibration is not None:
         calibrate(network, calibration)
     return network
+
+
+def _quantized_at(node: fx.Node) -> fx.Node:
+    """The tensor to quantise so that this one is: in front of a gate, which then shows what the layer multiplies.
+
+    Its gradient there is that of the loss by the quantised value; in front of the quantiser it is 0 where the value
+    is clamped, though removing a clamped value changes the loss most.
+    """
+    while isinstance(module_of(node), Gate):
+        node = node.args[0]
+    return node
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from qprune.network import Leaf, Normalize, module_of, only_moves
+from qprune.pruning.gates import Gate
 
 
 class _RoundHalf(torch.autograd.Function):
@@ -65,7 +66,7 @@ class HalfLinear(nn.Linear, Leaf):
 _HALF_LAYERS = {nn.Conv2d: HalfConv2d, nn.Linear: HalfLinear}
 
 # Results that are values of the operands (or 0, or a bound that half can represent): nothing to round.
-_EXACT_MODULES = (nn.ReLU, nn.ReLU6)
+_EXACT_MODULES = (nn.ReLU, nn.ReLU6, Gate)
 _EXACT_TARGETS = {
     F.relu, torch.relu, F.relu6, torch.cat, torch.concat, torch.stack, torch.chunk, torch.split, torch.unsqueeze,
     torch.transpose, torch.permute, torch.swapaxes, torch.maximum, torch.minimum, torch.neg, torch.abs,

@@ -93,15 +93,15 @@ def mse_scale(values: Tensor, qmin: int, qmax: int, candidates: int = 40) -> Ten
 class LearnedScaleQuant(nn.Module):
     """Brevitas `tensor_quant`: values -> (quantised values, scale, zero point, bit width); one learned scale.
 
-    scale_shape: () for one scale, (c, 1, ...) for one per channel.
+    scale_shape: () for one scale, (c, 1, ...) for one per channel; learned: whether training changes it.
     The gradient of the scale is divided by sqrt(n * qmax), n the values per scale and example (LSQ, section 2.2).
     """
 
-    def __init__(self, bit_width: int, signed: bool, scale_shape: tuple[int, ...], per_example: bool):
+    def __init__(self, bit_width: int, signed: bool, scale_shape: tuple[int, ...], per_example: bool, learned: bool):
         super().__init__()
         self.bits, self.signed, self.per_example = bit_width, signed, per_example
         self.qmin, self.qmax = int_range(bit_width, signed)
-        self.scale = nn.Parameter(torch.ones(scale_shape))
+        self.scale = nn.Parameter(torch.ones(scale_shape), requires_grad=learned)
         self.register_buffer("zero_point", torch.tensor(0.0), persistent=False)
         self.register_buffer("bit_width", torch.tensor(float(bit_width)), persistent=False)
 
@@ -138,6 +138,7 @@ class WeightQuant(ExtendedInjector):
     narrow_range = False
     float_to_int_impl_type = "ROUND"
     per_example = False
+    learned = True
     bit_width = 8
 
     @value
@@ -154,5 +155,6 @@ class ActQuant(ExtendedInjector):
     narrow_range = False
     float_to_int_impl_type = "ROUND"
     per_example = True
+    learned = True
     bit_width = 8
     scale_shape = ()

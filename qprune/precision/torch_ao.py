@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 from torch.ao.nn.intrinsic import qat as nniqat
 from torch.ao.quantization import (
     FakeQuantize,
@@ -29,9 +29,11 @@ from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from torch.fx import GraphModule
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 from qprune.errors import UserError
-from qprune.network import Leaf, Normalize
+from qprune.network import Normalize, module_of
+from qprune.pruning.gates import Gate
 
 MIN_SCALE = torch.finfo(torch.float32).eps  # torch.ao's own
 AVERAGING = 0.01  # weight of a batch's range in the moving range, torch.ao's own
@@ -222,14 +224,59 @@ def prepare(network: GraphModule, calibration: Tensor | None) -> GraphModule:
     """A torch.ao QAT network (convolution and batch normalisation fused), ranges started on the calibration."""
     training = network.training
     network = copy.deepcopy(network).train()
-    custom = PrepareCustomConfig().set_non_traceable_module_classes([Normalize, Leaf])
+    leaves = [Normalize, Gate, StochasticDepth]  # exact types; traced, StochasticDepth stays in train mode for good
+    custom = PrepareCustomConfig().set_non_traceable_module_classes(leaves)
     with _quiet():  # the example inputs are unused by this entry point, but must be given
         prepared = prepare_qat_fx(network, QConfigMapping().set_global(qconfig(kernels())), (torch.zeros(1),), custom)
+    _quantize_once_at_gates(prepared)
     for module in prepared.modules():
         module.__class__ = _LEAN.get(type(module), type(module))
     if calibration is not None:
         calibrate(prepared, calibration)
     return prepared.train(training)
+
+
+def _quantize_once_at_gates(prepared: GraphModule) -> None:
+    """Makes gates transparent, in place: torch.ao, which doesn't know them, quantises the tensor on both sides.
+
+    The two fake quantisers become one, wherever each is shared (across pooling, concatenation), and it stands behind
+    the gate: a map that is switched off doesn't widen the range. Unmasked, the network computes what it does without
+    gates.
+    """
+    for gate in [node for node in prepared.graph.nodes if isinstance(module_of(node), Gate)]:
+        before, after = gate.args[0], [user for user in gate.users if _quantizes(user)]
+        if not _quantizes(before) or not after:
+            continue
+        kept = module_of(before)
+        for node in after:
+            replaced = module_of(node)
+            for name, module in list(prepared.named_modules(remove_duplicate=False)):
+                if module is replaced:
+                    prepared.set_submodule(name, kept)
+        gate.replace_input_with(before, before.args[0])
+        if not before.users:
+            prepared.graph.erase_node(before)
+            prepared.delete_submodule(before.target)
+    prepared.graph.lint()
+    prepared.recompile()
+
+
+def _quantizes(node: fx.Node) -> bool:
+    return isinstance(module_of(node), ActivationFakeQuantize)
+
+
+def names(trained: GraphModule, network: GraphModule) -> dict[str, str]:
+    """Where fusing has put batch normalisation: its name in the FP32 network -> its name in the trained one."""
+    moved = {}
+    layers = dict(trained.named_modules())
+    for node in network.graph.nodes:
+        if not isinstance(module_of(node), (nn.BatchNorm1d, nn.BatchNorm2d)):
+            continue
+        if node.target not in layers:  # fused into the layer before it
+            moved[node.target] = f"{node.args[0].target}.bn"
+        elif isinstance(layers[node.target], nn.Sequential):  # (normalisation, ReLU)
+            moved[node.target] = f"{node.target}.0"
+    return moved
 
 
 @torch.no_grad()

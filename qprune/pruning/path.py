@@ -11,7 +11,7 @@ from qprune.data import Split
 from qprune.errors import UserError
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.groups import ChannelGroups
-from qprune.pruning.scoring import Scorer, normalize
+from qprune.pruning.scoring import Scorer
 from qprune.training import Recipe, constant, seed_of, train
 
 
@@ -101,18 +101,19 @@ def walk(
     seed: int,
     min_channels: int = 1,
     round_to: int = 1,
+    normalization: str = "l2",
     optimizer: torch.optim.Optimizer | None = None,
     on_update: Callable[[int, float | None], None] | None = None,
 ) -> torch.optim.Optimizer:
     """Walk some steps of the path in place: each is a burst of scored updates, then one removal.
 
-    Scores are gathered anew in each burst. Returns the optimizer, to walk on with.
+    Scores are gathered anew in each burst; normalization: of each layer's, "l2" or "none". Returns the optimizer, to walk on with.
     """
     for step in steps:
         scorer.reset()
         burst = range(step * schedule.updates_between, (step + 1) * schedule.updates_between)
         optimizer = train(gated.network, split, recipe, burst, constant(lr), seed, optimizer, scorer, on_update)
-        scores = scorer.scores(torch.Generator().manual_seed(seed_of(seed, "scores", step)))
+        ranking = scorer.ranking(torch.Generator().manual_seed(seed_of(seed, "scores", step)), normalization)
         removed = schedule.removed_after(step + 1)
-        gated.mask(select(normalize(scores, gated.groups), gated.alive, gated.groups, removed, min_channels, round_to))
+        gated.mask(select(ranking, gated.alive, gated.groups, removed, min_channels, round_to))
     return optimizer

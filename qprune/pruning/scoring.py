@@ -5,7 +5,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx
 
-from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.cost import LayerCost
+from qprune.pruning.criteria.base import CurvatureCriterion, GradientCriterion, StaticCriterion, WatchedCriterion
+from qprune.pruning.flops import layer_costs, relative_flops
 from qprune.pruning.gates import Gate
 from qprune.pruning.groups import ChannelGroups
 
@@ -14,28 +16,102 @@ class Scorer:
     """Gathers a criterion's scores from a gated network, one minibatch at a time.
 
     The loss of a minibatch must be the mean over its examples, as cross-entropy is by default.
+    Raises UserError where the criterion can't work with the network.
     """
 
     def __init__(self, network: fx.GraphModule, groups: ChannelGroups, gates: list[Gate], criterion):
         self.network, self.groups, self.gates, self.criterion = network, groups, gates, criterion
-        self.watches = isinstance(criterion, WatchedCriterion)
+        self.parts = criterion.parts
+        for part in self.parts:
+            part.check(network, groups)
+        self._watches = [_Watch(part, groups.total) for part in self.parts if isinstance(part, WatchedCriterion)]
         self._carried = {gate: _carried(gate) for gate in gates}
         self._sizes: dict[Gate, int] = {}  # gate -> positions of one of its channels
         self._positions: Tensor | None = None  # [maps], once a minibatch has been seen
+        self.layer_costs: dict[str, LayerCost] = {}  # likewise, where flops_lambda needs them
         self.reset()
 
     def reset(self) -> None:
         """Forget all minibatches so far."""
-        self.sum = torch.zeros(self.groups.total, device=next(self.network.parameters()).device)  # over minibatches
+        self._sums: dict[object, Tensor] = {}  # part -> sum over minibatches of what its per_batch gave, [..., maps]
         self.minibatches = 0
 
     @contextmanager
     def minibatch(self):
-        """Watch the forward and backward pass of one minibatch."""
-        if not self.watches:
+        """Watch the forward and backward pass of one minibatch, then make the passes that the criterion needs itself."""
+        of_gradients = [part for part in self.parts if isinstance(part, GradientCriterion)]
+        of_curvature = [part for part in self.parts if isinstance(part, CurvatureCriterion)]
+        before = _gradients(self.network) if of_gradients else {}
+        costs_wanted = bool(self.criterion.flops_lambda) and not self.layer_costs
+        with self._watching(), _first_argument(self.network, bool(of_curvature) or costs_wanted) as seen:
+            yield
+        if costs_wanted:
+            self.layer_costs = layer_costs(self.network, self.groups, tuple(seen[-1].shape[1:]))
+        for watch in self._watches:
+            self._add(watch.part, watch.part.per_batch(watch.sums, self._count_positions()))
+        if of_gradients:
+            gradients = _gradients(self.network)
+            gradients = {name: grad - before[name] if name in before else grad for name, grad in gradients.items()}
+            for part in of_gradients:
+                self._add(part, part.per_batch(self.network, self.groups, gradients))
+        if of_curvature:
+            with _eval_mode(self.network):
+                for part in of_curvature:
+                    self._add(part, part.per_batch(self.network, self.groups, self.gates, seen[-1], self._generator()))
+        self.minibatches += 1
+
+    def scores(self, generator: torch.Generator) -> Tensor:
+        """The criterion's score of every map, [total], from the minibatches seen; not normalised."""
+        return self.criterion.combine(self._part_scores(generator))
+
+    def ranking(self, generator: torch.Generator, normalize_kind: str = "l2") -> Tensor:
+        """What maps are ranked by over all layers, [total], the least to be removed first.
+
+        normalize_kind: "l2", each layer's scores divided by their l2 norm; "none", left as they are. Where a
+        criterion is a sum of terms each is normalised by itself. Then Theta - lambda Theta_flops (Molchanov et al.,
+        ICLR 2017, Eq. 9) for a criterion with flops_lambda, so that this can be negative.
+        """
+        normalizers = {"l2": lambda scores: normalize(scores, self.groups), "none": lambda scores: scores}
+        if normalize_kind not in normalizers:
+            raise ValueError(f"normalize_kind is {normalize_kind!r}; it must be one of {', '.join(normalizers)}")
+        ranks = self.criterion.rank(self._part_scores(generator), normalizers[normalize_kind])
+        if self.criterion.flops_lambda:
+            if not self.layer_costs:
+                raise RuntimeError("no minibatch has been seen, so the layers' sizes aren't known")
+            flops = relative_flops(self.network, self.groups, self._alive(), self.layer_costs)
+            ranks = ranks - self.criterion.flops_lambda * flops
+        return ranks
+
+    def _part_scores(self, generator: torch.Generator) -> list[Tensor]:
+        scores = []
+        for part in self.parts:
+            if isinstance(part, StaticCriterion):
+                scores.append(part.scores(self.network, self.groups, generator))
+            elif self.minibatches == 0:
+                raise RuntimeError("no minibatch has been seen: run a forward and backward pass in `minibatch()` first")
+            else:
+                part_scores = part.score(self._sums[part] / self.minibatches, self.minibatches)
+                scores.append(part_scores * self._alive())  # a dead map's gradient isn't 0, but has no place in a norm
+        return scores
+
+    def _add(self, part, statistic: Tensor) -> None:
+        self._sums[part] = self._sums[part] + statistic if part in self._sums else statistic
+
+    def _generator(self) -> torch.Generator:
+        """Random numbers for an estimator: from the seed of the update (or of the process) and the minibatch's number.
+
+        Drawn apart from the global generator, so that training goes on as it would have.
+        """
+        seed = (torch.initial_seed() + self.minibatches) % 2**63
+        return torch.Generator(next(self.network.parameters()).device).manual_seed(seed)
+
+    @contextmanager
+    def _watching(self):
+        if not self._watches:
             yield
             return
-        self._sums = None  # [batch, maps]
+        for watch in self._watches:
+            watch.sums = None
         for gate in self.gates:
             gate.watcher = self._watch
         try:
@@ -43,45 +119,63 @@ class Scorer:
         finally:
             for gate in self.gates:
                 gate.watcher = None
-        if self._positions is None:
-            self._positions = self._count_positions()
-        self.sum += self.criterion.per_batch(self._sums) / self._positions
-        self.minibatches += 1
 
     def _watch(self, gate: Gate, z: Tensor) -> None:
-        if self._sums is None:
-            self._sums = z.new_zeros(len(z), self.groups.total)
         if self._positions is None:
             self._sizes[gate] = z[0, 0].numel()
-        if self.criterion.degree == 0:
-            self._add(gate, z.detach(), None)
-        else:
-            seen = z.detach()
-            # the mean loss gives each example 1/batch of its own gradient
-            z.register_hook(lambda dz: self._add(gate, seen, dz, len(dz) ** self.criterion.degree))
+        seen, carried = z.detach(), self._carried[gate]
+        for watch in self._watches:
+            if watch.part.degree == 0:
+                watch.add(carried, seen, None)
+        needed = [watch for watch in self._watches if watch.part.degree != 0]
+        if needed:
 
-    @torch.no_grad()
-    def _add(self, gate: Gate, z: Tensor, dz: Tensor | None, scale: float = 1.0) -> None:
-        sums = self.criterion.per_example(_positions_last(z), _positions_last(dz)) * scale  # [batch, c]
-        channels, maps = self._carried[gate]
-        if isinstance(maps, slice):
-            self._sums[:, maps] += sums
-        else:
-            self._sums.index_add_(1, maps, sums[:, channels])
+            def on_gradient(dz: Tensor) -> None:
+                for watch in needed:  # the mean loss gives each example 1/batch of its own gradient
+                    watch.add(carried, seen, dz, len(dz) ** watch.part.degree)
+
+            z.register_hook(on_gradient)
 
     def _count_positions(self) -> Tensor:
         """Positions of each map over all its gates: float [maps]."""
-        positions = torch.zeros_like(self.sum)
-        for gate, size in self._sizes.items():
-            maps = gate.index[gate.index >= 0]
-            positions.index_add_(0, maps, torch.full_like(maps, size, dtype=positions.dtype))
-        return positions.clamp(min=1)
+        if self._positions is None:
+            positions = torch.zeros(self.groups.total, device=next(self.network.parameters()).device)
+            for gate, size in self._sizes.items():
+                maps = gate.index[gate.index >= 0]
+                positions.index_add_(0, maps, torch.full_like(maps, size, dtype=positions.dtype))
+            self._positions = positions.clamp(min=1)
+        return self._positions
 
-    def scores(self, generator: torch.Generator) -> Tensor:
-        """The criterion's score of every map, [total]: the mean over the minibatches seen."""
-        if not self.watches:
-            return self.criterion.scores(self.network, self.groups, generator)
-        return self.sum / self.minibatches
+    def _alive(self) -> Tensor:
+        """Which maps no gate has switched off: bool [maps]."""
+        alive = torch.ones(self.groups.total, dtype=torch.bool, device=self.gates[0].index.device)
+        for gate in self.gates:
+            carried = gate.index >= 0
+            alive[gate.index[carried]] = gate.mask[carried] != 0
+        return alive
+
+
+class _Watch:
+    """One part's sums over positions and gates of a minibatch: [..., batch, maps]."""
+
+    def __init__(self, part: WatchedCriterion, total: int):
+        self.part, self.total = part, total
+        self.sums: Tensor | None = None
+
+    @torch.no_grad()
+    def add(
+        self, carried: tuple[Tensor, Tensor | slice], z: Tensor, dz: Tensor | None, scale: float | None = None
+    ) -> None:
+        sums = self.part.per_example(_positions_last(z), _positions_last(dz))  # [..., batch, c]
+        if scale is not None:
+            sums = sums * scale
+        channels, maps = carried
+        if self.sums is None:
+            self.sums = sums.new_zeros(*sums.shape[:-1], self.total)
+        if isinstance(maps, slice):
+            self.sums[..., maps] += sums
+        else:
+            self.sums.index_add_(-1, maps, sums[..., channels])
 
 
 def _carried(gate: Gate) -> tuple[Tensor, Tensor | slice]:
@@ -98,6 +192,37 @@ def _positions_last(tensor: Tensor | None) -> Tensor | None:
     if tensor is None:
         return None
     return tensor.flatten(2) if tensor.dim() > 2 else tensor[..., None]
+
+
+def _gradients(network: fx.GraphModule) -> dict[str, Tensor]:
+    """Parameter's name -> a copy of its gradient, where it has one."""
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@contextmanager
+def _first_argument(network: fx.GraphModule, wanted: bool):
+    """A list of what the network is called with: the images."""
+    seen: list[Tensor] = []
+    if not wanted:
+        yield seen
+        return
+    handle = network.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _eval_mode(network: fx.GraphModule):
+    """Eval mode inside, each module's own mode after."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def normalize(scores: Tensor, groups: ChannelGroups) -> Tensor:

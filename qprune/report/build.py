@@ -1,6 +1,5 @@
 """Cells, records and stages of finished sweeps -> the data of the page, as plain JSON."""
 
-import json
 import math
 import time
 from pathlib import Path
@@ -8,20 +7,31 @@ from pathlib import Path
 import numpy as np
 
 import qprune
-from qprune.analysis.front import COSTS, POINT, STUDY, is_on_front, operating_points
+from qprune.analysis.front import COSTS, GROUP, POINT, STUDY, is_on_front, operating_points
+from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.statistics import Interval
-from qprune.analysis.studies import drops, equal_cost, hypervolumes, interactions
+from qprune.analysis.studies import (
+    REFERENCES,
+    budget,
+    drops,
+    equal_cost,
+    hypervolumes,
+    interactions,
+    orders,
+    references,
+)
+from qprune.records import read_lambdas, read_sweep_file
 from qprune.report.cells import read_measured
 from qprune.report.details import (
     DETAILED_CELLS,
     correct_images,
     curve_tables,
     layer_tables,
+    read_log,
     read_record,
     sampling_errors,
 )
 
-GROUP = ["sweep", "model", "data", "criterion"]  # within it, (precision, ratio, seed) names one cell
 CELL_COLUMNS = (
     "cell", *GROUP, "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy", "accuracy",
     "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", *COSTS, "gbops", "macs", "params", "speedup",
@@ -32,13 +42,14 @@ POINT_COLUMNS = (
     "accuracy_sd", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", "macs", "params", "speedup",
     *COSTS, *(f"{cost}_sd" for cost in COSTS),
 )  # fmt: skip
+MEASURES = ("val_accuracy", "accuracy", "val_loss", "test_loss")
 TEXTS = ("cell", *GROUP, "precision", "status", "reason")
 
 
 def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
     """All that the page shows of the sweeps in these folders. labels: other names for the sweeps, all different.
 
-    Raises UserError for a folder that isn't a sweep's.
+    Raises UserError for a folder that isn't a sweep's, and Damaged for a file that is not what was written.
     """
     cells, places = _read_sweeps(folders, labels)
     points = operating_points(cells)
@@ -52,6 +63,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
         if (right := correct_images(record)) is not None
     }
     groups = points[GROUP].drop_duplicates().reset_index(drop=True)
+    lambdas = {sweep: read_lambdas(folder) for sweep, folder in places.items()}
     group_of = {tuple(row): number for number, row in enumerate(groups.itertuples(index=False))}
     point_of = {tuple(row): number for number, row in enumerate(points[POINT].itertuples(index=False))}
     counts = cells.status.value_counts()
@@ -65,7 +77,10 @@ def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
         | {"point": [point_of.get(tuple(row), -1) for row in cells[POINT].itertuples(index=False)]},
         "points": _columns(points, POINT_COLUMNS)
         | {"group": [group_of[tuple(row)] for row in points[GROUP].itertuples(index=False)]},
-        "groups": [_group(row, cells, points, correct) for row in groups.to_dict("records")],
+        "groups": [
+            _group(row, cells, points, correct) | {"lambda": _lambda(row, lambdas[row["sweep"]])}
+            for row in groups.to_dict("records")
+        ],
         "hypervolumes": _hypervolumes(cells) if len(places) > 1 else [],
         "details": {
             "rows": [int(row) for row in detailed.index],
@@ -84,10 +99,21 @@ def _read_sweeps(folders: list[Path], labels: list[str] | None):
         frame = read_measured(folder)
         frame[[c for c in TEXTS if c != "reason"]] = frame[[c for c in TEXTS if c != "reason"]].astype(str)
         label = labels[number] if labels else str(frame.sweep.iloc[0]) if len(frame) else folder.name
+        if "reason" in frame:
+            frame["reason"] = _reasons(frame, folder)
         frame["sweep"] = label
         frames.append(frame)
         places[label] = folder
     return pd.concat(frames, ignore_index=True), places
+
+
+def _reasons(frame, folder: Path):
+    """Why each cell failed, with the end of its log where there is one."""
+    reasons = frame.reason.astype(object)
+    for row in frame.index[frame.status == "failed"]:
+        if log := read_log(folder, frame.cell[row]):
+            reasons[row] = f"{reasons[row]}\n\nThe end of its log:\n{log}"
+    return reasons
 
 
 def _detailed(cells, points):
@@ -107,10 +133,7 @@ def _detailed(cells, points):
 
 def _sweep(label: str, folder: Path, cells) -> dict:
     """Provenance of one sweep."""
-    try:
-        written = json.loads((folder / "sweep.json").read_text())
-    except (OSError, ValueError):
-        written = {}
+    written = read_sweep_file(folder) if (folder / "sweep.json").is_file() else {}
     machines = []
     done = cells[cells.status == "done"]
     if len(done):
@@ -131,7 +154,8 @@ def _sweep(label: str, folder: Path, cells) -> dict:
 
 
 def _group(row: dict, cells, points, correct: dict) -> dict:
-    """The comparisons within one sweep, model, data set and criterion."""
+    """The comparisons within one sweep, model, data set, criterion and order, and with the other order where there is one."""
+    both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "order"])]
     own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
     own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
     cells, first = cells[own], points[own_points]
@@ -148,14 +172,49 @@ def _group(row: dict, cells, points, correct: dict) -> dict:
         ],
         "interactions": {
             column: [[one.precision, one.ratio, *_plain(one.effect)] for one in interactions(cells, column)]
-            for column in ("val_accuracy", "accuracy", "val_loss", "test_loss")
+            for column in MEASURES
         },
+        "orders": {
+            column: [[one.precision, one.ratio, *_plain(one.effect)] for one in orders(both_orders, column)]
+            for column in MEASURES
+        },
+        "budget": {"updates": _updates(cells)} | {column: _budget(cells, column) for column in REFERENCES},
         "equal_cost": [
             [one.limit, *(None if best is None else number[best] for best in (one.pruned, one.quantised, one.both))]
             + _plain(one.difference)
             for one in equal_cost(cells, first)
         ],
     }
+
+
+def _lambda(row: dict, lambdas) -> dict | None:
+    """The curve by which cross-validation chose the group's lambda, as LambdaPoint's fields; None where it chose none."""
+    if lambdas is None:
+        return None
+    own = lambdas[np.logical_and.reduce([lambdas[name] == row[name] for name in ("model", "data", "criterion")])]
+    if not len(own):
+        return None
+    curve = [[one.weight, one.ratio, _plain(one.loss), _plain(one.gain)] for one in lambda_curve(own)]
+    return {"chosen": list(chosen_lambdas(own).items()), "curve": curve, "folds": int(own.fold.nunique())}
+
+
+def _budget(cells, column: str) -> dict:
+    """What the page shows of the unpruned network's updates: lines (mean, sd, seeds), and rows as Budget's fields."""
+    lines = {
+        name: [_number(values.mean()), _number(values.std(ddof=1)) if len(values) > 1 else None, len(values)]
+        for name, values in references(cells, column).items()
+    }
+    rows = [
+        [one.precision, one.ratio, *(_plain(part) for part in (one.apparent, one.fair, one.scratch, one.extra))]
+        for one in budget(cells, column)
+    ]
+    return {"lines": lines, "rows": rows}
+
+
+def _updates(cells) -> list[int]:
+    """[N, N + M]: updates of dense training, and of every cell as a whole; those of the first cell, for all are equal."""
+    first = cells[cells.status == "done"].iloc[0]
+    return [int(first.updates_dense), int(first.total_updates)]
 
 
 def _hypervolumes(cells) -> list[dict]:

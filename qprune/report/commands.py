@@ -5,6 +5,7 @@ import shlex
 import webbrowser
 from pathlib import Path
 
+from qprune.analysis.answers import answers as all_answers
 from qprune.analysis.front import operating_points
 from qprune.analysis.pick import (
     Limits,
@@ -17,9 +18,11 @@ from qprune.analysis.pick import (
     price_of_limits,
 )
 from qprune.errors import UserError
+from qprune.records import read_lambdas
 from qprune.report.build import report_data
 from qprune.report.cells import read_measured
 from qprune.report.html import write_page
+from qprune.tables import markdown_table, with_order
 
 NOTHING_FITS = 3  # exit code
 SHOWN = ("bit_gflops", "gflops", "weight_bytes", "latency_ms")
@@ -32,8 +35,11 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def report_command(folder: Path, open_page: bool, figures: Path | None) -> None:
-    """Write the report, and the figures where a folder for them is named; open it in a browser."""
+def report_command(folder: Path, open_page: bool, figures: Path | None, answers: bool = False) -> None:
+    """Write the report, and the figures where a folder for them is named; open it in a browser.
+
+    answers: also print what the studies answer, as Markdown.
+    """
     path = write_report(folder)
     print(f"report:   {path}")
     if figures is not None:
@@ -44,8 +50,29 @@ def report_command(folder: Path, open_page: bool, figures: Path | None) -> None:
             raise UserError(f"{folder} has no finished cell yet, so there are no figures")
         for one in written:
             print(f"figure:   {one}")
+    if answers:
+        print_answers(folder)
     if open_page and not webbrowser.open(path.resolve().as_uri()):
         raise UserError(f"no browser could be started; open {path.resolve()} in one")
+
+
+def print_answers(folder: Path) -> None:
+    """Print what the studies of a sweep answer: sentences and their tables, as Markdown that can be quoted.
+
+    Raises UserError for a folder that isn't a sweep's, and for one without a finished cell.
+    """
+    found = all_answers(read_measured(folder), lambdas=read_lambdas(folder))
+    if not found:
+        raise UserError(f"{folder} has no finished cell yet, so there are no answers; run the sweep first")
+    group = None
+    for one in found:
+        if one.group != group:
+            group = one.group
+            print(f"\n## {group}")
+        print(f"\n### {one.question}\n\n{one.sentence}")
+        if one.rows:
+            print(f"\n{markdown_table(one.head, one.rows)}")
+    print("\nChanges are in percentage points, paired by seed; 95% intervals are over seeds. Test chooses nothing.")
 
 
 def compare_command(folders: list[Path], output: Path) -> None:
@@ -111,7 +138,7 @@ def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folde
         row = points.iloc[place]
         values = {
             "precision": row.precision, "pruning_ratio": float(row.pruning_ratio), "model": row.model, "data": row.data,
-            "criterion": row.criterion, "seeds": int(row.seeds), "val_accuracy": _number(row.val_accuracy),
+            "criterion": row.criterion, "order": row.order, "seeds": int(row.seeds), "val_accuracy": _number(row.val_accuracy),
             "test_accuracy": _number(row.accuracy), "baseline_val_accuracy": _number(row.baseline_val_accuracy),
             "baseline_test_accuracy": _number(row.baseline_accuracy), "cell": row.cell,
         }  # fmt: skip
@@ -150,9 +177,8 @@ def print_pick(answer: dict, prefer: str) -> None:
         return
     if answer["decided_by"] != prefer:
         print(f"note: what fits has no {prefer}, so the most accurate is picked")
-    print(
-        f"{chosen['precision']}, {100 * chosen['pruning_ratio']:g}% pruned ({chosen['model']}, {chosen['criterion']})"
-    )
+    made = f"{chosen['model']}, {with_order(chosen['criterion'], chosen['order'])}"
+    print(f"{chosen['precision']}, {100 * chosen['pruning_ratio']:g}% pruned ({made})")
     print(f"  {answer['feasible']} of {answer['points']} operating points fit {limits}; prefer {answer['decided_by']}")
     base = answer["baseline"]
     for name in ("val_accuracy", "test_accuracy"):

@@ -7,9 +7,13 @@ import numpy as np
 
 from qprune.analysis.statistics import sampling_interval
 from qprune.correctness import unpack_bits
+from qprune.records import read_failure
+from qprune.records import read_record as read_checked
+from qprune.store import Store
 
 DETAILED_CELLS = 1000  # with layers and curves; more would make the page too large
 CURVE_POINTS = 25  # of each stage's curve
+LOG_LINES = 20  # of a failed cell's log, the last ones
 # of the reports of: dense, each snapshot of the path, recover, recover, quantize
 CURVES = ("curve", "curve", "curve_prune", "curve_finetune", "curve")
 
@@ -29,11 +33,19 @@ class Shared:
 
 
 def read_record(folder: Path, cell: str) -> dict | None:
-    """A cell's record; None where it is missing or damaged (the sweep may be writing it)."""
+    """A cell's record; None where it is missing, as in a folder with the table alone. Raises Damaged."""
     try:
-        return json.loads((folder / "cells" / f"{cell}.json").read_bytes())
-    except (OSError, ValueError):
+        return read_checked(folder, cell)
+    except FileNotFoundError:
         return None
+
+
+def read_log(folder: Path, cell: str) -> str:
+    """The end of what a failed cell had printed; "" where nothing is noted of it. Raises Damaged."""
+    try:
+        return "\n".join(read_failure(folder, cell)["log"].rstrip().splitlines()[-LOG_LINES:])
+    except FileNotFoundError:
+        return ""
 
 
 def layer_tables(records: list[dict | None]) -> dict:
@@ -59,17 +71,15 @@ def layer_tables(records: list[dict | None]) -> dict:
 def curve_tables(stages: Path, records: list[dict | None]) -> dict:
     """Training curves of each record's stages. stages: the folder of stages beside the sweep's.
 
+    Stages that are missing have none, as in a folder that was copied without them. Raises Damaged.
     curves: {"at": update of the first point within the cell's training, "step": updates between points, "loss": [...]};
     cells: per record the places of its curves, with the part of the training that each is of.
     """
-    shared, reports = Shared(), {}
+    shared, reports, store = Shared(), {}, Store(stages)
 
     def report(stage: str) -> dict:
         if stage not in reports:
-            try:
-                reports[stage] = json.loads((stages / stage / "stage.json").read_bytes())
-            except (OSError, ValueError):
-                reports[stage] = {}
+            reports[stage] = store.meta(stage) if store.done(stage) else {}
         return reports[stage]
 
     def path_chain(stage: str) -> list[str]:
@@ -83,12 +93,16 @@ def curve_tables(stages: Path, records: list[dict | None]) -> dict:
         """(place in CURVES, stage, the update of the cell's training at which the stage's curve begins)."""
         ids = {kind: stage["id"] for kind, stage in record["stages"].items()}
         chain = path_chain(ids["path"]) if "path" in ids else []
-        dense, pruned = record["updates_dense"], record["updates_dense"] + record["updates_prune"]
-        walked = [dense + report(stage).get("updates", 0) for stage in chain]  # where each snapshot ends
-        parts = [(0, ids["dense"], 0)]
-        parts += [(1, stage, start) for stage, start in zip(chain, [dense, *walked], strict=False)]
-        parts += [(2, ids["recover"], walked[-1] if chain else dense), (3, ids["recover"], pruned)]
-        return [*parts, (4, ids["quantize"], pruned + record["updates_finetune"])]
+        dense = record["updates_dense"]
+        quantized_first = record.get("order") == "quantize_first"  # older records don't say, and are prune_first
+        start = dense + quantized_first * record["updates_quantize"]  # of the pruning
+        pruned = start + record["updates_prune"]
+        walked = [start + report(stage).get("updates", 0) for stage in chain]  # where each snapshot ends
+        path = [(1, stage, begin) for stage, begin in zip(chain, [start, *walked], strict=False)]
+        path += [(2, ids["recover"], walked[-1] if chain else start), (3, ids["recover"], pruned)]
+        quantize = (4, ids["quantize"], dense if quantized_first else pruned + record["updates_finetune"])
+        rest = [quantize, *path] if quantized_first else [*path, quantize]
+        return [(0, ids["dense"], 0), *rest]
 
     cells = []
     for record in records:

@@ -8,9 +8,21 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from qprune.store import write_whole
+from qprune.durable import write_whole
 
-SCRIPTS = ("data", "choose", "state", "plot", "limits", "studies", "cell", "table", "main")  # in the order of use
+SCRIPTS = (
+    "data",
+    "choose",
+    "state",
+    "plot",
+    "limits",
+    "studies",
+    "budget",
+    "lambda",
+    "cell",
+    "table",
+    "main",
+)  # in the order of use
 
 
 def page(data: dict) -> str:

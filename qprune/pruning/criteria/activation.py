@@ -16,5 +16,5 @@ class Activation(WatchedCriterion):
     def per_example(self, z: Tensor, dz: None) -> Tensor:
         return z.abs().sum(2)  # [batch, c, positions] -> [batch, c]
 
-    def per_batch(self, sums: Tensor) -> Tensor:
-        return sums.mean(0)  # [batch, maps] -> [maps]
+    def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:
+        return sums.mean(0) / positions  # [batch, maps] -> [maps]

@@ -1,16 +1,54 @@
-"""What a criterion has to answer. Scores are per map, before normalisation; the least is pruned first."""
+"""What a criterion has to answer. Scores are per map, before normalisation; the least is pruned first.
+
+Three kinds gather something from every minibatch and are averaged over the minibatches since the last removal:
+WatchedCriterion (feature maps and their gradients, read off the training pass itself), GradientCriterion (the
+parameters' gradients), CurvatureCriterion (a pass of its own in eval mode, over the same images). StaticCriterion
+gathers nothing. Combination makes one criterion of several.
+"""
+
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from qprune.pruning.gates import Gate
 from qprune.pruning.groups import ChannelGroups
 
 
-class WatchedCriterion:
+class Criterion:
+    """Base of all. flops_lambda: weight of Theta_flops in the ranking (Molchanov et al., ICLR 2017, Eq. 9)."""
+
+    flops_lambda = 0.0
+
+    @property
+    def parts(self) -> tuple["Criterion", ...]:
+        """The criteria whose scores `combine` takes."""
+        return (self,)
+
+    def check(self, network: fx.GraphModule, groups: ChannelGroups) -> None:
+        """Raises UserError where the gated network has something that the criterion can't work with."""
+
+    def score(self, means: Tensor, minibatches: int) -> Tensor:
+        """The mean over minibatches of what `per_batch` gave, [..., maps], and their number -> [maps]."""
+        return means
+
+    def combine(self, scores: list[Tensor]) -> Tensor:
+        """The scores of the parts, each [maps] -> [maps]."""
+        return scores[0]
+
+    def rank(self, scores: list[Tensor], normalize: Callable[[Tensor], Tensor]) -> Tensor:
+        """What maps are ranked by over the whole network: scores of the parts, each [maps] -> [maps].
+
+        normalize: makes the scores of different layers comparable, [maps] -> [maps].
+        """
+        return normalize(self.combine(scores))
+
+
+class WatchedCriterion(Criterion):
     """A criterion read off feature maps while the network trains.
 
     Sums over positions and over the gates of a map come first, per example; `per_batch` then makes one number
-    per map of a minibatch. The score is the mean of these over minibatches, divided by the map's positions.
+    per map of a minibatch. Leading dimensions (...), one for each statistic, are allowed where shapes show them.
 
     degree: per_example(z, t dz) = t^degree per_example(z, dz) for t > 0, so that the factor 1/batch between the
     gradient of a mean loss and of an example's own loss is taken out after summing. 0: no gradient is needed.
@@ -19,17 +57,50 @@ class WatchedCriterion:
     degree = 1
 
     def per_example(self, z: Tensor, dz: Tensor | None) -> Tensor:
-        """z, dz: feature map and dC/dz, [batch, c, positions] (dz is None for degree 0) -> sums over positions, [batch, c]."""
+        """z, dz: feature map and dC/dz, [batch, c, positions] (dz is None for degree 0) -> sums over positions, [..., batch, c]."""
         raise NotImplementedError
 
-    def per_batch(self, sums: Tensor) -> Tensor:
-        """sums over all gates of each map, [batch, maps] -> [maps]."""
+    def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:
+        """sums over all gates of each map, [..., batch, maps]; positions of each map over its gates, [maps] -> [..., maps]."""
         raise NotImplementedError
 
 
-class StaticCriterion:
+class GradientCriterion(Criterion):
+    """A criterion computed from the parameters and the gradients that the minibatch's backward pass leaves."""
+
+    def per_batch(self, network: nn.Module, groups: ChannelGroups, gradients: dict[str, Tensor]) -> Tensor:
+        """gradients: parameter's name -> gradient of the minibatch's mean loss -> [maps]."""
+        raise NotImplementedError
+
+
+class CurvatureCriterion(Criterion):
+    """A criterion that needs passes of its own over the minibatch's images, made in eval mode after the training pass.
+
+    The training update is not touched: BN's running statistics, the parameters' gradients and the random numbers of
+    training stay as they are. Its passes come on top of the training pass and are part of a scored update's cost.
+    """
+
+    def per_batch(
+        self,
+        network: fx.GraphModule,
+        groups: ChannelGroups,
+        gates: list[Gate],
+        images: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """images: [batch, c, h, w]; the network is in eval mode -> [maps]."""
+        raise NotImplementedError
+
+
+class StaticCriterion(Criterion):
     """A criterion computed from the weights (or from nothing) at the moment of a removal."""
 
     def scores(self, network: nn.Module, groups: ChannelGroups, generator: torch.Generator) -> Tensor:
         """-> float [groups.total]."""
         raise NotImplementedError
+
+
+class Combination(Criterion):
+    """Base of criteria that are made of others, their `parts`."""
+
+    parts: tuple[Criterion, ...] = ()

@@ -15,5 +15,5 @@ class Taylor(WatchedCriterion):
     def per_example(self, z: Tensor, dz: Tensor) -> Tensor:
         return (z * dz).sum(2)  # [batch, c, positions] -> [batch, c]
 
-    def per_batch(self, sums: Tensor) -> Tensor:
-        return sums.abs().mean(0)  # [batch, maps] -> [maps]
+    def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:
+        return sums.abs().mean(0) / positions  # [batch, maps] -> [maps]

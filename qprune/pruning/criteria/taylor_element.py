@@ -14,5 +14,5 @@ class TaylorElement(WatchedCriterion):
     def per_example(self, z: Tensor, dz: Tensor) -> Tensor:
         return (z * dz).abs().sum(2)  # [batch, c, positions] -> [batch, c]
 
-    def per_batch(self, sums: Tensor) -> Tensor:
-        return sums.mean(0)  # [batch, maps] -> [maps]
+    def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:
+        return sums.mean(0) / positions  # [batch, maps] -> [maps]

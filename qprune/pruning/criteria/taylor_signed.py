@@ -11,5 +11,5 @@ class TaylorSigned(Taylor):
     Examples of opposite sign cancel: it is the change of the minibatch's mean loss, not of each example's.
     """
 
-    def per_batch(self, sums: Tensor) -> Tensor:
-        return sums.mean(0).abs()  # [batch, maps] -> [maps]
+    def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:
+        return sums.mean(0).abs() / positions  # [batch, maps] -> [maps]

@@ -50,15 +50,15 @@ async function draw() {
   drawPick();
   drawStudies();
   drawVolumes();
-  await Promise.all([drawPareto(), drawGrid(), drawCell()]);
+  await Promise.all([drawPareto(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell()]);
 }
 
 /** For qprune report --figures: the main charts, drawn one after the other, as text in the page. */
 async function writeFigures() {
-  const charts = [["pareto", paretoFigure], ["heat", () => byId("heat")], ["layers", () => byId("layers")], ["curves", () => byId("curves")]];
+  const charts = [["pareto", paretoFigure], ["budget", () => byId("budget-plot"), "budget-plot"], ["lambda", () => byId("lambda-plot"), "lambda-study"], ["heat", () => byId("heat")], ["layers", () => byId("layers")], ["curves", () => byId("curves")]];
   const figures = {};
-  for (const [name, figure] of charts) {
-    if (!POINTS.count || byId(name).hidden) continue;
+  for (const [name, figure, id = name] of charts) {
+    if (!POINTS.count || byId(id).hidden) continue;
     for (const format of ["svg", "png"]) figures[`${name}.${format}`] = await Plotly.toImage(figure(), { format, width: 1000, height: 620, scale: format === "png" ? 2 : 1 });
   }
   document.body.replaceChildren(make("pre", { id: "figures" }, JSON.stringify(figures)));
@@ -74,6 +74,7 @@ async function start() {
   drawOrigin();
   saveButtons("pareto-save", pareto, "tradeoff", paretoFigure);
   for (const [id, name] of [["heat", "grid"], ["layers", "layers"], ["curves", "training"]]) saveButtons(`${id}-save`, byId(id), name);
+  for (const name of ["budget", "lambda"]) saveButtons(`${name}-save`, byId(`${name}-plot`), name);
   await draw();
   document.documentElement.dataset.ready = "yes";
   if (new URLSearchParams(fragment.slice(1)).has("figures")) await writeFigures();

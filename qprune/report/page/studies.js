@@ -1,6 +1,6 @@
-// What the sweep is for: how much each precision bears, interaction, prune or quantise, the grid.
+// What the sweep is for: how much each precision bears, interaction, prune or quantise, which first, the grid.
 
-/** The number of the sweep, model, data set and criterion that the studies are about. */
+/** The number of the sweep, model, data set, criterion and order that the studies are about. */
 function groupNow() {
   const fitting = groupsNow();
   return fitting.includes(Number(state.group)) && state.group !== "" ? Number(state.group) : fitting[0] ?? null;
@@ -14,7 +14,7 @@ function drawStudies() {
   const groups = groupsNow();
   const controls = [];
   if (groups.length > 1)
-    controls.push(choice("group", "of", groups.map((number) => [String(number), ["sweep", "model", "criterion"].filter((name) => VARYING.includes(name)).map((name) => DATA.groups[number][name]).join(" · ")]), String(groupNow()), (value) => change({ group: value })));
+    controls.push(choice("group", "of", groups.map((number) => [String(number), VARYING.map((name) => DATA.groups[number][name]).join(" · ")]), String(groupNow()), (value) => change({ group: value })));
   const field = make("input", { type: "number", id: "points", min: 0, step: 0.5, value: state.points, oninput: (event) => {
     if (event.target.value === "") return;
     state.points = event.target.value;
@@ -26,6 +26,8 @@ function drawStudies() {
   drawBears();
   drawInteraction();
   drawEqualCost();
+  drawOrders();
+  drawBudget();
 }
 
 /** drops: [precision, ratio, mean, low, high, seeds, test mean, low, high, test images' mean, low, high] */
@@ -50,17 +52,22 @@ function drawBears() {
     make("p", { class: "note" }, "Changes are in percentage points against the baseline, paired by seed; the choice goes by validation. Interval of the ratio: the largest at which the drop's whole interval is within the limit, to the largest at which its better end is. Where none holds, the smallest loss is shown."));
 }
 
-/** interactions: [precision, ratio, mean, low, high, seeds] */
+/** A row for each effect on accuracy and loss. accuracy, loss: [precision, ratio, mean, low, high, seeds], of the same places. */
+function effectTable(accuracy, loss, question, [above, below], caption) {
+  const number = (value) => (value === null ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`);
+  const verdict = (one) => (one[3] === null ? "one seed: can't say" : one[4] < 0 ? below : one[3] > 0 ? above : "no difference shown");
+  const rows = accuracy.map((one, place) => [one[0], ratioText(one[1]), signed(one[2], 2), within(one[3], one[4], (value) => signed(value, 2)), number(loss[place]?.[2] ?? null), within(loss[place]?.[3], loss[place]?.[4], number), { words: verdict(one) }, String(one[5])]);
+  return tableOf([["precision", "pruned", "on accuracy (points)", "95%", "on loss", "95%", question, "seeds"], ...rows], caption);
+}
+
+/** interactions: of effectTable */
 function drawInteraction() {
   const group = DATA.groups[groupNow()];
   const test = state.y === "accuracy";
   const [accuracy, loss] = group ? [group.interactions[test ? "accuracy" : "val_accuracy"], group.interactions[test ? "test_loss" : "val_loss"]] : [[], []];
   if (!accuracy.length) return fill("interaction", waiting("This needs FP32 and another precision, each unpruned and pruned, of the same seed."));
-  const number = (value) => (value === null ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`);
-  const verdict = (one) => (one[3] === null ? "one seed: can't say" : one[4] < 0 ? "more than the sum" : one[3] > 0 ? "less than the sum" : "no difference shown");
-  const rows = accuracy.map((one, place) => [one[0], ratioText(one[1]), signed(one[2], 2), within(one[3], one[4], (value) => signed(value, 2)), number(loss[place]?.[2] ?? null), within(loss[place]?.[3], loss[place]?.[4], number), { words: verdict(one) }, String(one[5])]);
   fill("interaction",
-    tableOf([["precision", "pruned", "on accuracy (points)", "95%", "on loss", "95%", "together they lose", "seeds"], ...rows], "Interaction of pruning and quantising"),
+    effectTable(accuracy, loss, "together they lose", ["less than the sum", "more than the sum"], "Interaction of pruning and quantising"),
     make("p", { class: "note" }, `[pruned and quantised] − [pruned] − [quantised] + [neither], on ${test ? "test" : "validation"} results, paired by seed. Below 0 on accuracy, or above 0 on loss: both together lose more than the sum of both alone. Not corrected for the number of rows.`));
 }
 
@@ -78,6 +85,18 @@ function drawEqualCost() {
   fill("equal",
     tableOf([["at most (bit_gflops)", "pruned, FP32", "quantised, unpruned", "both", "quantised − pruned", "95%", "better alone"], ...rows], "Best validation accuracy by pruning, quantising and both at no more than a cost"),
     make("p", { class: "note" }, "The best mean validation accuracy at no more than each cost that one of the two has; nothing is extrapolated. Differences in points, paired by seed."));
+}
+
+/** orders: of effectTable; shown only where something was done in both orders. */
+function drawOrders() {
+  const effects = DATA.groups[groupNow()]?.orders;
+  const test = state.y === "accuracy";
+  const accuracy = effects?.[test ? "accuracy" : "val_accuracy"] ?? [];
+  byId("orders-study").hidden = !accuracy.length;
+  if (!accuracy.length) return;
+  fill("orders",
+    effectTable(accuracy, effects[test ? "test_loss" : "val_loss"], "the better", ["quantise first", "prune first"], "Quantising first against pruning first"),
+    make("p", { class: "note" }, `[quantised first, then pruned] − [pruned first, then quantised], on ${test ? "test" : "validation"} results, paired by seed. Above 0 on accuracy, or below 0 on loss: quantising first is the better. Not corrected for the number of rows.`));
 }
 
 function drawGrid() {

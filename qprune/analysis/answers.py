@@ -1,0 +1,294 @@
+"""What a sweep's studies answer, in sentences with their intervals and the tables behind them.
+
+Everything is chosen by validation accuracy; test accuracy stands beside it and chooses nothing. Differences are in
+percentage points, paired by seed, with 95% intervals over seeds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qprune.analysis.front import GROUP, operating_points
+from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
+from qprune.analysis.statistics import Interval, interval
+from qprune.analysis.studies import (
+    Bears,
+    budget,
+    by_seed,
+    drops,
+    equal_cost,
+    interactions,
+    largest_ratio,
+    orders,
+    paired_differences,
+)
+from qprune.tables import with_order
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question's answer for one group of cells: a sentence, and the rows (of texts, under `head`) that it rests on."""
+
+    group: str
+    question: str
+    sentence: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def answers(cells, points: float = 1.0, lambdas=None) -> list[Answer]:
+    """The answers of each sweep, model, data set, criterion and order that has done cells. cells: as read_cells gives.
+
+    lambdas: as read_lambdas gives, of the one sweep that there is; points: how many percentage points of validation accuracy a network may lose and still count as bearing its ratio.
+    """
+    found = []
+    done = cells[cells.status == "done"]
+    for (sweep, model, data, criterion, order), own in done.groupby(GROUP, sort=False):
+        name = f"{sweep}: {model} on {data}, {with_order(criterion, order)}"
+        for question, answer in QUESTIONS.items():
+            found.append(Answer(name, question, *(answer(own, points) if question == BEARS else answer(own))))
+    for (sweep, model, data, criterion), own in done.groupby([one for one in GROUP if one != "order"], sort=False):
+        if own.order.nunique() > 1:
+            found.append(Answer(f"{sweep}: {model} on {data}, {criterion}", ORDERS, *_orders(own)))
+    if lambdas is not None:
+        for (model, data, criterion), own in lambdas.groupby(["model", "data", "criterion"], sort=False):
+            name = f"{done.sweep.iloc[0]}: {model} on {data}, {criterion}"
+            found.append(Answer(name, "Which lambda does cross-validation choose?", *_lambda(own)))
+    return found
+
+
+def _lambda(rows) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    curve = [one for one in lambda_curve(rows) if one.ratio is None]
+    texts = [
+        (f"{one.weight:g}", f"{one.loss.mean:.4f}", f"{one.gain.mean:+.4f}", _span(one.gain), str(one.loss.n))
+        for one in curve
+    ]
+    chosen = ", ".join(f"{weight:g} (seed {seed})" for seed, weight in chosen_lambdas(rows).items())
+    best = min(curve, key=lambda one: one.loss.mean)
+    sentence = (
+        f"Cross-validation chose lambda = {chosen}. Over {rows.fold.nunique()} folds and {rows.ratio.nunique()} ratios the "
+        f"held-out loss is least at lambda {best.weight:g}"
+    )
+    if best.weight:
+        sentence += f", {best.gain.mean:+.4f} ({_span(best.gain)}) against that of lambda 0, plain Taylor"
+    return sentence + ".", ("lambda", "held-out loss", "minus that of lambda 0", "95%", "seeds"), texts
+
+
+def _span(one: Interval) -> str:
+    return f"{one.low:+.4f} to {one.high:+.4f}" if one.n > 1 else "one seed"
+
+
+def _bears(cells, points: float) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    by_validation = drops(cells)
+    on_test = {(one.precision, one.ratio): one.drop for one in drops(cells, "accuracy", "baseline_accuracy")}
+    said, rows = [], []
+    for precision in dict.fromkeys(one.precision for one in by_validation):
+        own = [one for one in by_validation if one.precision == precision and one.drop.n]
+        if not own:
+            said.append(f"of {precision} nothing can be said, for its rows have no baseline")
+            continue
+        bears = largest_ratio(own, points)
+        shown = next(one for one in own if one.drop is bears.drop)
+        test = on_test[precision, shown.ratio]
+        span = f"{_ratio(bears.low)} to {_ratio(bears.high)}" if bears.drop.n > 1 else "one seed"
+        said.append(_bears_text(bears, shown.ratio, span, test))
+        rows.append(
+            (precision, _ratio(bears.ratio), span, _ratio(shown.ratio), *_texts(_minus(bears.drop)), *_texts(_minus(test)))
+            + (str(bears.drop.n),)
+        )  # fmt: skip
+    unit = "point" if points == 1 else "points"
+    sentence = (
+        f"Largest pruning ratio whose mean validation accuracy stays within {points:g} percentage {unit} of the "
+        f"unpruned FP32 baseline of equal updates: {'; '.join(said)}."
+    )
+    head = ("precision", "largest ratio", "95%", "change at", "validation", "95%", "test", "95%", "seeds")
+    return sentence, head, rows
+
+
+def _bears_text(bears: Bears, ratio: float, span: str, test: Interval) -> str:
+    change = f"validation {_with_interval(_minus(bears.drop))}, test {_with_interval(_minus(test))}"
+    if bears.ratio is None:
+        return f"{bears.precision} none (its least loss is at {_ratio(ratio)}: {change})"
+    note = f"95%: {span}" if bears.drop.n > 1 else span
+    return f"{bears.precision} {_ratio(bears.ratio)} ({note}; there {change})"
+
+
+def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    points = operating_points(cells)
+    test = by_seed(cells, "accuracy")
+    places = list(zip(points.precision, points.pruning_ratio, strict=True))
+
+    def name(row: int | None) -> str:
+        if row is None:
+            return "none that cheap"
+        accuracies = f"{100 * points.val_accuracy[row]:.2f}% (test {100 * points.accuracy[row]:.2f}%)"
+        return f"{places[row][0]} {_ratio(places[row][1])}: {accuracies}"
+
+    rows, compared = [], []
+    for one in equal_cost(cells, points):
+        on_test = interval([])
+        if one.pruned is not None and one.quantised is not None:
+            on_test = interval(paired_differences(test[places[one.quantised]], test[places[one.pruned]]))
+            compared.append((f"at {one.limit:.4g} bit_gflops", one.difference, on_test))
+        verdict = _verdict(one.difference, "quantise", "prune") if one.difference.n else "no overlap"
+        texts = (name(one.pruned), name(one.quantised), name(one.both))
+        rows.append((f"{one.limit:.4g}", *texts, *_texts(one.difference), *_texts(on_test), verdict))
+    head = ("at most (bit_gflops)", "pruned, FP32", "quantised, unpruned", "both")
+    head += ("quantised - pruned, validation", "95%", "test", "95%", "better alone")
+    if not compared:
+        return "There is no cost at which the grid has both a pruned FP32 network and a quantised one.", head, rows
+    sentence = _counted(
+        "costs at which there are both, the best of each at no more than that cost",
+        compared, "quantising alone is the more accurate", "pruning alone is",
+    )  # fmt: skip
+    return sentence, head, rows
+
+
+def _additive(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    head = ("precision", "pruned", "validation", "95%", "test", "95%", "together they lose", "seeds")
+    effects = _beside(interactions(cells), interactions(cells, "accuracy"))
+    if not effects:
+        return "This needs FP32 and another precision, each unpruned and pruned, of the same seed.", head, []
+    rows = [
+        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, "less than the sum", "more than the sum"), str(one.n))
+        for precision, ratio, one, test in effects
+    ]  # fmt: skip
+    compared = [(f"{precision} at {_ratio(ratio)}", one, test) for precision, ratio, one, test in effects]
+    what = "pruned and quantised points"
+    return (
+        _counted(
+            what,
+            compared,
+            "both together lose less than the sum of both alone",
+            "both together lose more than the sum of both alone",
+        ),
+        head,
+        rows,
+    )
+
+
+def _fair(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Counts go by validation where the table has it after N, else by test: nothing is chosen here."""
+    head = ("precision", "pruned")
+    for reference in ("after N", "after N + M", "from scratch, N + M", "extra training"):
+        head += (f"{reference}: validation", "test")
+    both = list(zip(budget(cells), budget(cells, "accuracy"), strict=True))
+    rows = []
+    for pair in both:
+        changes = [_minus(getattr(one, part)) for part in ("apparent", "fair", "scratch") for one in pair]
+        texts = [_in_brackets(one) for one in (*changes, *(one.extra for one in pair))]
+        rows.append((pair[0].precision, _ratio(pair[0].ratio), *texts))
+    known = [pair for pair in both if pair[1].apparent.n and pair[1].fair.n]
+    if not known:
+        return "This needs the unpruned FP32 network after N updates and after N + M.", head, rows
+    first = cells.iloc[0]
+    dense, total = int(first.updates_dense), int(first.total_updates)
+    extra = next((pair for pair in known if pair[0].precision == "fp32" and pair[0].ratio == 0), known[0])
+    named = zip(("validation", "test"), extra, strict=True)
+    gains = [f"{_with_interval(one.extra)} in {name} accuracy" for name, one in named if one.extra.n]
+    place = 0 if all(pair[0].apparent.n for pair in known) else 1
+    measure = ("validation", "test")[place]
+    pruned = [pair[place] for pair in known if pair[0].ratio > 0]
+    seeming = [one for one in pruned if one.apparent.mean <= 0]
+    fair = [one for one in seeming if one.fair.mean <= 0]
+    sentence = (
+        f"M = {total - dense} more updates, which every pruned network has after the N = {dense} of dense training, change "
+        f"the unpruned FP32 network itself by {' and '.join(gains)}."
+    )
+    if not pruned:
+        return sentence, head, rows
+    sentence += (
+        f" By mean {measure} accuracy, {len(seeming)} of "
+        f"{len(pruned)} pruned points lose nothing against the network after N; {len(fair)} of these lose nothing against "
+        "the one after N + M"
+    )
+    if all(one.scratch.n for one in pruned):
+        sentence += f", and {sum(one.scratch.mean <= 0 for one in seeming)} against one trained from scratch for N + M"
+    return sentence + ".", head, rows
+
+
+def _orders(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    head = ("precision", "pruned", "validation", "95%", "test", "95%", "better", "seeds")
+    effects = _beside(orders(cells), orders(cells, "accuracy"))
+    if not effects:
+        return "No precision and ratio has been done in both orders with the same seed.", head, []
+    rows = [
+        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, "quantise first", "prune first"), str(one.n))
+        for precision, ratio, one, test in effects
+    ]  # fmt: skip
+    compared = [(f"{precision} at {_ratio(ratio)}", one, test) for precision, ratio, one, test in effects]
+    what = "points that there are in both orders"
+    return _counted(what, compared, "quantising first is the more accurate", "pruning first is"), head, rows
+
+
+BEARS = "How much pruning does each precision bear?"
+ORDERS = "Prune first or quantise first?"
+QUESTIONS: dict[str, Callable] = {  # each takes the cells of one group; _bears also the points that may be lost
+    BEARS: _bears,
+    "At equal bit_gflops: prune or quantise?": _equal_cost,
+    "Do pruning and quantising together lose more than the sum of both alone?": _additive,
+    "What does the unpruned network have after the same updates?": _fair,
+}
+
+
+def _beside(effects: list, on_test: list) -> list[tuple[str, float, Interval, Interval]]:
+    """(precision, ratio, effect on validation accuracy, on test accuracy); both are of the same places."""
+    return [(one.precision, one.ratio, one.effect, test.effect) for one, test in zip(effects, on_test, strict=True)]
+
+
+def _counted(what: str, compared: list[tuple[str, Interval, Interval]], more: str, less: str) -> str:
+    """How many differences lie wholly above 0, wholly below it and neither, with the largest of each sort.
+
+    compared: (place, difference in validation accuracy, in test accuracy).
+    """
+
+    def extreme(some: list[tuple[str, Interval, Interval]]) -> str:
+        place, one, test = max(some, key=lambda each: abs(each[1].mean))
+        return f"largest: {place}, validation {_with_interval(one)}, test {_with_interval(test)}"
+
+    above = [one for one in compared if one[1].low > 0]  # nan, of one seed, is neither
+    below = [one for one in compared if one[1].high < 0]
+    rest = [one for one in compared if one not in above and one not in below]
+    parts = [f"at {len(some)} {text} ({extreme(some)})" for some, text in ((above, more), (below, less)) if some]
+    if rest:
+        single = all(one[1].n == 1 for one in rest)
+        unknown = "one seed shows no interval, so nothing can be said" if single else "no difference is shown"
+        parts.append(f"at {len(rest)} {unknown} ({extreme(rest)})")
+    note = "" if len(compared) == 1 else " The intervals are not corrected for the number of comparisons."
+    return f"Of {len(compared)} {what}: {'; '.join(parts)}.{note}"
+
+
+def _verdict(one: Interval, above: str, below: str) -> str:
+    if one.n == 1:
+        return "one seed: can't say"
+    return above if one.low > 0 else below if one.high < 0 else "no difference shown"
+
+
+def _minus(one: Interval) -> Interval:
+    """A drop as a change."""
+    return Interval(-one.mean, -one.high, -one.low, one.n)
+
+
+def _ratio(ratio: float | None) -> str:
+    return "none" if ratio is None else f"{100 * ratio:.4g}%"
+
+
+def _change(value: float) -> str:
+    text = f"{100 * value:+.2f}"
+    return "0.00" if float(text) == 0 else text
+
+
+def _texts(one: Interval) -> tuple[str, str]:
+    """Mean and 95% interval of a difference, in percentage points."""
+    if one.n == 0:
+        return "-", "-"
+    return _change(one.mean), f"{_change(one.low)} to {_change(one.high)}" if one.n > 1 else "one seed"
+
+
+def _in_brackets(one: Interval) -> str:
+    mean, span = _texts(one)
+    return f"{mean} ({span})" if one.n else mean
+
+
+def _with_interval(one: Interval) -> str:
+    mean, span = _texts(one)
+    return f"{mean} points ({span})" if one.n <= 1 else f"{mean} points (95%: {span})"

@@ -1,0 +1,60 @@
+"""One attempt at a stage, in whatever process it is made."""
+
+import time
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from qprune.durable import StorageError
+from qprune.errors import UserError
+from qprune.executors.base import Event
+from qprune.seal import Damaged
+from qprune.stages import Stage, compute
+from qprune.store import Store
+
+TICK_SECONDS = 0.3  # between two messages about a stage's updates
+
+
+def attempt(stage: Stage, store: Store, device: torch.device, tell: Callable[[Event], None]) -> Event:
+    """Compute a stage, unless that has been done or another process does it; returns how it ended.
+
+    tell: takes the events before the last.
+    """
+    pending, told = 0, time.monotonic()
+
+    def tick(updates: int) -> None:
+        nonlocal pending, told
+        pending += updates
+        if time.monotonic() - told > TICK_SECONDS:
+            tell(Event("updates", stage.id, pending))
+            pending, told = 0, time.monotonic()
+
+    def note(text: str) -> None:
+        tell(Event("note", stage.id, reason=text))
+
+    try:
+        with store.lock(stage.id) as mine:
+            if not mine:
+                return Event("elsewhere", stage.id)
+            if _is_there(stage, store):
+                return Event("done", stage.id, made=False)
+            if failure := store.failure(stage.id):
+                return Event("failed", stage.id, reason=failure["reason"], log=failure["log"])
+            compute(stage, store, device, tick, note)
+    except StorageError as error:
+        return Event("stopped", stage.id, reason=str(error))
+    except Damaged as error:  # the next run mends it
+        return Event("failed", stage.id, reason=str(error), lasting=False)
+    except UserError as error:
+        return Event("failed", stage.id, reason=str(error))
+    except Exception as error:  # a bad stage harms no other
+        trace = traceback.format_exc(limit=-6)
+        return Event("failed", stage.id, reason=f"{type(error).__name__}: {str(error).strip()}\n{trace}")
+    return Event("done", stage.id, pending)
+
+
+def _is_there(stage: Stage, store: Store) -> bool:
+    if not store.done(stage.id) or (stage.keeps_tensors and not store.has_tensors(stage.id)):
+        return False
+    return stage.kind != "evaluate" or store.is_of(stage.id, *stage.inputs)

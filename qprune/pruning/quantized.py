@@ -1,0 +1,75 @@
+"""Pruning at low precision: a network trained in a number format while its feature maps are scored and masked."""
+
+from dataclasses import replace
+
+from torch import Tensor, fx
+
+from qprune.precision import Precision
+from qprune.pruning.gated import GatedNetwork
+from qprune.pruning.groups import ChannelGroups
+
+
+class QuantizedGatedNetwork:
+    """A network in a number format, with gates on all its prunable maps; used as a GatedNetwork is.
+
+    network: made by the format from the gated FP32 network: float masters, forwards rounded to the format. Its
+        state_dict, strictly loaded into that of another object built with calibration=None, gives it again
+    groups: its maps, members named as their layers are in `network`; alive: bool [maps], on the CPU
+
+    Unmasked, it computes what the format makes of the network without gates. A masked map is exactly 0 in what reads
+    it: zero points map 0 to 0. What the weights of masked maps still touch are int8's per-channel weight ranges (a
+    kernel's largest weight may belong to a masked input) and its activation ranges where no gate comes first
+    (depthwise chains, ReLU6); both are made anew when the smaller network is prepared.
+
+    network (argument): dense, FP32, not changed; calibration: as for Precision.prepare; the others as for find_groups.
+    Raises UserError where the network can't be pruned or the format can't take it.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        image_shape: tuple[int, int, int],
+        precision: Precision,
+        calibration: Tensor | None,
+        linear: bool = False,
+        ignore: tuple[str, ...] = (),
+    ):
+        self.precision = precision
+        self._masters = GatedNetwork(network, image_shape, linear, ignore)  # its weights are stale until `shrink`
+        gated = self._masters.network
+        self.network = precision.prepare(gated, calibration).to(next(gated.parameters()).device)
+        gates = {module: name for name, module in gated.named_modules()}
+        self.gates = [self.network.get_submodule(gates[gate]) for gate in self._masters.gates]
+        names = precision.names(self.network, gated)
+        groups = self._masters.groups
+        members = (replace(member, layer=names.get(member.layer, member.layer)) for member in groups.members)
+        self.groups = ChannelGroups(groups.layers, tuple(members))
+
+    @property
+    def alive(self) -> Tensor:
+        """Which maps are not switched off: bool [maps], on the CPU."""
+        return self._masters.alive
+
+    @property
+    def pruned(self) -> float:
+        """The share of the maps that is switched off, 0..1."""
+        return self._masters.pruned
+
+    def mask(self, alive: Tensor) -> None:
+        """Switch off all maps that are not alive: bool [maps]."""
+        self._masters.mask(alive)
+        for gate in self.gates:
+            gate.set_mask(self.alive)
+
+    def masters(self) -> dict[str, Tensor]:
+        """The dense FP32 network's state_dict: float master weights, batch normalisation as trained in the format."""
+        masters = self.precision.masters(self.network, self._masters.network)
+        return {name: tensor.detach().clone() for name, tensor in masters.items()}
+
+    def shrink(self) -> fx.GraphModule:
+        """The physically smaller FP32 network with the masters, to be prepared in the format again at its own shapes.
+
+        Checked as GatedNetwork.shrink is, in FP32; raises UserError as it does.
+        """
+        self._masters.network.to(next(self.network.parameters()).device).load_state_dict(self.masters())
+        return self._masters.shrink()
