@@ -1,0 +1,87 @@
+"""Which maps two criteria would remove, where these lie in the plane of activation and gradient, and swaps of them.
+
+All functions are pure. A set of maps is a bool vector over all maps, True where the map is in the set (is removed).
+"""
+
+import torch
+from torch import Tensor
+
+from qprune.pruning.groups import ChannelGroups
+from qprune.pruning.path import select
+
+QUADRANTS = ("case_1", "case_2", "high_high", "low_low")  # in the order of quadrants()'s numbers
+WORDS = {
+    "case_1": "high activation, low gradient",
+    "case_2": "low activation, high gradient",
+    "high_high": "high activation, high gradient",
+    "low_low": "low activation, low gradient",
+}
+
+
+def pruned_set(ranking: Tensor, groups: ChannelGroups, share: float, min_channels: int = 1) -> Tensor:
+    """The maps that go when this share of all is removed at once, the least of the ranking first: bool [maps].
+
+    ranking: l2-normalised scores, [maps]. Each layer keeps min_channels maps, so sets of equal shares have equal sizes.
+    """
+    everything = torch.ones(groups.total, dtype=torch.bool)
+    return ~select(ranking, everything, groups, round(share * groups.total), min_channels)
+
+
+def over_median(values: Tensor, groups: ChannelGroups) -> Tensor:
+    """Whether each map's value is above the median of its layer: [maps] -> bool [maps].
+
+    The median of an even number of maps is the mean of the two in the middle; dividing a layer by its l2 norm changes
+    nothing here.
+    """
+    high = torch.zeros(groups.total, dtype=torch.bool)
+    for layer in groups.layers:
+        part = values[layer.start : layer.stop]
+        high[layer.start : layer.stop] = part > part.quantile(0.5)
+    return high
+
+
+def quadrants(activation: Tensor, gradient: Tensor, groups: ChannelGroups) -> Tensor:
+    """The quadrant of each map, as its place in QUADRANTS: int64 [maps]. High is above the median of the map's layer.
+
+    activation: mean |z|; gradient: mean |dC/dz|; both [maps].
+    """
+    high_z, high_dz = over_median(activation, groups), over_median(gradient, groups)
+    return torch.where(high_z, torch.where(high_dz, 2, 0), torch.where(high_dz, 1, 3))
+
+
+def swapped(start: Tensor, other: Tensor, order: Tensor, chosen: Tensor) -> tuple[Tensor, int]:
+    """The removal `start` with the chosen maps that only `other` removes put in for equally many that only `start` does.
+
+    start, other: sets of equal size; order: the ranking by which `start` was made: of the maps that only it
+    removes, the highest (which it would have removed last) are given back; chosen: bool [maps].
+    Returns the new set, which has the size of `start`, and how many maps were swapped.
+    """
+    put_in = other & ~start & chosen
+    own = (start & ~other).nonzero().flatten()
+    given_back = own[order[own].argsort(descending=True, stable=True)][: int(put_in.sum())]
+    result = start | put_in
+    result[given_back] = False
+    return result, int(put_in.sum())
+
+
+def removal(settings: dict, rankings: dict[str, Tensor], places: Tensor, groups: ChannelGroups) -> tuple[Tensor, int]:
+    """The set that a removal stage removes, bool [maps], and how many maps the variation concerns.
+
+    rankings: "taylor" and "activation" -> [maps]; places: quadrants().
+    settings: share; min_channels: maps that each layer keeps before a variation; start: "none", "both" (removed by both
+    criteria), "taylor" or "activation"; and for a variation put_in ("taylor" or "activation": from the maps that only
+    it removes) and quadrant (of which only these). Into "both" they are added, into the other's removal swapped.
+    """
+    if settings["start"] == "none":
+        return torch.zeros(groups.total, dtype=torch.bool), 0
+    share, least = settings["share"], settings["min_channels"]
+    sets = {name: pruned_set(ranking, groups, share, least) for name, ranking in rankings.items()}
+    both = sets["taylor"] & sets["activation"]
+    start = both if settings["start"] == "both" else sets[settings["start"]]
+    if settings["put_in"] is None:
+        return start, int(start.sum())
+    chosen = places == QUADRANTS.index(settings["quadrant"])
+    if settings["start"] == "both":
+        added = sets[settings["put_in"]] & ~both & chosen
+        return both | added, int(added.sum())
+    return swapped(start, sets[settings["put_in"]], rankings[settings["start"]], chosen)
