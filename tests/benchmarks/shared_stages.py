@@ -12,8 +12,10 @@ from bench import write
 from rich.console import Console
 
 from qprune.config import load_config
+from qprune.executors.base import run_stages
 from qprune.executors.local import LocalExecutor
 from qprune.plan import make_plan
+from qprune.store import Store
 from qprune.sweep import run_sweep
 
 QUICKSTART = Path(__file__).parent.parent.parent / "sweeps" / "quickstart.yaml"
@@ -46,13 +48,15 @@ def main() -> None:
     scratch = unshared(plan)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        run_sweep(config, Path(folder), WORKERS, 1, Console())
+        run_sweep(config, Path(folder), lambda stages, store: LocalExecutor(WORKERS, 1, store), Console())
         shared_seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         failures = []
         with LocalExecutor(WORKERS, 1, Path(folder)) as executor:
-            executor.run(scratch, lambda event: event.kind == "failed" and failures.append(event))
+            run_stages(
+                scratch, executor, Store(Path(folder)), lambda event: event.kind == "failed" and failures.append(event)
+            )
         scratch_seconds = time.perf_counter() - start
         assert not failures, failures[0]
     rows = []
