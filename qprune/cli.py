@@ -252,11 +252,14 @@ def pick(
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of two or more sweeps.", metavar="DIR DIR ...")],
     output: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("compare.html"),
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Also print, as Markdown, how each differs from the first.")
+    ] = False,
 ) -> None:
     """Put several sweeps on one page, and print the hypervolume of each."""
     from qprune.report.commands import compare_command
 
-    compare_command(folders, output)
+    compare_command(folders, output, answers)
 
 
 def main() -> None:

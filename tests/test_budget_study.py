@@ -9,7 +9,7 @@ import pytest
 from made_sweep import make_sweep
 from tiny_sweep import command
 
-from qprune.analysis.answers import answers
+from qprune.analysis.answers import answers, compare_answers
 from qprune.analysis.front import front_cells, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.studies import budget, orders, references
@@ -192,9 +192,30 @@ def test_answer_on_both_orders():
     found = answers(BOTH)
     assert {one.group for one in found} == {"s: m on d, c", "s: m on d, c, quantize_first"}
     first = answer(found, "Prune first")
-    assert first.sentence.startswith("Of 4 points that there are in both orders: at 3 quantising first is the more")
+    assert first.sentence.startswith(
+        "Of 4 points done by both, quantising first and pruning first: at 3 quantising first"
+    )
     assert "at 1 no difference is shown (largest: int4 at 50%, validation +2.00 points" in first.sentence
-    assert [row[6] for row in first.rows] == ["quantise first"] * 3 + ["no difference shown"]
+    assert [row[6] for row in first.rows] == ["quantising first"] * 3 + ["no difference shown"]
+
+
+def test_answer_on_criteria():
+    """Of the pruned points alone: unpruned networks are the same whatever the criterion."""
+    cells = pd.concat([CELLS.assign(criterion="taylor"), cells_of(FIRST).assign(criterion="other")], ignore_index=True)
+    found = answer(answers(cells), "Does another criterion")
+    assert found.sentence.startswith(
+        "other: Of 2 points done by both, other and taylor: at 1 other is the more accurate"
+    )
+    assert [row[:4] for row in found.rows] == [("other", "fp32", "50%", "+1.00"), ("other", "int4", "50%", "+2.00")]
+    assert [row[7] for row in found.rows] == ["other", "no difference shown"]
+    assert not any(one.question.startswith("Does another") for one in answers(CELLS))
+
+
+def test_answer_on_sweeps():
+    cells = pd.concat([CELLS, cells_of(FIRST, sweep="t"), cells_of(FIRST, sweep="u", model="n")], ignore_index=True)
+    (found,) = compare_answers(cells)
+    assert (found.group, found.question) == ("t: m on d, c", "t or s?") and len(found.rows) == 4
+    assert found.rows[1][:5] == ("fp32", "50%", "+1.00", "+1.00 to +1.00", "+1.00")
 
 
 def test_markdown_table():

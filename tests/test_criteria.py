@@ -78,10 +78,26 @@ def test_every_criterion_conforms(kind, settings):
         assert scores.max() > 0
         if settings.get("estimator") != "hutchinson":  # whose error has both signs
             assert (scores >= 0).all()
-        if settings["name"] not in ("weight_norm", "bn_gamma", "random", "taylor_2019"):  # these don't look at z
-            assert scores[1] == 0
+        assert scores[1] == 0
     same = torch.allclose(results[4, False][0], results[8, False][0], rtol=1e-4, atol=1e-9)
     assert same == (criterion_label(settings) not in DEPENDS_ON_SPLIT)
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=criterion_label)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masked_network_ranks_as_the_smaller_one(kind, settings):
+    """What is switched off has no part in what its neighbours are worth."""
+    draws = settings["name"] == "random" or (settings["name"].startswith("obd_") and settings["name"] != "obd_lecun")
+    if draws and settings.get("estimator") != "exact":
+        pytest.skip("what is drawn depends on the number of maps")
+    network, images, labels = small(kind)
+    masked = GatedNetwork(network, (1, 8, 8))
+    masked.mask(~torch.isin(torch.arange(masked.groups.total), torch.tensor([1, 5])))
+    smaller = GatedNetwork(masked.shrink(), (1, 8, 8))
+    ours, theirs = (
+        scored(gated, settings, images, labels).ranking(torch.Generator().manual_seed(5)) for gated in (masked, smaller)
+    )
+    assert torch.allclose(ours[masked.alive], theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=criterion_label)

@@ -182,7 +182,7 @@ def test_first_order_change_of_the_loss():
 def test_weight_norm_by_hand():
     network, *_ = small(Residual)
     gated = GatedNetwork(network, (1, 8, 8))
-    scores = get_criterion("weight_norm").scores(gated.network, gated.groups, torch.Generator())
+    scores = get_criterion("weight_norm").scores(gated.network, gated.groups, gated.alive, torch.Generator())
     for channel in range(4):  # the stem's maps are coupled with a2's and b2's
         weights = torch.cat([getattr(network, name).weight[channel].flatten() for name in ("stem", "a2", "b2")])
         assert scores[channel].item() == pytest.approx(weights.square().mean().item(), rel=1e-5)

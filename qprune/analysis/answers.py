@@ -14,11 +14,11 @@ from qprune.analysis.studies import (
     Bears,
     budget,
     by_seed,
+    differences,
     drops,
     equal_cost,
     interactions,
     largest_ratio,
-    orders,
     paired_differences,
 )
 from qprune.tables import with_order
@@ -49,6 +49,9 @@ def answers(cells, points: float = 1.0, lambdas=None) -> list[Answer]:
     for (sweep, model, data, criterion), own in done.groupby([one for one in GROUP if one != "order"], sort=False):
         if own.order.nunique() > 1:
             found.append(Answer(f"{sweep}: {model} on {data}, {criterion}", ORDERS, *_orders(own)))
+    for (sweep, model, data, order), own in done.groupby([one for one in GROUP if one != "criterion"], sort=False):
+        if own.criterion.nunique() > 1 and TAYLOR in set(own.criterion):
+            found.append(Answer(f"{sweep}: {with_order(f'{model} on {data}', order)}", CRITERIA, *_criteria(own)))
     if lambdas is not None:
         for (model, data, criterion), own in lambdas.groupby(["model", "data", "criterion"], sort=False):
             name = f"{done.sweep.iloc[0]}: {model} on {data}, {criterion}"
@@ -206,22 +209,57 @@ def _fair(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     return sentence + ".", head, rows
 
 
+def compare_answers(cells) -> list[Answer]:
+    """How each sweep differs from the first one, where they have the same model, data set, criterion and order."""
+    found = []
+    done = cells[cells.status == "done"]
+    first, *others = done.sweep.unique()
+    for sweep in others:
+        for key, own in done[done.sweep == sweep].groupby([one for one in GROUP if one != "sweep"], sort=False):
+            base = done[done.sweep == first]
+            base = base[(base[[one for one in GROUP if one != "sweep"]] == list(key)).all(axis=1)]
+            if len(base):
+                model, data, criterion, order = key
+                name = f"{sweep}: {model} on {data}, {with_order(criterion, order)}"
+                found.append(Answer(name, f"{sweep} or {first}?", *_difference(own, base, sweep, first)))
+    return found
+
+
 def _orders(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    head = ("precision", "pruned", "validation", "95%", "test", "95%", "better", "seeds")
-    effects = _beside(orders(cells), orders(cells, "accuracy"))
+    parts = (cells[cells.order == order] for order in ("quantize_first", "prune_first"))
+    return _difference(*parts, "quantising first", "pruning first")
+
+
+def _criteria(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Each criterion against Taylor. Unpruned networks are the same whatever the criterion."""
+    pruned = cells[cells.pruning_ratio > 0]
+    taylor = pruned[pruned.criterion == TAYLOR]
+    said, rows, head = [], [], ()
+    for criterion in (name for name in pruned.criterion.unique() if name != TAYLOR):
+        sentence, head, own = _difference(pruned[pruned.criterion == criterion], taylor, criterion, TAYLOR)
+        said.append(f"{criterion}: {sentence}")
+        rows += [(criterion, *row) for row in own]
+    return " ".join(said), ("criterion", *head), rows
+
+
+def _difference(these, those, name: str, other: str) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    head = ("precision", "pruned", f"{name} - {other}, validation", "95%", "test", "95%", "better", "seeds")
+    effects = _beside(differences(these, those), differences(these, those, "accuracy"))
     if not effects:
-        return "No precision and ratio has been done in both orders with the same seed.", head, []
+        return f"No precision and ratio has been done by both, {name} and {other}, with the same seed.", head, []
     rows = [
-        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, "quantise first", "prune first"), str(one.n))
+        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, name, other), str(one.n))
         for precision, ratio, one, test in effects
-    ]  # fmt: skip
+    ]
     compared = [(f"{precision} at {_ratio(ratio)}", one, test) for precision, ratio, one, test in effects]
-    what = "points that there are in both orders"
-    return _counted(what, compared, "quantising first is the more accurate", "pruning first is"), head, rows
+    what = f"points done by both, {name} and {other}"
+    return _counted(what, compared, f"{name} is the more accurate", f"{other} is"), head, rows
 
 
 BEARS = "How much pruning does each precision bear?"
 ORDERS = "Prune first or quantise first?"
+CRITERIA = "Does another criterion keep more accuracy than Taylor?"
+TAYLOR = "taylor"
 QUESTIONS: dict[str, Callable] = {  # each takes the cells of one group; _bears also the points that may be lost
     BEARS: _bears,
     "At equal bit_gflops: prune or quantise?": _equal_cost,

@@ -1,7 +1,7 @@
 """The comparisons that a sweep is for, paired by seed.
 
 Each takes the done cells of one sweep, model, data set, criterion and order: (precision, ratio, seed) names one of them.
-Only orders() takes those of both orders.
+Only orders() takes those of both orders, and differences() two such groups of cells.
 """
 
 from dataclasses import dataclass
@@ -109,27 +109,32 @@ def interactions(cells, column: str = "val_accuracy") -> list[Interaction]:
 
 
 @dataclass(frozen=True)
-class OrderEffect:
-    """What quantising first does against pruning first: a difference of the same column."""
+class Difference:
+    """The same column of two groups of cells at one precision and ratio: a difference, paired by seed."""
 
     precision: str
     ratio: float
     effect: Interval
 
 
-def orders(cells, column: str = "val_accuracy") -> list[OrderEffect]:
-    """quantize_first - prune_first for each (precision, ratio), paired by seed.
-
-    cells: of one sweep, model, data set and criterion, of both orders. For an accuracy, above 0 means that quantising
-    first is the better. Left out where no seed has both.
-    """
-    first, second = (by_seed(cells[cells.order == order], column) for order in ("prune_first", "quantize_first"))
+def differences(these, those, column: str = "val_accuracy") -> list[Difference]:
+    """these - those for each (precision, ratio) of which both have the same seed. Each: cells of one group."""
+    first, second = by_seed(those, column), by_seed(these, column)
     found = []
     for place, values in second.items():
         effect = interval(paired_differences(values, first.get(place, {})))
         if effect.n:
-            found.append(OrderEffect(*place, effect))
+            found.append(Difference(*place, effect))
     return found
+
+
+def orders(cells, column: str = "val_accuracy") -> list[Difference]:
+    """quantize_first - prune_first for each (precision, ratio), paired by seed.
+
+    cells: of one sweep, model, data set and criterion, of both orders. For an accuracy, above 0 means that quantising
+    first is the better.
+    """
+    return differences(*(cells[cells.order == order] for order in ("quantize_first", "prune_first")), column)
 
 
 def paired_differences(these: dict[int, float], those: dict[int, float]) -> list[float]:

@@ -83,15 +83,15 @@ class Scorer:
         return ranks
 
     def _part_scores(self, generator: torch.Generator) -> list[Tensor]:
-        scores = []
+        alive, scores = self._alive(), []
         for part in self.parts:
             if isinstance(part, StaticCriterion):
-                scores.append(part.scores(self.network, self.groups, generator))
+                own = part.scores(self.network, self.groups, alive, generator)
             elif self.minibatches == 0:
                 raise RuntimeError("no minibatch has been seen: run a forward and backward pass in `minibatch()` first")
             else:
-                part_scores = part.score(self._sums[part] / self.minibatches, self.minibatches)
-                scores.append(part_scores * self._alive())  # a dead map's gradient isn't 0, but has no place in a norm
+                own = part.score(self._sums[part] / self.minibatches, self.minibatches)
+            scores.append(own * alive)  # a dead map has a gradient and weights, but no place in its layer's norm
         return scores
 
     def _add(self, part, statistic: Tensor) -> None:

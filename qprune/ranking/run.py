@@ -131,12 +131,14 @@ def _show(tables: dict, sentences: list[str], console: Console) -> None:
             part = group[group.target == target]
             seeds = int(part.seeds.max())
             console.print(
-                f"{model} on {data}: Spearman's rank correlation with {words}, mean [95%] over {seeds} seed(s)"
+                f"{model} on {data}: Spearman's rank correlation with {words}, mean ± half of the 95% interval, {seeds} seed(s)",
+                highlight=False,
+                soft_wrap=True,
             )
-            table = Table()
+            table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)  # narrow enough for 80 columns
             table.add_column("criterion", no_wrap=True)
             for _, heading in COLUMNS:
-                table.add_column(heading, justify="right", no_wrap=True)
+                table.add_column(heading, justify="right", min_width=len("-0.00 ±0.00"))
             for criterion, rows in part.groupby("criterion", sort=False):
                 cells = rows.set_index("column")
                 table.add_row(criterion, *(_entry(cells.loc[column]) for column, _ in COLUMNS))
@@ -148,5 +150,5 @@ def _show(tables: dict, sentences: list[str], console: Console) -> None:
 def _entry(row) -> str:
     if row["mean"] != row["mean"]:
         return "-"
-    spread = f" [{row.low:.2f}, {row.high:.2f}]" if row.low == row.low else ""
+    spread = f" ±{(row.high - row.low) / 2:.2f}" if row.low == row.low else ""
     return f"{row['mean']:.2f}{spread}"

@@ -51,7 +51,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
 
     Raises UserError for a folder that isn't a sweep's, and Damaged for a file that is not what was written.
     """
-    cells, places = _read_sweeps(folders, labels)
+    cells, places = read_sweeps(folders, labels)
     points = operating_points(cells)
     costs = [cost for cost in COSTS if cost in points and points[cost].notna().any()]
     costs = costs or [cost for cost in COSTS if cost != "latency_ms"]  # nothing is finished yet
@@ -91,7 +91,8 @@ def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
     }
 
 
-def _read_sweeps(folders: list[Path], labels: list[str] | None):
+def read_sweeps(folders: list[Path], labels: list[str] | None):
+    """(the cells of all sweeps, one after the other; label -> folder)."""
     import pandas as pd
 
     frames, places = [], {}

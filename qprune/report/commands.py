@@ -5,6 +5,7 @@ import shlex
 import webbrowser
 from pathlib import Path
 
+from qprune.analysis.answers import Answer, compare_answers
 from qprune.analysis.answers import answers as all_answers
 from qprune.analysis.front import operating_points
 from qprune.analysis.pick import (
@@ -19,7 +20,7 @@ from qprune.analysis.pick import (
 )
 from qprune.errors import UserError
 from qprune.records import read_lambdas
-from qprune.report.build import report_data
+from qprune.report.build import read_sweeps, report_data
 from qprune.report.cells import read_measured
 from qprune.report.html import write_page
 from qprune.tables import markdown_table, with_order
@@ -64,6 +65,10 @@ def print_answers(folder: Path) -> None:
     found = all_answers(read_measured(folder), lambdas=read_lambdas(folder))
     if not found:
         raise UserError(f"{folder} has no finished cell yet, so there are no answers; run the sweep first")
+    _print_answers(found)
+
+
+def _print_answers(found: list[Answer]) -> None:
     group = None
     for one in found:
         if one.group != group:
@@ -75,8 +80,11 @@ def print_answers(folder: Path) -> None:
     print("\nChanges are in percentage points, paired by seed; 95% intervals are over seeds. Test chooses nothing.")
 
 
-def compare_command(folders: list[Path], output: Path) -> None:
-    """Write one page about several sweeps, and print the hypervolume of each."""
+def compare_command(folders: list[Path], output: Path, answers: bool = False) -> None:
+    """Write one page about several sweeps, and print the hypervolume of each.
+
+    answers: also print, as Markdown, how each differs from the first where they have the same cells.
+    """
     if len(folders) < 2:
         raise UserError("compare needs two sweeps' folders or more; qprune report shows one")
     labels = _labels(folders)
@@ -89,6 +97,8 @@ def compare_command(folders: list[Path], output: Path) -> None:
         spread = f" (95%: {low:.1f} to {high:.1f}, {seeds} seeds)" if low is not None else " (one seed)"
         print(f"{volume['sweep']} on {volume['data']}: hypervolume {mean:.1f} octaves x points{spread}")
     print(f"report:   {output}")
+    if answers:
+        _print_answers(compare_answers(read_sweeps(folders, labels)[0]))
 
 
 def _labels(folders: list[Path]) -> list[str]:

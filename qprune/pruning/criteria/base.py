@@ -95,8 +95,8 @@ class CurvatureCriterion(Criterion):
 class StaticCriterion(Criterion):
     """A criterion computed from the weights (or from nothing) at the moment of a removal."""
 
-    def scores(self, network: nn.Module, groups: ChannelGroups, generator: torch.Generator) -> Tensor:
-        """-> float [groups.total]."""
+    def scores(self, network: nn.Module, groups: ChannelGroups, alive: Tensor, generator: torch.Generator) -> Tensor:
+        """alive: bool [maps], which are not switched off -> float [maps]; what dead maps get is not looked at."""
         raise NotImplementedError
 
 

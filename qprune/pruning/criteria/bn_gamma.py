@@ -25,7 +25,7 @@ class BnGamma(StaticCriterion):
                     "take another criterion, or add the layer to prune.ignore"
                 )
 
-    def scores(self, network: nn.Module, groups: ChannelGroups, generator: torch.Generator) -> Tensor:
+    def scores(self, network: nn.Module, groups: ChannelGroups, alive: Tensor, generator: torch.Generator) -> Tensor:
         sums, counts = _sums(network, groups)
         return sums / counts
 

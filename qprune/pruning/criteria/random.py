@@ -10,5 +10,5 @@ from qprune.pruning.groups import ChannelGroups
 class Random(StaticCriterion):
     """Theta uniform in 0..1 for each map, drawn anew at each removal from the given generator (on the CPU)."""
 
-    def scores(self, network: nn.Module, groups: ChannelGroups, generator: torch.Generator) -> Tensor:
+    def scores(self, network: nn.Module, groups: ChannelGroups, alive: Tensor, generator: torch.Generator) -> Tensor:
         return torch.rand(groups.total, generator=generator).to(next(network.parameters()).device)
