@@ -139,23 +139,21 @@ def _executors(workers: int, threads: int, executor: Where, address: str | None,
 
 def _run_stoppable(run: Callable[[], int]) -> None:
     """Run what Ctrl-C and SIGTERM may stop at any time, and exit with its code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    stopped_by = [signal.SIGINT]
+
+    def terminate(*_) -> None:
+        stopped_by.append(signal.SIGTERM)  # NOTE Ray makes a KeyboardInterrupt of its own of whatever is raised here
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         code = run()
-    except KeyboardInterrupt as reason:
+    except KeyboardInterrupt:
         again = shlex.join(["qprune", *sys.argv[1:]])
         print(f"\nstopped; finished stages are kept. To go on: {again}", file=sys.stderr)
-        code = 128 + (signal.SIGTERM if isinstance(reason, Terminated) else signal.SIGINT)
+        code = 128 + stopped_by[-1]
     raise typer.Exit(code)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a sweep as Ctrl-C does."""
-
-
-def _terminated(*_) -> None:
-    raise Terminated
 
 
 @app.command()

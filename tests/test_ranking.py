@@ -162,42 +162,72 @@ def test_quadrants_slowly():
     assert len(set(found.tolist())) == 4
 
 
-def slow_swap(start: set, other: set, order: list[float], chosen: set) -> set:
+def slow_swap(start: set, other: set, order: dict, other_order: dict, coming: set, going: set) -> set:
+    """One pair after the other; no layer is emptied in these tests."""
     result = set(start)
-    for number in sorted((other - start) & chosen):
-        result.add(number)
-        result.remove(max(result & start - other, key=lambda one: order[one]))
+    while (coming & other - result) and (going & result - other):
+        result.add(min(coming & other - result, key=lambda one: other_order[one]))
+        result.remove(max(going & result - other, key=lambda one: order[one]))
     return result
 
 
-@pytest.mark.parametrize("quadrant", QUADRANTS)
-@pytest.mark.parametrize("start, other", [("taylor", "activation"), ("activation", "taylor")])
-def test_swaps_slowly(start, other, quadrant):
+@pytest.fixture
+def two_rankings():
+    """Groups, the rankings of 40 maps, their quadrants, and the half that each ranking removes."""
     groups = ChannelGroups((Layer("a", 0, 20), Layer("b", 20, 40)), ())
-    generator = torch.Generator().manual_seed(1)
-    taylor, activation, places = torch.rand(3, 40, generator=generator)
-    rankings, places = {"taylor": taylor, "activation": activation}, (places * 4).long()
-    settings = {"share": 0.5, "min_channels": 1, "start": start, "put_in": other, "quadrant": quadrant}
+    taylor, activation, places = torch.rand(3, 40, generator=torch.Generator().manual_seed(1))
+    rankings = {"taylor": taylor, "activation": activation}
     sets = {name: set(ranking.argsort()[:20].tolist()) for name, ranking in rankings.items()}  # none empties a layer
-    chosen = {number for number in range(40) if places[number] == QUADRANTS.index(quadrant)}
+    return groups, rankings, (places * 4).long(), sets
+
+
+@pytest.mark.parametrize(
+    "start, other, quadrant", [("taylor", "activation", "case_2"), ("activation", "taylor", "case_1")]
+)
+def test_swaps_slowly(two_rankings, start, other, quadrant):
+    groups, rankings, places, sets = two_rankings
+    settings = {"share": 0.5, "min_channels": 1, "start": start, "put_in": other, "quadrant": quadrant}
+    cases = {name: set((places == QUADRANTS.index(name)).nonzero().flatten().tolist()) for name in ("case_1", "case_2")}
+    coming, going = cases[quadrant], cases[{"case_1": "case_2", "case_2": "case_1"}[quadrant]]
     removed, maps = removal(settings, rankings, places, groups)
-    assert set(removed.nonzero().flatten().tolist()) == slow_swap(
-        sets[start], sets[other], rankings[start].tolist(), chosen
-    )
-    assert maps == len((sets[other] - sets[start]) & chosen) > 0
-    assert removed.sum() == 20
-    both, added = removal({**settings, "start": "both"}, rankings, places, groups)
-    assert set(both.nonzero().flatten().tolist()) == sets[start] & sets[other] | sets[other] & chosen
-    assert added == maps
+    expected = slow_swap(sets[start], sets[other], rankings[start], rankings[other], coming, going)
+    assert set(removed.nonzero().flatten().tolist()) == expected
+    assert maps == min(len((sets[other] - sets[start]) & coming), len((sets[start] - sets[other]) & going)) > 0
+    assert removed.sum() == 20 and len(expected - sets[start]) == maps
+
+
+@pytest.mark.parametrize("quadrant", QUADRANTS)
+@pytest.mark.parametrize("criterion, other", [("taylor", "activation"), ("activation", "taylor")])
+def test_what_is_added_to_what_both_remove(two_rankings, criterion, other, quadrant):
+    groups, rankings, places, sets = two_rankings
+    settings = {"share": 0.5, "min_channels": 1, "start": "both", "put_in": criterion, "quadrant": quadrant}
+    own = {n for n in sets[criterion] - sets[other] if places[n] == QUADRANTS.index(quadrant)}
+    removed, maps = removal(settings, rankings, places, groups)
+    assert set(removed.nonzero().flatten().tolist()) == sets["taylor"] & sets["activation"] | own and maps == len(own)
 
 
 def test_swapping_everything_gives_the_other_set():
     groups = ChannelGroups((Layer("a", 0, 30),), ())
-    one, two = torch.rand(2, 30, generator=torch.Generator().manual_seed(2))
-    first, second = pruned_set(one, groups, 0.5), pruned_set(two, groups, 0.5)
-    everything, maps = swapped(first, second, one, torch.ones(30, dtype=torch.bool))
-    assert torch.equal(everything, second)
-    assert maps == (second & ~first).sum()
+    rankings = dict(
+        zip(("taylor", "activation"), torch.rand(2, 30, generator=torch.Generator().manual_seed(2)), strict=True)
+    )
+    removed = {name: pruned_set(ranking, groups, 0.5) for name, ranking in rankings.items()}
+    all_maps = torch.ones(30, dtype=torch.bool)
+    everything, maps = swapped(removed, rankings, "taylor", all_maps, all_maps, groups)
+    assert torch.equal(everything, removed["activation"])
+    assert maps == (removed["activation"] & ~removed["taylor"]).sum()
+
+
+def test_a_swap_empties_no_layer():
+    groups = ChannelGroups((Layer("a", 0, 2), Layer("b", 2, 4)), ())
+    removed = {
+        "taylor": torch.tensor([True, False, True, False]),
+        "activation": torch.tensor([True, True, False, False]),
+    }
+    rankings = {name: torch.arange(4.0) for name in removed}
+    all_maps = torch.ones(4, dtype=torch.bool)
+    result, maps = swapped(removed, rankings, "taylor", all_maps, all_maps, groups)
+    assert torch.equal(result, removed["taylor"]) and maps == 0
 
 
 def test_sets_and_quadrants(ranked):
@@ -209,7 +239,7 @@ def test_sets_and_quadrants(ranked):
         assert own.removed["taylor"] == own.removed["activation"] == round(share * MAPS)
         for by in ("taylor", "activation"):
             assert group[group.only_removed_by == by].maps.sum() == own.removed["taylor"] - own.removed["both"]
-    assert (sets[sets.start.isin(["taylor", "activation"])].removed == round(0.25 * MAPS)).sum() == 2 * (2 + 8)
+    assert (sets[sets.start.isin(["taylor", "activation"])].removed == round(0.25 * MAPS)).sum() == 2 * (2 + 2)
     mine = scores[scores.seed == 1]
     divided = mine.groupby("layer", sort=False).taylor.transform(lambda part: part / np.sqrt((part**2).sum()))
     gated = dense_network(folder, plan, 1)
@@ -237,17 +267,22 @@ def test_effects(ranked):
     rows = rows.fillna({"quadrant": ""}).set_index(["effect", "quadrant"])
     gap = [loss(seed, "activation") - loss(seed, "taylor") for seed in (0, 1)]
     assert rows.loc[("gap", ""), "mean"] == pytest.approx(np.mean(gap))
-    difference = [
-        (loss(seed, "taylor", "activation", "case_2") - loss(seed, "taylor"))
-        - (loss(seed, "activation") - loss(seed, "activation", "taylor", "case_1"))
-        for seed in (0, 1)
-    ]
-    row = rows.loc[("difference", "")]
+    own = sets[(sets.share == 0.5) & (sets.start == "both")].set_index(["seed", "put_in", "quadrant"]).maps
+
+    def per_map(seed, criterion, quadrant):
+        maps = own[seed, criterion, quadrant]
+        return (loss(seed, "both", criterion, quadrant) - loss(seed, "both")) / maps if maps else math.nan
+
+    difference = [per_map(seed, "activation", "case_2") - per_map(seed, "taylor", "case_1") for seed in (0, 1)]
+    row = rows.loc[("difference_per_map", "")]
     assert row["mean"] == pytest.approx(np.mean(difference))
     assert row.high - row.low == pytest.approx(2 * t.ppf(0.975, 1) * np.std(difference, ddof=1) / math.sqrt(2))
-    says = verdict(
-        row.low, row.high, "case 2 makes the larger", "case 1 makes the larger", "no clear difference between"
-    )
+    for effect, sign, start, put_in, quadrant in (
+        ("swap_in_taylor", 1, "taylor", "activation", "case_2"), ("swap_in_activation", -1, "activation", "taylor", "case_1"),
+    ):  # fmt: skip
+        changes = [sign * (loss(seed, start, put_in, quadrant) - loss(seed, start)) for seed in (0, 1)]
+        assert rows.loc[(effect, ""), "mean"] == pytest.approx(np.mean(changes))
+    says = verdict(row.low, row.high, "case 2 makes the", "case 1 makes the", "no clear difference between")
     (sentence,) = [line for line in text.splitlines() if "50% removed, before" in line]
     assert says in sentence
 
@@ -325,7 +360,7 @@ def test_command_and_page(ranked, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "0 stages computed" in done.stdout
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    charts = ("spearman", "plane", "swaps", "lambda")
+    charts = ("spearman", "plane", "costs", "lambda")
     assert names == {f"{chart}-vgg_tiny-digits.{form}" for chart in charts for form in ("svg", "png")}
     page = (folder / "results" / "small" / "rank" / "rank.html").read_text()
     assert "0.73 over all layers l2-normalised" in page

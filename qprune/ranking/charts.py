@@ -77,28 +77,30 @@ def plane_chart(network: Measured) -> go.Figure:
     return figure
 
 
-def swap_chart(effects: pd.DataFrame) -> go.Figure:
-    """What swaps cost in validation loss, by quadrant and share. effects: rows of one model and data set."""
+def cost_chart(effects: pd.DataFrame) -> go.Figure:
+    """What a map that only one criterion removes costs in validation loss on top of what both remove, by quadrant and share.
+
+    effects: rows of one model and data set.
+    """
     rows = effects[effects.loss == "val_loss"]
     shares, stages = list(rows.share.unique()), [when for when in STAGES if (rows.when == when).any()]
     titles = [f"{100 * share:g}% removed, {when} fine-tuning" for when in stages for share in shares]
     figure = make_subplots(len(stages), len(shares), subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.12)
     names = {
-        "into_taylor": ("activation's maps into Taylor's removal: what it costs", "#D55E00"),
-        "into_activation": ("Taylor's maps into activation's removal: what it saves", "#0072B2"),
+        name: SETS[f"only {word} removes"][0] for name, word in (("taylor", "Taylor"), ("activation", "activation"))
     }
     axis = ["case 1", "case 2", "high, high", "low, low"]  # as QUADRANTS; activation, gradient
     for down, when in enumerate(stages, start=1):
         for across, share in enumerate(shares, start=1):
             here = rows[(rows.share == share) & (rows.when == when)]
-            for effect, (name, colour) in names.items():
-                part = here[here.effect == effect].set_index("quadrant").loc[list(QUADRANTS)]
+            for name, colour in names.items():
+                part = here[here.effect == f"{name}_only_per_map"].set_index("quadrant").loc[list(QUADRANTS)]
                 figure.add_bar(
-                    x=axis, y=_plain(part["mean"]), error_y=_error_bars(part), name=name, marker_color=colour,
-                    legendgroup=effect, showlegend=(down, across) == (1, 1), row=down, col=across,
+                    x=axis, y=_plain(part["mean"]), error_y=_error_bars(part), name=f"a map that only {name} removes",
+                    marker_color=colour, legendgroup=name, showlegend=(down, across) == (1, 1), row=down, col=across,
                 )  # fmt: skip
     figure.update_layout(barmode="group")
-    figure.update_yaxes(title_text="validation loss", col=1)
+    figure.update_yaxes(title_text="validation loss per map", col=1)
     return figure
 
 

@@ -38,33 +38,38 @@ def verdict(low: float, high: float, above: str, below: str, neither: str = "no 
 
 def _which_case(effects: pd.DataFrame) -> str:
     found = {(row.effect, row.quadrant): row for row in effects.itertuples()}
-    gap, difference = found["gap", ""], found["difference", ""]
+    gap = found["gap", ""]
     if gap.maps == 0:
         return "Taylor and activation remove the same maps."
-    case_1, case_2 = found["into_activation", "case_1"], found["into_taylor", "case_2"]
+    case_1, case_2 = found["taylor_only", "case_1"], found["activation_only", "case_2"]
     better = verdict(gap.low, gap.high, "Taylor is better", "activation is better")
-    says = verdict(
-        difference.low, difference.high, "case 2 makes the larger difference", "case 1 makes the larger difference",
-        "no clear difference between the cases",
-    )  # fmt: skip
     return (
         f"the two remove {gap.maps:.1f} different maps each; activation's validation loss is {_number(gap)} above "
-        f"Taylor's: {better}. Case 2 ({WORDS['case_2']}; activation removes {case_2.maps:.1f}) put into Taylor's "
-        f"removal costs {_number(case_2)}; case 1 ({WORDS['case_1']}; Taylor removes {case_1.maps:.1f}) put into "
-        f"activation's saves {_number(case_1)}; case 2 - case 1 is {_number(difference)}: {says}. {_beside(found)}"
+        f"Taylor's: {better}. On top of what both remove, the maps of case 1 ({WORDS['case_1']}; only Taylor removes "
+        f"{case_1.maps:.1f}) cost {_number(case_1)}, those of case 2 ({WORDS['case_2']}; only activation removes "
+        f"{case_2.maps:.1f}) {_number(case_2)}. {_per_map(found)}{_swaps(found)}"
     )
 
 
-def _beside(found: dict) -> str:
-    """What a map of each case costs beside those that both remove."""
-    case_1, case_2 = found["added_per_map", "case_1"], found["added_per_map", "case_2"]
+def _per_map(found: dict) -> str:
     difference = found["difference_per_map", ""]
     if math.isnan(difference.mean):
         return "Not both cases occur."
-    says = verdict(difference.low, difference.high, "a map of case 2 costs more", "a map of case 1 costs more")
+    says = verdict(
+        difference.low, difference.high, "case 2 makes the difference", "case 1 makes the difference",
+        "no clear difference between the cases",
+    )  # fmt: skip
+    return f"Per map, case 2 - case 1 is {_number(difference)}: {says}."
+
+
+def _swaps(found: dict) -> str:
+    """What one case costs in the place of the other, in both directions."""
+    into, back = found["swap_in_taylor", ""], found["swap_in_activation", ""]
+    if math.isnan(into.mean) or math.isnan(back.mean):
+        return ""
     return (
-        f"Removed beside what both remove, a map of case 1 costs {_number(case_1)} and one of case 2 "
-        f"{_number(case_2)} on average; case 2 - case 1 is {_number(difference)}: {says}."
+        f" One for one, case 2 in the place of case 1 in Taylor's removal ({into.maps:.1f} maps) costs {_number(into)}, "
+        f"case 1 in the place of case 2 in activation's ({back.maps:.1f}) saves {_number(back)}."
     )
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from qprune.config import SweepConfig
 from qprune.durable import write_whole
-from qprune.ranking.charts import correlation_chart, lambda_chart, plane_chart, swap_chart
+from qprune.ranking.charts import correlation_chart, cost_chart, lambda_chart, plane_chart
 from qprune.ranking.measured import Measured
-from qprune.ranking.sets import QUADRANTS, WORDS
+from qprune.ranking.sets import OPPOSITE, QUADRANTS, WORDS
 from qprune.ranking.tables import COLUMNS, TARGETS
 from qprune.report.html import packed
 
@@ -43,9 +43,10 @@ PAPER = (
 QUESTION = (
     "Taylor and activation each remove the least share of all maps by their l2-normalised ranking. High and low are "
     "above and below the median of the map's layer. Case 1 (high activation, low gradient) is what Taylor alone would "
-    "remove, case 2 (low activation, high gradient) what activation alone would. A swap puts the maps of one quadrant "
-    "that only the other criterion removes in for equally many that only this one does, those that it would have "
-    "removed last; so all removals that are compared have the same number of maps."
+    "remove, case 2 (low activation, high gradient) what activation alone would. The maps of each quadrant that only one "
+    "criterion removes are removed on top of what both remove. In a swap, maps of one case take the place of equally many "
+    "of the other in a whole removal: first those that the one criterion would have removed first, for those that the "
+    "other would have removed last."
 )
 SUM = (
     "Each layer's scores of both are divided by their l2 norm before they are added; lambda 0 is Taylor alone, a large one "
@@ -71,7 +72,7 @@ def write_rank_page(
         drawn = {
             f"spearman-{name}": (correlation_chart(spearman), 420),
             f"plane-{name}": (plane_chart(here[0]), 480),
-            f"swaps-{name}": (swap_chart(mine["effects"]), 720),
+            f"costs-{name}": (cost_chart(mine["effects"]), 720),
             f"lambda-{name}": (lambda_chart(mine["lambda"]), 400),
         }
         charts |= {key: _as_json(figure, height) for key, (figure, height) in drawn.items()}
@@ -80,7 +81,7 @@ def write_rank_page(
 
 
 def _section(model: str, data: str, networks: list[Measured], tables: dict, charts: list[str]) -> str:
-    correlations, plane, swaps, curve = (f'<div class="chart" id="{html.escape(name)}"></div>' for name in charts)
+    correlations, plane, costs, curve = (f'<div class="chart" id="{html.escape(name)}"></div>' for name in charts)
     accuracy = ", ".join(f"{100 * network.val_accuracy:.2f}%" for network in networks)
     seeds = ", ".join(str(network.seed) for network in networks)
     what = f"{model} on {data}"
@@ -90,7 +91,7 @@ def _section(model: str, data: str, networks: list[Measured], tables: dict, char
 <h3>Criteria against the oracle</h3><p class="note">{PAPER}</p>{"".join(rows)}{correlations}
 <h3>Where Taylor and activation disagree</h3><p class="note">{QUESTION} The chart is of seed {networks[0].seed}.</p>
 {plane}{_quadrant_table(tables["quadrants"])}
-<h3>What the swaps do</h3>{swaps}{_sets_table(tables["sets"])}
+<h3>What these maps cost</h3>{costs}{_sets_table(tables["sets"])}
 <h3>Taylor + lambda x activation</h3><p class="note">{SUM}</p>{curve}{_lambda_table(tables["lambda"])}</section>"""
 
 
@@ -138,7 +139,7 @@ def _sets_table(sets: pd.DataFrame) -> str:
         words = {"none": "nothing", "both": "what both remove"}.get(start, f"{start}'s removal")
         if isinstance(put_in, str):
             how = "and" if start == "both" else "with"
-            words += f", {how} {put_in}'s {quadrant}"
+            words += f", {how} {put_in}'s {quadrant}" + (f" for {OPPOSITE[quadrant]}" if start != "both" else "")
         cells = (f"{group[name].mean():.4f}" for name in losses)
         rows.append([f"{100 * share:g}%", words, f"{group.maps.mean():.1f}", f"{group.removed.mean():.1f}", *cells])
     headings = ["share", "removed", "maps concerned", "maps removed", *(name.replace("_", " ") for name in losses)]

@@ -17,10 +17,9 @@ from qprune.stages import Stage
 MAPS_PER_STAGE = 16  # of the oracle
 STARTS = ("both", "taylor", "activation")
 VARIATIONS = (
-    *(("taylor", "activation", quadrant) for quadrant in QUADRANTS),  # into Taylor's removal, from activation's
-    *(("activation", "taylor", quadrant) for quadrant in QUADRANTS),
-    ("both", "taylor", "case_1"),
-    ("both", "activation", "case_2"),
+    *(("both", criterion, quadrant) for criterion in ("taylor", "activation") for quadrant in QUADRANTS),
+    ("taylor", "activation", "case_2"),  # for maps of case 1
+    ("activation", "taylor", "case_1"),  # for maps of case 2
 )  # (start, put_in, quadrant)
 
 

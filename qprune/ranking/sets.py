@@ -10,6 +10,7 @@ from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import select
 
 QUADRANTS = ("case_1", "case_2", "high_high", "low_low")  # in the order of quadrants()'s numbers
+OPPOSITE = {"case_1": "case_2", "case_2": "case_1"}
 WORDS = {
     "case_1": "high activation, low gradient",
     "case_2": "low activation, high gradient",
@@ -49,19 +50,33 @@ def quadrants(activation: Tensor, gradient: Tensor, groups: ChannelGroups) -> Te
     return torch.where(high_z, torch.where(high_dz, 2, 0), torch.where(high_dz, 1, 3))
 
 
-def swapped(start: Tensor, other: Tensor, order: Tensor, chosen: Tensor) -> tuple[Tensor, int]:
-    """The removal `start` with the chosen maps that only `other` removes put in for equally many that only `start` does.
+def swapped(
+    removed: dict[str, Tensor],
+    rankings: dict[str, Tensor],
+    start: str,
+    put_in: Tensor,
+    give_back: Tensor,
+    groups: ChannelGroups,
+) -> tuple[Tensor, int]:
+    """The removal `start` with maps that only the other criterion removes in the place of equally many that only it does.
 
-    start, other: sets of equal size; order: the ranking by which `start` was made: of the maps that only it
-    removes, the highest (which it would have removed last) are given back; chosen: bool [maps].
+    removed, rankings: of "taylor" and "activation", [maps] each, the sets being of equal size; put_in, give_back: bool
+    [maps], which maps may come and go. They are paired: what the other would have removed first with what `start`
+    would have removed last, until either side has no more. A pair that would leave a layer without maps is left out.
     Returns the new set, which has the size of `start`, and how many maps were swapped.
     """
-    put_in = other & ~start & chosen
-    own = (start & ~other).nonzero().flatten()
-    given_back = own[order[own].argsort(descending=True, stable=True)][: int(put_in.sum())]
-    result = start | put_in
-    result[given_back] = False
-    return result, int(put_in.sum())
+    (other,) = (name for name in removed if name != start)
+    coming = (removed[other] & ~removed[start] & put_in).nonzero().flatten()
+    going = (removed[start] & ~removed[other] & give_back).nonzero().flatten()
+    coming = coming[rankings[other][coming].argsort(stable=True)]
+    going = going[rankings[start][going].argsort(descending=True, stable=True)]
+    result, count = removed[start].clone(), 0
+    for comes, goes in zip(coming.tolist(), going.tolist(), strict=False):
+        tried = result.clone()
+        tried[comes], tried[goes] = True, False
+        if not any(tried[layer.start : layer.stop].all() for layer in groups.layers):
+            result, count = tried, count + 1
+    return result, count
 
 
 def removal(settings: dict, rankings: dict[str, Tensor], places: Tensor, groups: ChannelGroups) -> tuple[Tensor, int]:
@@ -70,7 +85,8 @@ def removal(settings: dict, rankings: dict[str, Tensor], places: Tensor, groups:
     rankings: "taylor" and "activation" -> [maps]; places: quadrants().
     settings: share; min_channels: maps that each layer keeps before a variation; start: "none", "both" (removed by both
     criteria), "taylor" or "activation"; and for a variation put_in ("taylor" or "activation": from the maps that only
-    it removes) and quadrant (of which only these). Into "both" they are added, into the other's removal swapped.
+    it removes) and quadrant (of which only these). Into "both" they are added; into the other's removal they are
+    swapped for maps of the opposite case that only that one removes.
     """
     if settings["start"] == "none":
         return torch.zeros(groups.total, dtype=torch.bool), 0
@@ -84,4 +100,5 @@ def removal(settings: dict, rankings: dict[str, Tensor], places: Tensor, groups:
     if settings["start"] == "both":
         added = sets[settings["put_in"]] & ~both & chosen
         return both | added, int(added.sum())
-    return swapped(start, sets[settings["put_in"]], rankings[settings["start"]], chosen)
+    opposite = places == QUADRANTS.index(OPPOSITE[settings["quadrant"]])
+    return swapped(sets, rankings, settings["start"], chosen, opposite, groups)

@@ -22,7 +22,7 @@ from qprune.ranking.sets import quadrants, removal
 from qprune.saved import NetworkSpec
 from qprune.training import Diverged, Recipe, cosine, evaluate, minibatch, seed_of, updates_per_epoch
 
-VERSION = {"score": 1, "oracle": 1, "removal": 1}
+VERSION = {"score": 1, "oracle": 1, "removal": 2}
 GRADIENT = "mean_gradient"  # what the plane's second axis is called among the scores
 
 

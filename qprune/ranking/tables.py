@@ -156,13 +156,13 @@ def _sets(network: Measured):
 
 
 def _effects(network: Measured):
-    """Differences of mean losses at equal numbers of removed maps, but for `added`.
+    """What maps cost, as differences of losses.
 
-    gap: activation's removal - Taylor's. into_taylor: Taylor's removal with activation's choice of a quadrant swapped
-    in - Taylor's. into_activation: activation's removal - the same with Taylor's choice of a quadrant swapped in. Each
-    of the two takes the gap apart by quadrants. difference: into_taylor of case 2 - into_activation of case 1.
-    added: into what both remove, Taylor's maps of case 1, or activation's of case 2; added_per_map: divided by their
-    number; difference_per_map: case 2 - case 1 of that.
+    gap: activation's removal - Taylor's, of as many maps. taylor_only, activation_only: what the maps of a quadrant
+    that only this criterion removes cost on top of what both remove; .._per_map: divided by their number;
+    difference_per_map: activation_only of case 2 - taylor_only of case 1, per map. swap_in_taylor: Taylor's removal
+    with maps of case 2 for as many of case 1, - Taylor's; swap_in_activation: activation's removal - the same with
+    maps of case 1 for as many of case 2. Both are above 0 where a map of case 2 costs more than one of case 1.
     """
     rows = {(row["share"], row["start"], row["put_in"], row["quadrant"]): row for row in _sets(network)}
     stages = [when for when in STAGES if f"val_loss_{when}" in rows[0.0, "none", None, None]]
@@ -182,18 +182,16 @@ def _effects_of(rows: dict, share: float, column: str):
     taylor, activation, both = (row(start)[column] for start in ("taylor", "activation", "both"))
     disagreed = row("taylor")["maps"] - row("both")["maps"]
     yield "gap", "", activation - taylor, disagreed
-    into: dict[tuple[str, str], float] = {}
-    for quadrant in QUADRANTS:
-        swap, back = row("taylor", "activation", quadrant), row("activation", "taylor", quadrant)
-        into["taylor", quadrant], into["activation", quadrant] = swap[column] - taylor, activation - back[column]
-        yield "into_taylor", quadrant, into["taylor", quadrant], swap["maps"]
-        yield "into_activation", quadrant, into["activation", quadrant], back["maps"]
-    yield "difference", "", into["taylor", "case_2"] - into["activation", "case_1"], disagreed
     per_map = {}
-    for put_in, quadrant in (("taylor", "case_1"), ("activation", "case_2")):
-        added = row("both", put_in, quadrant)
-        cost, maps = added[column] - both, added["maps"]
-        per_map[quadrant] = cost / maps if maps else math.nan
-        yield "added", quadrant, cost, maps
-        yield "added_per_map", quadrant, per_map[quadrant], maps
-    yield "difference_per_map", "", per_map["case_2"] - per_map["case_1"], disagreed
+    for criterion in ("taylor", "activation"):
+        for quadrant in QUADRANTS:
+            added = row("both", criterion, quadrant)
+            cost, maps = added[column] - both, added["maps"]
+            per_map[criterion, quadrant] = cost / maps if maps else math.nan
+            yield f"{criterion}_only", quadrant, cost, maps
+            yield f"{criterion}_only_per_map", quadrant, per_map[criterion, quadrant], maps
+    difference = per_map["activation", "case_2"] - per_map["taylor", "case_1"]
+    yield "difference_per_map", "", difference, disagreed
+    swap, back = row("taylor", "activation", "case_2"), row("activation", "taylor", "case_1")
+    yield "swap_in_taylor", "", swap[column] - taylor if swap["maps"] else math.nan, swap["maps"]
+    yield "swap_in_activation", "", activation - back[column] if back["maps"] else math.nan, back["maps"]
