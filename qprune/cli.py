@@ -174,6 +174,14 @@ def status(
     console.print(", ".join(f"{counts.get(name, 0)} {name}" for name in ("done", "failed", "pending")), highlight=False)
 
 
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust", help="Code of your own that the cell's network or data is made by.", metavar="MODULE:FUNCTION"
+    ),
+]
+
+
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
@@ -182,12 +190,13 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="Where to write it (default: DIR/exports/CELL.*).", show_default=False)
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Write a cell's network for another runtime, and check it there on all test images (exit code 4: it differs)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from qprune.deploy.commands import export_command
 
-    raise typer.Exit(export_command(folder, cell, format, output))
+    raise typer.Exit(export_command(folder, cell, format, output, trust or []))
 
 
 @app.command()
@@ -199,12 +208,13 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime.")] = 1,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,32",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 15,
+    trust: Trust = None,
 ) -> None:
     """Measure latency against dense FP32, in PyTorch and ONNX Runtime; adds to DIR/latency.csv."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from qprune.deploy.commands import batch_sizes, bench_command
 
-    raise typer.Exit(bench_command(folder, cells, batch_sizes(batch), threads, rounds))
+    raise typer.Exit(bench_command(folder, cells, batch_sizes(batch), threads, rounds, trust or []))
 
 
 @app.command()

@@ -50,6 +50,7 @@ from qprune.setting_types import (
     one_of,
     problem,
 )
+from qprune.user_code import is_user_code
 from qprune.yaml_source import override, parse, read_text, show
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
@@ -235,6 +236,11 @@ class SweepConfig(_Settings):
         """The file's path and text and the overrides; None where no file was read."""
         return self._source
 
+    @property
+    def user_code(self) -> tuple[str, ...]:
+        """The names (module:function) of the user's own networks and data sets."""
+        return tuple(choice.name for choice in (*self.model, *self.data) if is_user_code(choice.name))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SweepConfig) and config_as_dict(self) == config_as_dict(other)
 
@@ -250,6 +256,8 @@ class SweepConfig(_Settings):
             at = ("prune", "criterion", index)
             if "variance" in choice.name and self.prune.updates_between < 2:
                 raise problem(f"{choice.name} needs 2 minibatches or more; raise prune.updates_between", at)
+            if choice.settings.get("lambda") == "cv" and self.prune.schedule == "one_shot":
+                raise problem("lambda: cv chooses for the iterative schedule; give a number with one_shot", at)
             if choice.name == "obd_lecun" and "quantize_first" in self.order and low:
                 raise problem("obd_lecun has no rule for quantisers; leave order: quantize_first out", at)
 

@@ -36,16 +36,17 @@ def fold_losses(stage, work) -> tuple[dict, None]:
     data = work.data(settings["data"])
     seed, recipe = settings["seed"], recipe_of(settings, data)
     rest, held = without_fold(data.train, settings["fold"])
-    counter = work.partial.counter("fold")
     spec = dense_spec(settings, data)
     torch.manual_seed(seed_of(seed, "initial weights"))
     dense = spec.build(pretrained=True).to(work.device)
-    updates = settings["updates"]
-    train(
-        dense, rest, recipe, range(updates), cosine(settings["lr"], updates), seed_of(seed, "dense"), on_update=counter
-    )
-    losses = {}
-    for number in LAMBDAS:
+    updates, rate = range(settings["updates"]), cosine(settings["lr"], settings["updates"])
+    trained = work.partial.train("dense", dense, rest, recipe, updates, rate, seed_of(seed, "dense"))
+    counter, losses = work.partial.counter("lambdas"), {}
+    if work.partial.saved:
+        meta, tensors = work.partial.saved
+        dense.load_state_dict(tensors)
+        losses = {float(number): ratios for number, ratios in meta["losses"].items()}
+    for number in LAMBDAS[len(losses) :]:
         gated = GatedNetwork(dense, spec.image_shape, settings["linear"], tuple(settings["ignore"]))
         criterion = get_criterion({**settings["criterion"], "lambda": number})
         scorer = Scorer(gated.network, gated.groups, gated.gates, criterion)
@@ -62,7 +63,8 @@ def fold_losses(stage, work) -> tuple[dict, None]:
             rate = cosine(settings["finetune_lr"], tuning)
             train(small, rest, recipe, range(tuning), rate, seed_of(seed, "finetune"), on_update=counter)
             losses[number][ratio] = evaluate(small, held).loss
-    return {"losses": losses, "updates": counter.updates}, None
+        work.partial.save({"part": "lambdas", "losses": losses}, dense.state_dict)
+    return {"losses": losses, "updates": trained.updates + counter.updates}, None
 
 
 def choose(stage, work) -> tuple[dict, None]:

@@ -4,7 +4,7 @@ import errno
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qprune.errors import UserError
@@ -91,11 +91,15 @@ def remove(path: Path) -> None:
 
 
 def set_aside(path: Path, folder: Path) -> Path:
-    """Move a file or folder into another folder, under its name and a number; returns its new place."""
+    """Move a file or folder into another folder, under its name and a number; returns its new place.
+
+    Nothing is moved where it is gone: another process has moved it.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         number = 1
         while (place := folder / f"{path.name}.{number}").exists():
             number += 1
-        path.rename(place)
+        with suppress(FileNotFoundError):
+            path.rename(place)
     return place

@@ -161,7 +161,9 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
 
     @cache
     def pruned_macs(recover: str) -> dict[str, int]:
-        return _layer_macs(NetworkSpec.from_json(store.meta(recover)["network"]))
+        return _layer_macs(
+            NetworkSpec.from_json(store.meta(recover)["network"], plan.config.user_code, store.folder / recover)
+        )
 
     @cache
     def dense_macs(dense: str) -> dict[str, int]:

@@ -13,14 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from qprune import cross_validation
 from qprune.config import SweepConfig, place_of
-from qprune.data import data_fingerprint, load_data
+from qprune.data import load_data
 from qprune.errors import UserError
-from qprune.models import model_fingerprint
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.gated import GatedNetwork
@@ -28,7 +27,7 @@ from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import PathSchedule, check_reachable
 from qprune.saved import NetworkSpec
 from qprune.setting_types import Choice
-from qprune.stages import VERSION, Stage, dense_spec
+from qprune.stages import VERSION, Stage, data_fingerprint_of, dense_spec, file_hash, model_fingerprint_of
 from qprune.training import updates_per_epoch
 from qprune.user_code import is_user_code, refusing_failures
 
@@ -154,6 +153,7 @@ def make_plan(config: SweepConfig) -> Plan:
             label = f"{names[model]}-{names[data]}-{ranking}{first}-{precision}-r{_ratio(ratio)}-s{seed}"
             chosen = (names[model], names[data], ranking, order, precision, ratio, seed)
             cells.append(Cell(label, *chosen, chain.cell_stages(ratio, precision, order), baseline, scratch))
+    stages = {name: replace(stage, trust=config.user_code) for name, stage in stages.items()}
     return Plan(config, tuple(cells), stages)
 
 
@@ -192,7 +192,7 @@ class _Chain:
         self.title = f"{model.name} on {data.name}, seed {seed}"
         self.common = {
             "data": data.settings,
-            "data_fingerprint": _data_fingerprint(data.canonical),
+            "data_fingerprint": data_fingerprint_of(data.canonical),
             "seed": seed,
             "recipe": {
                 "batch_size": train.batch_size,
@@ -207,13 +207,13 @@ class _Chain:
         self.path_updates = self.schedule.updates_to(prune.until)
         self.dense_settings = {
             "model": model.settings,
-            "model_fingerprint": _model_fingerprint(model.canonical),
+            "model_fingerprint": model_fingerprint_of(model.canonical),
             "updates": self._updates(train),
             "lr": train.lr,
             "checkpoint": train.checkpoint,
         }
         if train.checkpoint:
-            self.dense_settings["checkpoint_sha256"] = _file_hash(train.checkpoint)
+            self.dense_settings["checkpoint_sha256"] = file_hash(train.checkpoint)
         made = 0 if train.checkpoint else self.dense_settings["updates"]
         self.dense = self._add("dense", self.dense_settings, (), made, f"train {self.title}")
         self.cut = {"linear": prune.linear, "ignore": list(prune.ignore)}
@@ -364,25 +364,6 @@ class _Chain:
 def _hash(kind: str, settings: dict, inputs: tuple[str, ...]) -> str:
     identity = json.dumps([kind, VERSION[kind], settings, inputs], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-@lru_cache(maxsize=MAX_NETWORKS)
-def _data_fingerprint(canonical: str) -> str:
-    return data_fingerprint(json.loads(canonical))
-
-
-@lru_cache(maxsize=MAX_NETWORKS)
-def _model_fingerprint(canonical: str) -> str:
-    return model_fingerprint(json.loads(canonical))
-
-
-@lru_cache(maxsize=64)
-def _file_hash(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"train.checkpoint: {path} can't be read: {error.strerror}") from None
 
 
 def _ratio(ratio: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,10 +136,13 @@ class Records:
         """Write lambda.csv, the losses by which cross-validation chose lambda, where a cell's criterion asks for it."""
         from qprune.cross_validation import curve_rows
 
-        if rows := curve_rows(self.plan, self.store):
-            import pandas as pd
+        rows = curve_rows(self.plan, self.store)
+        if not rows:
+            remove(self.folder / "lambda.csv")  # of an earlier sweep file
+            return
+        import pandas as pd
 
-            write_whole(self.folder / "lambda.csv", sealed_table(pd.DataFrame(rows).to_csv(index=False)))
+        write_whole(self.folder / "lambda.csv", sealed_table(pd.DataFrame(rows).to_csv(index=False)))
 
     def frame(self):
         """All cells of the plan as a pandas DataFrame, whatever their status."""
@@ -168,7 +172,10 @@ class Records:
         target = network_file(self.folder, cell.id)
         if not source.exists() or (target.exists() and target.samefile(source)):
             return  # NOTE renaming one link of a file to another does nothing, and would leave the draft behind
-        content = source.read_bytes()
+        try:
+            content = source.read_bytes()
+        except FileNotFoundError:  # another sweep that shares it has just deleted it; the next run makes it again
+            return
         if _sha256(content) != self.store.meta(cell.network)["tensors_sha256"]:
             raise Damaged(f"{source} is damaged (wrong checksum); {AGAIN}")
         with writing(target):
@@ -325,11 +332,12 @@ def read_network(folder: Path, record: dict) -> dict:
     return load(content)
 
 
-def load_network(results_dir: str | Path, cell: str):
+def load_network(results_dir: str | Path, cell: str, trust: Collection[str] = ()):
     """A cell's network as it was evaluated, in eval mode: takes float images in 0..1, [batch, c, h, w], gives logits.
 
-    results_dir: the sweep's folder, e.g. "results/quickstart"; cell: as in the column `cell`.
-    Raises UserError for an unknown cell, one whose network was not kept, and one whose files are damaged.
+    results_dir: the sweep's folder, e.g. "results/quickstart"; cell: as in the column `cell`; trust: the user's own
+    code (module:function) that may be run to build it. Raises UserError for an unknown cell, one whose network was not
+    kept, one whose files are damaged, and one that needs code that isn't in `trust`.
     """
     from qprune.registry import nearest
     from qprune.saved import NetworkSpec
@@ -340,4 +348,5 @@ def load_network(results_dir: str | Path, cell: str):
     if cell not in known:
         raise UserError(f"{folder} has no finished cell {cell!r}{nearest(cell, sorted(known)[:20])}")
     record = read_record(folder, cell)
-    return NetworkSpec.from_json(record["network"]).load(read_network(folder, record))
+    spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
+    return spec.load(read_network(folder, record))

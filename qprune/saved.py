@@ -1,5 +1,6 @@
 """Networks on disk: tensors as safetensors, and beside them what the network is rebuilt from. Nothing is unpickled."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 
 from torch import Tensor, fx, nn
@@ -8,6 +9,7 @@ from qprune.models import build_model
 from qprune.network import with_normalize
 from qprune.precision import get_precision
 from qprune.pruning.shrink import resize
+from qprune.user_code import check_trust
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,12 @@ class NetworkSpec:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict) -> "NetworkSpec":
+    def from_json(cls, values: dict, trust: Collection[str], source: object) -> "NetworkSpec":
+        """What to_json gave. trust: names of the user's own code (module:function) that may be run to build it.
+
+        source: where it was read, for the message of the UserError for other code.
+        """
+        check_trust(values["model"]["name"], trust, source)
         return cls(**values)
 
     def build(self, pretrained: bool = False) -> fx.GraphModule:

@@ -5,6 +5,8 @@ VERSION of a kind is raised when its result would change.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +17,9 @@ from torch import Tensor, fx
 from qprune import cross_validation
 from qprune.correctness import pack_bits
 from qprune.cost import Cost, count_cost
-from qprune.data import Dataset, load_data
-from qprune.models import load_checkpoint
+from qprune.data import Dataset, data_fingerprint, load_data
+from qprune.errors import UserError
+from qprune.models import load_checkpoint, model_fingerprint
 from qprune.partial import Counter, Partial, load_optimizer, optimizer_tensors
 from qprune.precision import get_precision
 from qprune.provenance import provenance
@@ -50,7 +53,7 @@ class Stage:
     """One piece of work, computed once whoever needs it.
 
     id: kind and hash of settings, inputs and code version; settings: plain JSON; inputs: ids of other stages;
-    updates: what it will train; label: for people.
+    updates: what it will train; label: for people; trust: the sweep's own code (module:function), which may be run.
     """
 
     id: str
@@ -59,6 +62,7 @@ class Stage:
     inputs: tuple[str, ...]
     updates: int
     label: str
+    trust: tuple[str, ...] = ()
 
     @property
     def keeps_tensors(self) -> bool:
@@ -72,6 +76,12 @@ class Work:
     store: Store
     device: torch.device
     partial: Partial
+    trust: tuple[str, ...] = ()
+    note: Callable[[str], None] = lambda text: None
+
+    def spec(self, stage: str) -> NetworkSpec:
+        """What the network of a finished stage is rebuilt from."""
+        return NetworkSpec.from_json(self.store.meta(stage)["network"], self.trust, self.store.folder / stage)
 
     def data(self, settings: dict) -> Dataset:
         return on_device(load_data(settings), self.device)
@@ -89,13 +99,57 @@ def compute(
     Goes on from the unfinished work of a process that was killed. tick: told of updates as they are made; note: told
     what a person should know.
     """
+    _check_unchanged(stage)
     partial = Partial(store, stage.id, tick, note)
-    meta, tensors = _function_of(stage.kind)(stage, Work(store, device, partial))
+    meta, tensors = _function_of(stage.kind)(stage, Work(store, device, partial, stage.trust, note))
     meta["kind"], meta["label"] = stage.kind, stage.label
     meta["inputs"] = {name: store.meta(name).get("tensors_sha256") for name in stage.inputs}
     meta["seconds"] = partial.seconds
     meta["provenance"] = provenance(device)
     store.write(stage.id, meta, tensors)
+
+
+def _check_unchanged(stage: Stage) -> None:
+    """Raises Changed where what the stage is named by is another thing than when it was planned.
+
+    The user's own code, images and checkpoint are looked at once by each process, which then keeps them.
+    """
+    settings = stage.settings
+    now = {
+        "data_fingerprint": lambda: data_fingerprint_of(json.dumps(settings["data"], sort_keys=True)),
+        "model_fingerprint": lambda: model_fingerprint_of(json.dumps(settings["model"], sort_keys=True)),
+        "checkpoint_sha256": lambda: file_hash(settings["checkpoint"]),
+    }
+    for name, current in now.items():
+        if name in settings and settings[name] != current():
+            what = name.partition("_")[0]
+            raise Changed(f"the {what} of {stage.label} has changed since the sweep was planned; run it again")
+
+
+class Changed(UserError):
+    """Something that a stage is made from is not what it was when the stage was planned."""
+
+
+@lru_cache
+def data_fingerprint_of(canonical: str) -> str:
+    """data_fingerprint of settings as canonical JSON, once in each process."""
+    return data_fingerprint(json.loads(canonical))
+
+
+@lru_cache
+def model_fingerprint_of(canonical: str) -> str:
+    """model_fingerprint of settings as canonical JSON, once in each process."""
+    return model_fingerprint(json.loads(canonical))
+
+
+@lru_cache
+def file_hash(path: str) -> str:
+    """SHA-256 of a file, once in each process. Raises UserError where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"train.checkpoint: {path} can't be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=2)
@@ -150,7 +204,7 @@ def _path(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     """The walk up to one snapshot, from the furthest earlier snapshot of this path that exists."""
     settings = stage.settings
     data = work.data(settings["data"])
-    spec = NetworkSpec.from_json(work.store.meta(settings["source"])["network"])
+    spec = work.spec(settings["source"])
     start, done, tensors = _furthest(stage, work)
     gated = _gated(spec, settings, tensors, work.device)
     recipe = recipe_of(settings, data)
@@ -208,8 +262,13 @@ def _furthest(stage: Stage, work: Work) -> tuple[int, int, dict[str, Tensor]]:
     for step in range(stage.settings["step"] - 1, reached, -1):
         name = f"{stage.id.rsplit('-', 1)[0]}-{step:05d}"
         if work.store.has_tensors(name):
+            try:
+                found = step, work.store.meta(name)["updates"], work.store.tensors(name)
+            except UserError as error:  # another ratio's, so no start of this sweep has looked at it
+                work.note(f"{error}; not gone on from")
+                continue
             work.partial.saved = None
-            return step, work.store.meta(name)["updates"], work.store.tensors(name)
+            return found
     if work.partial.saved:
         meta, tensors = work.partial.saved
         return meta["step"], meta["done"], tensors
@@ -247,7 +306,7 @@ def _recover(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     data = work.data(settings["data"])
     (source,) = stage.inputs
     meta, tensors = work.store.meta(source), work.store.tensors(source)
-    spec = NetworkSpec.from_json(meta["network"])
+    spec = work.spec(source)
     achieved = 0.0
     if meta["kind"] == "dense":
         network = spec.load_fp32(tensors).to(work.device)
@@ -289,7 +348,7 @@ def _quantize(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     settings = stage.settings
     data = work.data(settings["data"])
     (source,) = stage.inputs
-    spec = NetworkSpec.from_json(work.store.meta(source)["network"])
+    spec = work.spec(source)
     network = spec.load_fp32(work.store.tensors(source)).to(work.device)
     precision, images = get_precision(settings["precision"], settings["first_last_bits"]), _calibration(data, settings)
     trained = network if settings["method"] == "ptq" else precision.prepare(network, images).to(work.device)
@@ -306,7 +365,7 @@ def _quantize_dense(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     settings = stage.settings
     data = work.data(settings["data"])
     (source,) = stage.inputs
-    spec = NetworkSpec.from_json(work.store.meta(source)["network"])
+    spec = work.spec(source)
     network = spec.load_fp32(work.store.tensors(source)).to(work.device)
     precision = get_precision(settings["precision"], settings["first_last_bits"])
     cut = settings["linear"], tuple(settings["ignore"])
@@ -326,7 +385,7 @@ def _train_quantized(network: fx.GraphModule, settings: dict, data: Dataset, wor
 def _evaluate(stage: Stage, work: Work) -> tuple[dict, None]:
     """Accuracy and cost of the network that is handed over."""
     (source,) = stage.inputs
-    spec = NetworkSpec.from_json(work.store.meta(source)["network"])
+    spec = work.spec(source)
     trained = spec.load_trained(work.store.tensors(source)).eval()
     cost = count_cost(trained, spec.image_shape)
     network = get_precision(spec.precision, spec.first_last_bits).finish(trained).eval()

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from qprune.analysis.front import front_cells
 from qprune.config import SweepConfig, config_as_dict, place_of
-from qprune.durable import remove_drafts, set_aside, write_whole, writing
+from qprune.durable import StorageError, remove_drafts, set_aside, write_whole, writing
 from qprune.errors import UserError
 from qprune.executors.base import Event, Executor, dependants, run_stages
 from qprune.plan import Cell, Plan, make_plan
@@ -93,9 +93,9 @@ def run_sweep(
         records.keep_networks(set())
     records.write_table(parquet=True)
     records.write_lambdas()
-    write_report(folder)
     _tidy(folder, store)
-    _summary(plan, records, folder, run.computed, time.monotonic() - started, console)
+    _summary(plan, records, folder, run, time.monotonic() - started, console)
+    write_report(folder)
     return 1 if run.failed else 0
 
 
@@ -106,7 +106,11 @@ def _tidy(folder: Path, store: Store) -> None:
 
 
 class _Run:
-    """Computes stages, and records each cell as it is finished. failed: whether any was; computed: stages, here."""
+    """Computes stages, and records each cell as it is finished.
+
+    failed: whether any stage was; beside: what failed that is no cell's (a baseline, from scratch), label -> reason;
+    computed: stages, here.
+    """
 
     def __init__(self, plan: Plan, store: Store, records: Records, make_executor: Callable, console: Console):
         self.plan, self.store, self.records, self.make_executor, self.console = (
@@ -114,6 +118,7 @@ class _Run:
         )  # fmt: skip
         self.users = _cells_of_stages(plan)
         self.failed, self.computed = False, 0
+        self.beside: dict[str, str] = {}
         self.written = (0.0, 0.0)  # when the table was last written, and how long that took
 
     def compute(self, todo: dict[str, Stage]) -> None:
@@ -153,6 +158,8 @@ class _Run:
             self.failed = True
             for cell in self.users.get(event.stage, ()):
                 self.records.fail(cell, event.reason, event.log)
+            if event.stage not in self.users:
+                self.beside[self.plan.stages[event.stage].label] = event.reason
         elif event.kind == "done":
             self.computed += event.made
             for cell in self.users.get(event.stage, ()):
@@ -162,7 +169,12 @@ class _Run:
                 now = time.monotonic()
                 if now - self.written[0] >= self.written[1] / TABLE_SHARE:
                     self.records.write_table()
-                    write_report(self.records.folder)
+                    try:
+                        write_report(self.records.folder)
+                    except StorageError:
+                        raise
+                    except UserError:
+                        pass  # a damaged file that the page shows; it is told at the end, when all cells are safe
                     self.written = (time.monotonic(), time.monotonic() - now)
 
 
@@ -228,18 +240,21 @@ def _earlier_until(folder: Path) -> float | None:
     return None
 
 
-def _summary(plan: Plan, records: Records, folder: Path, computed: int, seconds: float, console: Console) -> None:
+def _summary(plan: Plan, records: Records, folder: Path, run: _Run, seconds: float, console: Console) -> None:
     from qprune.tables import accuracy_tables
 
     frame = records.frame()
     for table in accuracy_tables(frame):
         console.print(table)
     done = int((frame.status == "done").sum())
-    console.print(f"{done} of {len(frame)} cells done; {computed} stages computed in {seconds:.0f} s", highlight=False)
-    for cell, reason in frame.loc[frame.status == "failed", ["cell", "reason"]].itertuples(index=False):
-        text = escape(f"{cell}: {str(reason).splitlines()[0]}")
+    console.print(
+        f"{done} of {len(frame)} cells done; {run.computed} stages computed in {seconds:.0f} s", highlight=False
+    )
+    failed = [*frame.loc[frame.status == "failed", ["cell", "reason"]].itertuples(index=False), *run.beside.items()]
+    for what, reason in failed:
+        text = escape(f"{what}: {str(reason).splitlines()[0]}")
         console.print(f"[red]failed[/red] {text}", highlight=False, soft_wrap=True)
-    if (frame.status == "failed").any():
+    if failed:
         console.print("what failed is left alone by the next run, unless it is given --retry-failed", highlight=False)
     for what, path in (
         ("cells:   ", "cells.csv"),

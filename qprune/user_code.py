@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,18 @@ from qprune.registry import nearest
 def is_user_code(name: object) -> bool:
     """Whether the name has the form module:function."""
     return isinstance(name, str) and name.count(":") == 1 and all(name.split(":"))
+
+
+def check_trust(name: str, trust: Collection[str], source: object) -> None:
+    """Raises UserError where a name that was read from a file means code of someone's own that isn't in `trust`.
+
+    Building such a network runs it, and a results folder may come from anywhere.
+    """
+    if is_user_code(name) and name not in trust:
+        raise UserError(
+            f"{source} names {name}, code that using it would run. Where it is yours, or you trust it, say so: "
+            f"--trust {name}, or trust=[{name!r}] in Python"
+        )
 
 
 def load_function(what: str, name: str) -> Callable:

@@ -2,16 +2,22 @@
 
 import json
 import pickle
+import sys
 
 import pandas as pd
 import pytest
+import torch
 from tiny_sweep import run_inline, run_workers, tiny_config
 
+from qprune import stages
+from qprune.executors.attempt import attempt
 from qprune.executors.base import _ranks, dependants
 from qprune.executors.local import LocalExecutor
 from qprune.plan import make_plan
-from qprune.seal import read_sealed_json
+from qprune.seal import Damaged, read_sealed_json
+from qprune.sealed_table import sealed_table
 from qprune.stages import Stage
+from qprune.store import Store
 
 BOOM = '''
 import multiprocessing, os
@@ -72,6 +78,8 @@ def user_code(tmp_path, monkeypatch):
     (tmp_path / "boom.py").write_text(BOOM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "boom", raising=False)  # of another test's folder
+    stages.model_fingerprint_of.cache_clear()
 
 
 def rows_of(folder):
@@ -210,3 +218,46 @@ def test_an_executor_leaves_no_process(tmp_path):
 def test_stages_go_to_workers_whole(tmp_path):
     for made in make_plan(tiny_config(tmp_path)).stages.values():
         assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_code_that_changes_after_the_plan_is_noticed(tmp_path, user_code):
+    """A result is never stored under the name of what it was not made from."""
+    config = tiny_config(tmp_path, *SMALL, "model=boom:small")
+    plan = make_plan(config)
+    stage = next(stage for stage in plan.stages.values() if stage.kind == "dense")
+    (tmp_path / "boom.py").write_text(BOOM.replace("nn.Conv2d(1, 4, 3)", "nn.Conv2d(1, 4, 3, bias=False)"))
+    stages.model_fingerprint_of.cache_clear()  # as in another process
+    event = attempt(stage, Store(tmp_path / "stages"), torch.device("cpu"), lambda event: None)
+    assert event.kind == "failed" and not event.lasting
+    assert event.reason.startswith("the model of train boom:small on digits, seed 0 has changed since")
+    assert not list((tmp_path / "stages").glob("dense-*"))
+
+
+def test_a_baseline_from_scratch_that_fails_is_told(tmp_path, monkeypatch):
+    """It is no cell's stage."""
+    config = tiny_config(tmp_path, *SMALL, "train.scratch_baseline=true")
+    plan = make_plan(config)
+    (scratch,) = {cell.scratch for cell in plan.cells}
+    store = Store(tmp_path / "results/stages")
+    store.fail(scratch, "loss is nan")
+    code, _, text = run_inline(config, tmp_path / "results")
+    assert code == 1 and "failed train vgg_tiny on digits, seed 0, one schedule: loss is nan" in text
+    assert (rows_of(tmp_path).status == "done").all()
+
+
+def test_what_cannot_be_written_in_utf_8_is_no_obstacle(tmp_path, user_code):
+    (tmp_path / "boom.py").write_text(BOOM.replace("[/no] such luck", "caf\\udce9.png"))
+    code, text = run_workers(tiny_config(tmp_path, *SMALL, "model=[boom:raises,boom:small]"), tmp_path / "results", 1)
+    assert code == 1 and "caf\\udce9.png" in text
+    assert (rows_of(tmp_path).status == "done").sum() == 4
+
+
+def test_a_damaged_table_beside_the_cells_stops_no_sweep(tmp_path, user_code):
+    """latency.csv is not the sweep's to write: it is told of when all cells are safe."""
+    config = tiny_config(tmp_path, *SMALL)
+    assert run_inline(tiny_config(tmp_path, *SMALL, "precisions=fp32"), tmp_path / "results")[0] == 0
+    latency = tmp_path / "results/tiny/latency.csv"
+    latency.write_bytes(sealed_table("cell,runtime,latency_ms\na,torch,1\n").replace(b"torch,1", b"torch,2"))
+    with pytest.raises(Damaged, match="latency.csv: row 1 is not what was written"):
+        run_inline(config, tmp_path / "results")
+    assert (rows_of(tmp_path).status == "done").all() and len(rows_of(tmp_path)) == 4

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,15 +25,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from test_data import write_cifar100, write_idx, write_picture
-from tiny_sweep import TINY, environment, write_tiny
+from tiny_sweep import TINY, command, environment, run_inline, tiny_config, write_tiny
 
 import qprune
 from qprune.config import load_config
 from qprune.data import data_fingerprint, files, flowers102, load_data
+from qprune.deploy import load_torch
+from qprune.deploy.cells import open_cell
 from qprune.errors import UserError
 from qprune.models import build_model, load_checkpoint
 from qprune.plan import make_plan, short_names
+from qprune.records import load_network, record_file
+from qprune.seal import read_sealed_json, sealed_json
 from qprune.setting_types import Choice
 
 PACKAGE = Path(qprune.__file__).parent
@@ -143,6 +149,60 @@ BAD_CODE = [
 @pytest.mark.parametrize("code", BAD_CODE)
 def test_unsafe_code_would_be_found(code):
     assert unsafe(ast.parse(code))
+
+
+def test_a_results_folder_names_no_code_that_is_run(finished, tmp_path, monkeypatch):
+    """A record, a stage or an exported file may come from anyone, and whoever writes it can seal it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "results"
+    shutil.copytree(finished / "results", folder)
+    cell = "vgg_tiny-digits-taylor-fp32-r0.00-s0"
+    evil = {"name": "subprocess:getoutput", "cmd": "touch harm"}
+    record = read_sealed_json(record_file(folder / "tiny", cell))
+    record["network"]["model"] = evil
+    record_file(folder / "tiny", cell).write_bytes(sealed_json(record))
+    stage = folder / "stages" / record["stages"]["recover"]["id"] / "stage.json"
+    meta = read_sealed_json(stage)
+    meta["network"]["model"] = evil
+    stage.write_bytes(sealed_json(meta))
+    exported = tmp_path / "network.safetensors"
+    save_file({}, exported, {"qprune.network": json.dumps(record["network"])})
+    for load in (
+        lambda: load_network(folder / "tiny", cell),
+        lambda: open_cell(folder / "tiny", cell),
+        lambda: load_torch(exported),
+    ):
+        with pytest.raises(UserError, match="names subprocess:getoutput, code that using it would run.*--trust"):
+            load()
+    for name in record["stages"]["quantize"]["id"], record["stages"]["evaluate"]["id"]:
+        shutil.rmtree(folder / "stages" / name)
+    code, _, text = run_inline(tiny_config(tmp_path), folder)
+    assert code == 1 and "names subprocess:getoutput" in text
+    assert not (tmp_path / "harm").exists()
+
+
+def test_code_that_is_trusted_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef build(num_classes):\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), "
+        "nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(4, num_classes))\n"
+    )
+    small = (
+        "seeds=0",
+        "precisions=fp32",
+        "prune.ratios=0",
+        "train.updates=5",
+        "finetune={updates: 2}",
+        "quantize.updates=2",
+    )
+    assert run_inline(tiny_config(tmp_path, *small, "model=mine:build"), tmp_path / "results")[0] == 0
+    folder, cell = tmp_path / "results/tiny", "mine_build-digits-taylor-fp32-r0.00-s0"
+    with pytest.raises(UserError, match="names mine:build"):
+        open_cell(folder, cell)
+    assert open_cell(folder, cell, trust=["mine:build"]).name == cell
+    done = command("export", folder, cell, "--format", "torch", "--trust", "mine:build", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_torch(folder / "exports" / f"{cell}.safetensors", trust=["mine:build"]) is not None
 
 
 # Names --------------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_the_evaluated_int8_network_is_the_converted_one(quickstart):
         convolutions = [module for module in converted.modules() if isinstance(module, IntegerConv)]
         assert len(convolutions) == 6 and all(conv.weight().dtype is torch.qint8 for conv in convolutions)
         stage = cell.stages["quantize"]
-        trained = NetworkSpec.from_json(store.meta(stage)["network"]).load_trained(store.tensors(stage)).eval()
+        trained = NetworkSpec.from_json(store.meta(stage)["network"], (), "").load_trained(store.tensors(stage)).eval()
         with torch.no_grad():
             agreement = (trained(images).argmax(1) == converted(images).argmax(1)).double().mean().item()
         assert agreement >= 0.99, cell.id

@@ -70,7 +70,7 @@ def table(folder, name):
 
 def dense_network(folder, plan, place=0) -> GatedNetwork:
     store, dense = Store(folder / "results" / "stages"), plan.networks[place].dense
-    spec = NetworkSpec.from_json(store.meta(dense)["network"])
+    spec = NetworkSpec.from_json(store.meta(dense)["network"], (), "")
     return GatedNetwork(spec.load_fp32(store.tensors(dense)), spec.image_shape)
 
 

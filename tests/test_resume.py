@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_sweep import tiny_config
 
-from qprune import partial
+from qprune import cross_validation, partial
 from qprune.plan import make_plan
 from qprune.seal import Damaged
 from qprune.stages import compute
@@ -140,3 +140,22 @@ def test_saving_takes_a_small_share_of_the_time(undisturbed, tmp_path, monkeypat
     clock = iter(range(0, 10**9, 10_000))
     compute(stage, store, CPU)
     assert saved
+
+
+def test_a_killed_fold_goes_on_after_its_last_lambda(tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_validation, "LAMBDAS", (0.0, 0.3, 1.0))
+    criterion = "prune.criterion={name: taylor_activation, lambda: cv}"
+    plan = make_plan(tiny_config(tmp_path, "seeds=0", criterion, "precisions=fp32"))
+    stage = next(stage for stage in plan.stages.values() if stage.kind == "fold")
+    whole, store = Store(tmp_path / "whole"), Store(tmp_path / "stages")
+    compute(stage, whole, CPU)
+    reached = []
+    for update in (30, 60, stage.updates - 3):  # in the dense training, at the first lambda, at the last
+        with pytest.raises(Killed):
+            compute(stage, store, CPU, killed_at(update))
+        meta, _ = store.load_partial(stage.id)
+        reached.append((meta["part"], len(meta.get("losses", ()))))
+    assert [part for part, _ in reached] == ["dense", "dense", "lambdas"] and reached[-1][1] == 2
+    compute(stage, store, CPU)
+    left, right = store.meta(stage.id), whole.meta(stage.id)
+    assert left["losses"] == right["losses"] and left["updates"] == right["updates"] == stage.updates

@@ -214,3 +214,18 @@ def test_a_network_that_comes_onto_the_front_is_made_again(resumable):
     assert code == 0 and count_kinds(computed) == {"quantize": 4}  # two points, neither worse than the other
     assert fp32 <= networks(resumable)
     assert run_inline(tiny_config(resumable, *only), resumable / "results")[:2] == (0, [])
+
+
+def test_a_damaged_snapshot_that_no_sweep_asks_for_now_is_no_obstacle(tmp_path):
+    """A path goes on from the furthest snapshot that is whole."""
+    shared = ("seeds=0", "precisions=fp32", "prune.until=0.5")
+    assert run_inline(tiny_config(tmp_path, *shared, "prune.ratios=[0,0.25]"), tmp_path / "results")[0] == 0
+    (snapshot,) = (tmp_path / "results/stages").glob("path-*")
+    file = snapshot / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    config = tiny_config(tmp_path, *shared, "prune.ratios=[0,0.5]", "name=other")
+    code, _, text = run_inline(config, tmp_path / "results")
+    assert code == 0, text
+    assert run_inline(tiny_config(tmp_path, *shared, "prune.ratios=[0,0.5]"), tmp_path / "fresh")[0] == 0
+    rows = [read_cells(tmp_path / where).accuracy.tolist() for where in ("results/other", "fresh/tiny")]
+    assert rows[0] == rows[1]

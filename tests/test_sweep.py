@@ -222,7 +222,9 @@ def test_the_unpruned_cell_trains_through_all_of_p_then_afresh_through_f(finishe
     row = cells[(cells.pruning_ratio == 0) & (cells.seed == 1)].iloc[0]
     store = Store(finished / "results/stages")
     assert store.meta(row.stage_dense)["updates"] == N and store.meta(row.stage_recover)["updates"] == P + F
-    network = NetworkSpec.from_json(store.meta(row.stage_dense)["network"]).load_fp32(store.tensors(row.stage_dense))
+    network = NetworkSpec.from_json(store.meta(row.stage_dense)["network"], (), "").load_fp32(
+        store.tensors(row.stage_dense)
+    )
     data = load_data({"name": "digits", "subset": 256})
     network.train()
     for what, updates, rate in (

@@ -59,7 +59,7 @@ def test_pruning_under_fake_quantisation_is_another_path(both_orders):
     for cell in plan.cells:
         if cell.order == "quantize_first":
             assert cell.network == cell.stages["recover"]
-            spec = NetworkSpec.from_json(store.meta(cell.network)["network"])
+            spec = NetworkSpec.from_json(store.meta(cell.network)["network"], (), "")
             assert spec.precision == get_precision(cell.precision).name
             network = load_network(folder / "results/tiny", cell.id)
             expected = store.meta(cell.stages["evaluate"])["test"]["accuracy"]

@@ -52,7 +52,7 @@ def answers(cells, points: float = 1.0, lambdas=None) -> list[Answer]:
     for (sweep, model, data, order), own in done.groupby([one for one in GROUP if one != "criterion"], sort=False):
         if own.criterion.nunique() > 1 and TAYLOR in set(own.criterion):
             found.append(Answer(f"{sweep}: {with_order(f'{model} on {data}', order)}", CRITERIA, *_criteria(own)))
-    if lambdas is not None:
+    if lambdas is not None and len(done):
         for (model, data, criterion), own in lambdas.groupby(["model", "data", "criterion"], sort=False):
             name = f"{done.sweep.iloc[0]}: {model} on {data}, {criterion}"
             found.append(Answer(name, "Which lambda does cross-validation choose?", *_lambda(own)))
@@ -72,7 +72,10 @@ def _lambda(rows) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         f"held-out loss is least at lambda {best.weight:g}"
     )
     if best.weight:
-        sentence += f", {best.gain.mean:+.4f} ({_span(best.gain)}) against that of lambda 0, plain Taylor"
+        sentence += (
+            f", {best.gain.mean:+.4f} ({_span(best.gain)}) against that of lambda 0, plain Taylor (optimistic: the least "
+            f"of {len(curve)} was taken on these very folds)"
+        )
     return sentence + ".", ("lambda", "held-out loss", "minus that of lambda 0", "95%", "seeds"), texts
 
 
@@ -213,7 +216,7 @@ def compare_answers(cells) -> list[Answer]:
     """How each sweep differs from the first one, where they have the same model, data set, criterion and order."""
     found = []
     done = cells[cells.status == "done"]
-    first, *others = done.sweep.unique()
+    first, *others = cells.sweep.unique()
     for sweep in others:
         for key, own in done[done.sweep == sweep].groupby([one for one in GROUP if one != "sweep"], sort=False):
             base = done[done.sweep == first]
@@ -243,17 +246,22 @@ def _criteria(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def _difference(these, those, name: str, other: str) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    head = ("precision", "pruned", f"{name} - {other}, validation", "95%", "test", "95%", "better", "seeds")
-    effects = _beside(differences(these, those), differences(these, those, "accuracy"))
+    head = ("precision", "pruned", f"{name} - {other}, validation", "95%", "test", "95%", "better", "cost", "seeds")
+    on_validation, on_test = differences(these, those), differences(these, those, "accuracy")
+    effects = _beside(on_validation, on_test)
     if not effects:
         return f"No precision and ratio has been done by both, {name} and {other}, with the same seed.", head, []
+    costs = [one.cost for one in on_validation]
     rows = [
-        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, name, other), str(one.n))
-        for precision, ratio, one, test in effects
+        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, name, other), f"{cost:.2f}x", str(one.n))
+        for (precision, ratio, one, test), cost in zip(effects, costs, strict=True)
     ]
     compared = [(f"{precision} at {_ratio(ratio)}", one, test) for precision, ratio, one, test in effects]
     what = f"points done by both, {name} and {other}"
-    return _counted(what, compared, f"{name} is the more accurate", f"{other} is"), head, rows
+    sentence = _counted(what, compared, f"{name} is the more accurate", f"{other} is")
+    if max(costs) - min(costs) > 0.005 or abs(costs[0] - 1) > 0.005:
+        sentence += f" At equal shares of maps {name} costs {min(costs):.2f} to {max(costs):.2f} times the bit_gflops."
+    return sentence, head, rows
 
 
 BEARS = "How much pruning does each precision bear?"

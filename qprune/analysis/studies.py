@@ -110,21 +110,28 @@ def interactions(cells, column: str = "val_accuracy") -> list[Interaction]:
 
 @dataclass(frozen=True)
 class Difference:
-    """The same column of two groups of cells at one precision and ratio: a difference, paired by seed."""
+    """The same column of two groups of cells at one precision and ratio: a difference, paired by seed.
+
+    cost: bit_gflops of the first over that of the second, means over these seeds: equal shares of maps need not cost the same.
+    """
 
     precision: str
     ratio: float
     effect: Interval
+    cost: float
 
 
 def differences(these, those, column: str = "val_accuracy") -> list[Difference]:
     """these - those for each (precision, ratio) of which both have the same seed. Each: cells of one group."""
     first, second = by_seed(those, column), by_seed(these, column)
+    costs = [by_seed(cells, "bit_gflops") for cells in (these, those)]
     found = []
     for place, values in second.items():
-        effect = interval(paired_differences(values, first.get(place, {})))
-        if effect.n:
-            found.append(Difference(*place, effect))
+        seeds = values.keys() & first.get(place, {}).keys()
+        if seeds:
+            effect = interval(paired_differences(values, first[place]))
+            cost, other = (sum(table[place][seed] for seed in seeds) for table in costs)
+            found.append(Difference(*place, effect, cost / other))
     return found
 
 

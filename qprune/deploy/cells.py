@@ -1,6 +1,7 @@
 """A finished cell with what its export needs: the evaluated network, how it is rebuilt, and the test split."""
 
 import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from qprune.records import load_network, read_cells, read_sweep_file, record_fil
 from qprune.records import read_record as read_checked
 from qprune.registry import nearest
 from qprune.saved import NetworkSpec
+from qprune.user_code import check_trust
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ def read_record(folder: Path, cell: str) -> dict:
     return read_checked(folder, cell)
 
 
-def open_cell(folder: Path, cell: str) -> DeployedCell:
-    """Raises UserError for an unknown cell, one whose network was not kept, and data that can't be read."""
+def open_cell(folder: Path, cell: str, trust: Collection[str] = ()) -> DeployedCell:
+    """Raises UserError for an unknown cell, one whose network was not kept, and data that can't be read.
+
+    trust: the user's own code (module:function) that may be run for its network and data; other code is refused.
+    """
     folder = Path(folder)
     record = read_record(folder, cell)
-    network = load_network(folder, cell)
-    data = load_data(data_settings(folder, record["data"]))
-    spec = NetworkSpec.from_json(record["network"])
+    network = load_network(folder, cell, trust)
+    settings = data_settings(folder, record["data"])
+    check_trust(settings["name"], trust, folder / "sweep.json")
+    data = load_data(settings)
+    spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
     return DeployedCell(folder, cell, record, spec, network.eval(), data.test, tuple(data.class_names))
 
 

@@ -1,5 +1,6 @@
 """`qprune export` and `qprune bench`: checks what can be checked without torch, does it, prints it."""
 
+from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from qprune.precision import canonical_name
 UNVERIFIED = 4  # exit code of an export that doesn't agree with the evaluated network
 
 
-def export_command(folder: Path, cell: str, format: str, output: Path | None = None) -> int:
+def export_command(
+    folder: Path, cell: str, format: str, output: Path | None = None, trust: Collection[str] = ()
+) -> int:
     """Export a cell and print path, size, accuracy and agreement. Returns 0, or 4 where the file failed its check."""
     form = get_format(format)
     folder = Path(folder)
@@ -26,7 +29,7 @@ def export_command(folder: Path, cell: str, format: str, output: Path | None = N
     from qprune.deploy.check import REQUIRED_AGREEMENT
     from qprune.deploy.export import export_cell
 
-    opened = open_cell(folder, cell)
+    opened = open_cell(folder, cell, trust)
     exported = export_cell(opened, form, path)
     parity = exported.parity
     print(f"{exported.path} ({_size(exported.size)})")
@@ -48,7 +51,12 @@ def export_command(folder: Path, cell: str, format: str, output: Path | None = N
 
 
 def bench_command(
-    folder: Path, cells: list[str] | None = None, batches: tuple[int, ...] = (1, 32), threads: int = 1, rounds: int = 15
+    folder: Path,
+    cells: list[str] | None = None,
+    batches: tuple[int, ...] = (1, 32),
+    threads: int = 1,
+    rounds: int = 15,
+    trust: Collection[str] = (),
 ) -> int:
     """Time cells (default: those on the front) against their dense FP32 network; print and keep DIR/latency.csv."""
     folder = Path(folder)
@@ -58,7 +66,7 @@ def bench_command(
     from qprune.deploy.cells import open_cell
     from qprune.deploy.latency import EMULATED, measure, write_latency
 
-    opened = [open_cell(folder, cell) for cell in dict.fromkeys(cells or _front(folder))]
+    opened = [open_cell(folder, cell, trust) for cell in dict.fromkeys(cells or _front(folder))]
     emulated = [cell for cell in opened if cell.spec.precision not in ("fp32", "int8")]
     if "onnxruntime" not in runtimes:
         print("note: ONNX Runtime is not installed (pip install 'qprune[onnx]'): only PyTorch is timed")

@@ -5,6 +5,7 @@ A network of one's own (`module:function`) must be importable where the file is 
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from torch import nn
@@ -28,11 +29,11 @@ def write(cell: DeployedCell, path: Path) -> None:
     save_file(tensors, path, metadata)
 
 
-def load_torch(path: str | Path) -> nn.Module:
+def load_torch(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     """The network of a file that `qprune export --format torch` wrote, in eval mode.
 
-    It takes float images in 0..1, [batch, c, h, w], and gives logits [batch, classes]. Raises UserError for a file
-    that isn't one.
+    It takes float images in 0..1, [batch, c, h, w], and gives logits [batch, classes]. trust: the user's own code
+    (module:function) that may be run to build it. Raises UserError for a file that isn't one, or needs other code.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -44,8 +45,8 @@ def load_torch(path: str | Path) -> nn.Module:
         raise UserError(f"{path} can't be read as safetensors: {error}") from error
     if KEY not in header:
         raise UserError(f"{path} has no {KEY!r} in its header; qprune export --format torch writes such files")
-    return NetworkSpec.from_json(json.loads(header[KEY])).load(tensors)
+    return NetworkSpec.from_json(json.loads(header[KEY]), trust, path).load(tensors)
 
 
 def load(path: Path, cell: DeployedCell) -> Run:
-    return load_torch(path)
+    return load_torch(path, [cell.spec.model["name"]])

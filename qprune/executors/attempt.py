@@ -10,7 +10,7 @@ from qprune.durable import StorageError
 from qprune.errors import UserError
 from qprune.executors.base import Event
 from qprune.seal import Damaged
-from qprune.stages import Stage, compute
+from qprune.stages import Changed, Stage, compute
 from qprune.store import Store
 
 TICK_SECONDS = 0.3  # between two messages about a stage's updates
@@ -44,14 +44,19 @@ def attempt(stage: Stage, store: Store, device: torch.device, tell: Callable[[Ev
             compute(stage, store, device, tick, note)
     except StorageError as error:
         return Event("stopped", stage.id, reason=str(error))
-    except Damaged as error:  # the next run mends it
+    except (Changed, Damaged) as error:  # the next run mends it, or plans it anew
         return Event("failed", stage.id, reason=str(error), lasting=False)
     except UserError as error:
-        return Event("failed", stage.id, reason=str(error))
+        return Event("failed", stage.id, reason=_printable(str(error)))
     except Exception as error:  # a bad stage harms no other
         trace = traceback.format_exc(limit=-6)
-        return Event("failed", stage.id, reason=f"{type(error).__name__}: {str(error).strip()}\n{trace}")
+        return Event("failed", stage.id, reason=_printable(f"{type(error).__name__}: {str(error).strip()}\n{trace}"))
     return Event("done", stage.id, pending)
+
+
+def _printable(text: str) -> str:
+    """The text without what can't be written in UTF-8, such as the bytes of an odd file name."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _is_there(stage: Stage, store: Store) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qprune.config import SweepConfig
 from qprune.plan import gather_facts, make_plan, short_names
@@ -79,6 +79,7 @@ def make_rank_plan(config: SweepConfig) -> RankPlan:
         stages[source.id] = source
         maker = _Maker(config, source, facts.groups, facts.images, stages, f"{model.name} on {data.name}, seed {seed}")
         networks.append(maker.ranked(names[model], names[data], seed))
+    stages = {name: replace(stage, trust=config.user_code) for name, stage in stages.items()}
     return RankPlan(config, tuple(networks), stages)
 
 

@@ -19,7 +19,6 @@ from qprune.pruning.criteria.base import StaticCriterion, WatchedCriterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.scoring import Scorer
 from qprune.ranking.sets import quadrants, removal
-from qprune.saved import NetworkSpec
 from qprune.training import Diverged, Recipe, cosine, evaluate, minibatch, seed_of, updates_per_epoch
 
 VERSION = {"score": 1, "oracle": 1, "removal": 2}
@@ -150,7 +149,7 @@ def minibatches_of(images: int, limit: int | None, batch_size: int) -> int:
 
 def _gated(stage, work) -> tuple[GatedNetwork, Dataset]:
     settings, dense = stage.settings, stage.inputs[0]
-    spec = NetworkSpec.from_json(work.store.meta(dense)["network"])
+    spec = work.spec(dense)
     network = spec.load_fp32(work.store.tensors(dense)).to(work.device)
     gated = GatedNetwork(network, spec.image_shape, settings["linear"], tuple(settings["ignore"]))
     return gated, work.data(settings["data"])

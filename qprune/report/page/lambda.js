@@ -11,7 +11,7 @@ function drawLambda() {
   fill("lambda",
     tableOf([["lambda", "held-out loss", "minus that of lambda 0", "95%", "seeds"],
       ...over.map(([weight, , loss, more]) => [digits(weight), number(loss), gain(more[0]), within(more[1], more[2], gain), String(loss[3])])], "Held-out loss of each lambda"),
-    make("p", { class: "note" }, `Mean loss over ${found.folds} folds and all ratios, on images that neither trained, nor scored, nor fine-tuned the network; lambda 0 is plain Taylor. Chosen: ${found.chosen.map(([seed, weight]) => `${digits(weight)} (seed ${seed})`).join(", ")}. Differences are paired by seed.`));
+    make("p", { class: "note" }, `Mean loss over ${found.folds} folds and all ratios, on images that neither trained, nor scored, nor fine-tuned the network; lambda 0 is plain Taylor. Chosen: ${found.chosen.map(([seed, weight]) => `${digits(weight)} (seed ${seed})`).join(", ")}. Differences are paired by seed; that of a chosen lambda is optimistic, being the least of ${over.length} on these very folds.`));
   const traces = distinct(found.curve.map(([, ratio]) => ratio)).map((ratio, place) => {
     const own = found.curve.filter((one) => one[1] === ratio);
     const bar = (side) => own.map(([, , , more]) => (more[1] === null ? 0 : side * (more[side > 0 ? 2 : 1] - more[0])));
