@@ -6,6 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+COLUMNS = 5  # precisions beside each other: more don't fit 80 columns
+
 
 def accuracy_tables(cells) -> list[Group]:
     """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set, criterion and order."""
@@ -40,14 +42,23 @@ def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def ratio_table(
     title: str, precisions: Iterable[str], ratios: Iterable[float], entry: Callable[[str, float], str]
 ) -> Group:
-    """A row for each pruning ratio, a column for each precision."""
-    table = Table()
-    table.add_column("pruned", justify="right", no_wrap=True)
-    for precision in precisions:
-        table.add_column(precision, justify="right", no_wrap=True)
-    for ratio in ratios:
-        table.add_row(f"{100 * ratio:g}%", *(entry(precision, ratio) for precision in precisions))
-    return Group(Text(title), table)  # a table's own title would be broken at the table's width
+    """A row for each pruning ratio, a column for each precision; of more than COLUMNS, several tables."""
+    tables = []
+    for some in batched(precisions, COLUMNS):
+        table = Table()
+        table.add_column("pruned", justify="right", no_wrap=True)
+        for precision in some:
+            table.add_column(precision, justify="right", no_wrap=True)
+        for ratio in ratios:
+            table.add_row(f"{100 * ratio:g}%", *(entry(precision, ratio) for precision in some))
+        tables.append(table)
+    return Group(Text(title), *tables)  # a table's own title would be broken at the table's width
+
+
+def batched(values: Iterable[str], size: int) -> list[list[str]]:
+    """Lists of so many values, the last of what is left."""
+    values = list(values)
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _mean_sd(values) -> str:

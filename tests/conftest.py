@@ -12,6 +12,17 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than cores: some tests wait for a cluster or for a process to end."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that none is left for the end, when the other processes have nothing to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder in which the tiny sweep has been run to its end, by two workers. Tests that change it take a copy."""

@@ -241,7 +241,7 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_same_command_goes_on(tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0, 3.5, 5.0, 7.0])
+@pytest.mark.parametrize("seconds", [0.3, 2.0, 5.0])
 def test_ctrl_c_at_any_time(tmp_path, seconds):
     """While it imports, while the workers start, while they work."""
     write_tiny(tmp_path)

@@ -1,4 +1,4 @@
-"""The quickstart sweep in full, with w8a8 beside it: what it promises."""
+"""The quickstart sweep with w8a8 beside it, at some of its ratios and seeds: what it promises."""
 
 from pathlib import Path
 
@@ -21,7 +21,9 @@ QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
-    config = load_config(QUICKSTART, ["precisions=[fp32, fp16, int8, int4, w8a8]"])
+    config = load_config(
+        QUICKSTART, ["precisions=[fp32, fp16, int8, int4, w8a8]", "prune.ratios=[0.0, 0.5, 0.9]", "seeds=[0, 1]"]
+    )
     code, text = run_workers(config, out, 2)
     assert code == 0, text
     return out, config, read_cells(out / "quickstart")
@@ -29,7 +31,7 @@ def quickstart(tmp_path_factory):
 
 def test_the_whole_grid_is_done_and_fair(quickstart):
     _, _, cells = quickstart
-    assert len(cells) == 5 * 5 * 3 and (cells.status == "done").all()
+    assert len(cells) == 5 * 3 * 2 and (cells.status == "done").all()
     assert cells.total_updates.nunique() == 1
     dense = cells[(cells.precision == "fp32") & (cells.pruning_ratio == 0)]
     assert (dense.bit_gflops == dense.gflops).all()

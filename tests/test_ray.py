@@ -211,7 +211,7 @@ def test_a_node_is_lost_and_nothing_else(cluster, tmp_path, user_code):
                 (tmp_path / "go").touch()
             return events
 
-    grid = ("seeds=[0,1,2]", "precisions=[fp32,int4]", "model=fickle:waits", "prune.channels_per_step=1")
+    grid = ("seeds=[0,1,2]", "precisions=[fp32]", "model=fickle:waits", "prune.channels_per_step=1")
     for name in ("ray", "local"):
         (tmp_path / name).mkdir()
     code, text = sweep_on(lambda store: Watched(1, store, cluster.address), tmp_path / "ray", *grid)
@@ -221,7 +221,7 @@ def test_a_node_is_lost_and_nothing_else(cluster, tmp_path, user_code):
     assert not list((tmp_path / "ray/results/stages").glob(".cluster-*"))
     assert run_inline(tiny_config(tmp_path / "local", *grid), tmp_path / "local/results")[0] == 0
     left, right = (rows_of(tmp_path / name) for name in ("ray", "local"))
-    assert len(left) == 3 * 2 * 2 and (left.status == "done").all()
+    assert len(left) == 3 * 2 and (left.status == "done").all()
     for cell in left.index:
         ours, theirs = (
             read_sealed_json(tmp_path / name / f"results/tiny/cells/{cell}.json") for name in ("ray", "local")

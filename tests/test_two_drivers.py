@@ -15,6 +15,8 @@ from qprune.plan import make_plan
 from qprune.records import read_cells
 from qprune.store import Store
 
+LONGER = ("train.updates=1500", "precisions=[fp32,int4]")
+
 
 @pytest.fixture
 def start(tmp_path):
@@ -87,16 +89,20 @@ def test_two_sweeps_of_different_names_share_the_stages(finished, tmp_path, star
     assert leftovers(tmp_path / "results") == []
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of a sweep on its own whose dense stages take some seconds."""
+    folder = tmp_path_factory.mktemp("alone")
+    code, text = run_workers(tiny_config(folder, *LONGER), folder / "results", workers=2)
+    assert code == 0, text
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["driver", "all"])
-def test_a_sweep_takes_over_from_one_that_is_killed(tmp_path, start, watch, whom):
+def test_a_sweep_takes_over_from_one_that_is_killed(alone, tmp_path, start, watch, whom):
     """Both work, one is killed in the middle of a stage; the other ends with the answer of a sweep on its own."""
-    settings = ("train.updates=1500", "precisions=[fp32,int4]")
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    code, text = run_workers(tiny_config(alone, *settings), alone / "results", workers=2)
-    assert code == 0, text
-    sets = [word for setting in settings for word in ("--set", setting)]
+    sets = [word for setting in LONGER for word in ("--set", setting)]
     killed, other = start(*sets), start(*sets)
     store = Store(tmp_path / "results/stages")
 
@@ -118,7 +124,7 @@ def test_a_sweep_takes_over_from_one_that_is_killed(tmp_path, start, watch, whom
     wait_until(lambda: not members(killed.pid), 5)
     assert not store.done(busy[killed])
     cells, computed = end_of(other)
-    stages = make_plan(tiny_config(tmp_path, *settings)).stages
+    stages = make_plan(tiny_config(tmp_path, *LONGER)).stages
     assert cells == 8 and store.done(busy[killed]) and len(watch.finished) == len(stages)
     assert len(stages) - 2 <= computed <= len(stages)  # the killed one may have finished a stage or two
     check_complete(tmp_path, alone, "tiny")
