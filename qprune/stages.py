@@ -300,7 +300,7 @@ def _calibration(data: Dataset, settings: dict) -> Tensor:
 def _recover(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     """The snapshot made smaller; then the rest of the path's P updates at its rate; then F updates, decaying.
 
-    Where the stage has a precision, all of that at the precision, with quantisers built anew at the smaller shape.
+    Where the stage has a precision, all of that at the precision: quantisers at the smaller shape, learned scales kept.
     """
     settings = stage.settings
     data = work.data(settings["data"])
@@ -318,8 +318,7 @@ def _recover(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
         network = gated.shrink()
     spec = dataclasses.replace(spec, widths=layer_widths(network))
     if "precision" in settings:
-        precision = get_precision(settings["precision"], settings["first_last_bits"])
-        network = precision.prepare(network, _calibration(data, settings)).to(work.device)
+        network = gated.rebuild(network, _calibration(data, settings)).to(work.device)
         spec = spec.at(settings["precision"], settings["first_last_bits"])
     recipe = recipe_of(settings, data)
     walked = meta["updates"] if meta["kind"] == "path" else 0

@@ -7,9 +7,11 @@ from torch.nn import functional as F
 
 from qprune.errors import UserError
 from qprune.network import trace, with_normalize
+from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import PathSchedule, check_reachable, select
+from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.shrink import layer_widths, resize
 
@@ -282,3 +284,27 @@ def test_what_cannot_work_says_so():
     gated.mask(torch.tensor([True, False, True, True]))
     with pytest.raises(UserError, match="doesn't run after channels were removed"):
         gated.shrink()
+
+
+# Under quantisation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["w2a2", "w4a8"])
+@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise])
+def test_a_rebuilt_network_computes_what_the_masked_one_did(kind, precision):
+    """With the scales that training has learned, even where scales fitted anew would be others."""
+    network, images, labels = small(kind)
+    gated = QuantizedGatedNetwork(network, (1, 8, 8), get_precision(precision, 8), images)
+    warm_up(gated.network, images, labels)
+    with torch.no_grad():
+        for name, parameter in gated.network.named_parameters():
+            if name.endswith("tensor_quant.scale"):
+                parameter.mul_(0.3)  # as if much were clamped
+    gated.mask(~torch.isin(torch.arange(gated.groups.total), torch.tensor([1, 5])))
+    smaller = gated.shrink()
+    rebuilt = gated.rebuild(smaller, images).eval()
+    fitted = get_precision(precision, 8).prepare(smaller, images).eval()
+    with torch.no_grad():
+        masked = gated.network.eval()(images)
+        assert torch.allclose(rebuilt(images), masked, atol=1e-4 * masked.abs().max().item())
+        assert not torch.allclose(fitted(images), masked, atol=1e-2 * masked.abs().max().item())

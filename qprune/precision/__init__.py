@@ -1,7 +1,8 @@
 """Number formats: a physically final FP32 network in, a network trained and evaluated in that format out.
 
 A format is one file with two functions, `prepare(network, calibration, **options)` and `finish(trained)`,
-and one line here; a third one, `names(trained, network)`, where `prepare` renames layers. This module checks names without importing torch; a format's file is imported on first use.
+and one line here; `names(trained, network)` where `prepare` renames layers, and `keep_scales(smaller, trained, kept)`
+where training learns scales. This module checks names without importing torch; a format's file is imported on first use.
 """
 
 import importlib
@@ -52,6 +53,15 @@ class Precision:
         """Layers of the FP32 network that have another name in the network made from it: that name."""
         module = importlib.import_module(self.module)
         return module.names(trained, network) if hasattr(module, "names") else {}
+
+    def keep_scales(self, smaller: "GraphModule", trained: "GraphModule", kept: "Mapping[str, Tensor]") -> None:
+        """Put the scales that training has learned in `trained` into a network prepared at a smaller shape, in place.
+
+        kept: bool [c_out] of each layer that lost output channels, by name. A no-op where scales aren't learned.
+        """
+        module = importlib.import_module(self.module)
+        if hasattr(module, "keep_scales"):
+            module.keep_scales(smaller, trained, kept)
 
     def masters(self, trained: "GraphModule", network: "GraphModule") -> "dict[str, Tensor]":
         """The FP32 network's state as trained in the format: float master weights and batch normalisation.

@@ -9,6 +9,7 @@ and the first layer's backward pass needs no gradient of its input.
 
 import copy
 import operator
+from collections.abc import Mapping
 
 import torch
 from brevitas import nn as qnn
@@ -135,6 +136,22 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
 def quantizer_of(module: nn.Module) -> LearnedScaleQuant:
     """The quantiser inside a QuantIdentity."""
     return module.act_quant.fused_activation_quant_proxy.tensor_quant
+
+
+@torch.no_grad()
+def keep_scales(smaller: fx.GraphModule, trained: fx.GraphModule, kept: Mapping[str, Tensor]) -> None:
+    """Scales of activations as they are, those of weights for the output channels that are left.
+
+    NOTE Scales fitted anew to a network that was trained behind clamps can be many times the learned ones (a channel
+    whose variance has vanished gives values that the clamps had cut off), and at two bits it then never learns again.
+    """
+    for name, module in smaller.named_modules():
+        if isinstance(module, qnn.QuantIdentity):
+            quantizer_of(module).scale.copy_(quantizer_of(trained.get_submodule(name)).scale)
+        elif isinstance(module, (qnn.QuantConv2d, qnn.QuantLinear)):
+            scale = trained.get_submodule(name).weight_quant.tensor_quant.scale
+            scale = scale[kept[name].to(scale.device)] if name in kept else scale
+            module.weight_quant.tensor_quant.scale.copy_(scale)
 
 
 class _Calibrate(fx.Interpreter):

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from torch import Tensor, fx
+import torch
+from torch import Tensor, fx, nn
 
 from qprune.precision import Precision
 from qprune.pruning.gated import GatedNetwork
@@ -19,7 +20,7 @@ class QuantizedGatedNetwork:
     Unmasked, it computes what the format makes of the network without gates. A masked map is exactly 0 in what reads
     it: zero points map 0 to 0. What the weights of masked maps still touch are int8's per-channel weight ranges (a
     kernel's largest weight may belong to a masked input) and its activation ranges where no gate comes first
-    (depthwise chains, ReLU6); both are made anew when the smaller network is prepared.
+    (depthwise chains, ReLU6); both are made anew when the smaller network is rebuilt.
 
     network (argument): dense, FP32, not changed; calibration: as for Precision.prepare; the others as for find_groups.
     Raises UserError where the network can't be pruned or the format can't take it.
@@ -66,8 +67,23 @@ class QuantizedGatedNetwork:
         masters = self.precision.masters(self.network, self._masters.network)
         return {name: tensor.detach().clone() for name, tensor in masters.items()}
 
+    def rebuild(self, smaller: fx.GraphModule, calibration: Tensor) -> fx.GraphModule:
+        """The network that `shrink` gave, in the format: quantisers at its own shapes, with the scales learned so far.
+
+        A w..a.. network so computes what the masked one did. calibration: as for Precision.prepare.
+        """
+        kept: dict[str, Tensor] = {}
+        for member in self._masters.groups.members:
+            module = self._masters.network.get_submodule(member.layer)
+            if member.side == "out" and isinstance(module, (nn.Conv2d, nn.Linear)):
+                living = kept.setdefault(member.layer, torch.ones(len(module.weight), dtype=torch.bool))
+                living[member.positions.cpu()] = self.alive[member.maps.cpu()]
+        prepared = self.precision.prepare(smaller, calibration)
+        self.precision.keep_scales(prepared, self.network, kept)
+        return prepared
+
     def shrink(self) -> fx.GraphModule:
-        """The physically smaller FP32 network with the masters, to be prepared in the format again at its own shapes.
+        """The physically smaller FP32 network with the masters, for `rebuild`.
 
         Checked as GatedNetwork.shrink is, in FP32; raises UserError as it does.
         """
