@@ -25,7 +25,7 @@ from qprune.saved import NetworkSpec
 from qprune.setting_types import Choice
 from qprune.stages import CALIBRATION_IMAGES, Stage, recipe_of
 from qprune.store import Store
-from qprune.sweep import missing_stages, open_sweep
+from qprune.sweep import missing_stages, open_sweep, wanted_networks
 from qprune.tables import ratio_table
 from qprune.training import constant, evaluate, train
 
@@ -37,7 +37,7 @@ KNOWN_PATHS = 100  # pruned networks at most whose cost is looked up for the for
 def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = False) -> None:
     """Print the forecast of a sweep, with `cells` each cell too; trains nothing (a few throw-away updates are timed)."""
     plan, store, folder = open_sweep(config, out)
-    todo = missing_stages(plan, store, folder)
+    todo = missing_stages(plan, store, wanted_networks(plan, folder))
     done = sum(store.done(cell.stages["evaluate"]) for cell in plan.cells)
     console.print(f"{config.name}: {len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
     console.print(_stage_table(plan, todo))

@@ -30,9 +30,18 @@ def open_sweep(config: SweepConfig, out: Path) -> tuple[Plan, Store, Path]:
     return make_plan(config), Store(Path(out) / "stages"), folder
 
 
-def missing_stages(plan: Plan, store: Store, folder: Path, kept: set[str] = frozenset()) -> dict[str, Stage]:
+def wanted_networks(plan: Plan, folder: Path, kept: set[str] = frozenset()) -> set[str]:
+    """The stages whose networks the sweep's folder lacks: of the cells in `kept`, or with `keep: all` of all."""
+    return {
+        cell.network
+        for cell in plan.cells
+        if (plan.config.keep == "all" or cell.id in kept) and not network_file(folder, cell.id).is_file()
+    }
+
+
+def missing_stages(plan: Plan, store: Store, wanted: set[str]) -> dict[str, Stage]:
     """The stages that have to be computed, in order: for the records of all cells (and their baselines), and for the
-    networks of the cells in `kept` (with `keep: all`, of all cells) that are not in the sweep's folder."""
+    networks that are wanted."""
     needed: set[str] = set()
 
     def need(name: str, tensors: bool) -> None:
@@ -48,8 +57,7 @@ def missing_stages(plan: Plan, store: Store, folder: Path, kept: set[str] = froz
             need(cell.scratch, tensors=False)
         for name in cell.stages.values():  # the record has something of each
             need(name, tensors=False)
-        if plan.config.keep == "all" or cell.id in kept:
-            need(cell.network, tensors=not network_file(folder, cell.id).is_file())
+        need(cell.network, tensors=cell.network in wanted)
         if cell.network in needed:
             needed.add(cell.stages["evaluate"])  # unless it turns out to be of this very network
     return {name: stage for name, stage in plan.stages.items() if name in needed}
@@ -83,11 +91,11 @@ def run_sweep(
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console)
-    run.compute(missing_stages(plan, store, folder))
+    run.compute(wanted_networks(plan, folder))
     if config.keep == "front":
         kept = front_cells(records.frame())
         if not run.failed:  # networks on the front that were deleted when they were not on it
-            run.compute(missing_stages(plan, store, folder, kept))
+            run.compute(wanted_networks(plan, folder, kept))
         records.keep_networks(kept)
     elif config.keep == "none":
         records.keep_networks(set())
@@ -121,9 +129,10 @@ class _Run:
         self.beside: dict[str, str] = {}
         self.written = (0.0, 0.0)  # when the table was last written, and how long that took
 
-    def compute(self, todo: dict[str, Stage]) -> None:
-        """Compute these stages, but for those that failed before and what needs them."""
-        todo = self._without_failed(todo)
+    def compute(self, wanted: set[str]) -> None:
+        """Compute what is missing for all records and the networks that are wanted, but for what failed before and
+        what needs that."""
+        todo = self._without_failed(missing_stages(self.plan, self.store, wanted))
         if not todo:
             return
         executor = self.make_executor(len(todo), self.store.folder)
@@ -134,7 +143,7 @@ class _Run:
                 self._record(event)
 
             try:
-                run_stages(todo, executor, self.store, on_event)
+                run_stages(todo, executor, self.store, on_event, wanted)
                 self.records.write_table()
             except KeyboardInterrupt:
                 self.records.write_table()

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 from tiny_sweep import TINY, F, N, P, Q, environment, tiny_config
 
-from qprune import forecast, plan
+from qprune import forecast, plan, stages
 from qprune.config import load_config
 from qprune.errors import UserError
 from qprune.plan import make_plan
 from qprune.store import Store
-from qprune.sweep import missing_stages
+from qprune.sweep import missing_stages, wanted_networks
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "sweeps/quickstart.yaml"
@@ -135,7 +135,7 @@ def test_a_checkpoint_is_named_by_its_content_and_trains_nothing(tmp_path):
     ids = []
     for content in (b"one", b"two"):
         file.write_bytes(content)
-        plan._file_hash.cache_clear()
+        stages.file_hash.cache_clear()
         tiny = make_plan(tiny_config(tmp_path, f"train.checkpoint={file}"))
         assert sum(stage.updates for stage in tiny.stages.values() if stage.kind == "dense") == 0
         assert {tiny.total_updates(cell) for cell in tiny.cells} == {N + P + F + Q}
@@ -194,7 +194,7 @@ def test_ten_thousand_cells(tmp_path):
         "quantize": 500 * (1 + len(steps)),
         "evaluate": 500 * (1 + len(steps)),
     }
-    assert set(missing_stages(large, Store(tmp_path / "none"), tmp_path)) == set(large.stages)
+    assert set(missing_stages(large, Store(tmp_path / "none"), wanted_networks(large, tmp_path))) == set(large.stages)
     updates = sum(stage.updates for stage in large.stages.values() if stage.kind == "path")
     assert updates == 125 * max(steps) * 2
 

@@ -5,13 +5,15 @@ import shutil
 import pandas as pd
 import pytest
 import torch
-from tiny_sweep import count_kinds, run_inline, run_workers, tiny_config
+from tiny_sweep import Inline, count_kinds, run_inline, run_workers, tiny_config
 
 import qprune
 from qprune.errors import UserError
+from qprune.executors.base import run_stages
 from qprune.plan import make_plan
 from qprune.records import read_cells
 from qprune.store import Store
+from qprune.sweep import missing_stages, wanted_networks
 
 UNSHARED = ["seconds", "host"]  # of a row, where all else is the same on every machine and in every run
 
@@ -229,3 +231,20 @@ def test_a_damaged_snapshot_that_no_sweep_asks_for_now_is_no_obstacle(tmp_path):
     assert run_inline(tiny_config(tmp_path, *shared, "prune.ratios=[0,0.5]"), tmp_path / "fresh")[0] == 0
     rows = [read_cells(tmp_path / where).accuracy.tolist() for where in ("results/other", "fresh/tiny")]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("keep", ["none", "front", "all"])
+def test_what_another_sweep_has_finished_and_not_kept_is_not_computed_again(tmp_path, keep):
+    """Planned before the other began, begun after it had ended; with keep: all its networks are wanted all the same."""
+    small = ("seeds=0", "precisions=[fp32,int4]", "prune.ratios=0", "train.updates=5")
+    config = tiny_config(tmp_path, *small, f"keep={keep}")
+    plan, store = make_plan(config), Store(tmp_path / "results/stages")
+    wanted = wanted_networks(plan, tmp_path / "results/tiny")
+    todo = missing_stages(plan, store, wanted)
+    assert len(todo) == len(plan.stages)
+    assert run_inline(tiny_config(tmp_path, *small, "keep=none"), tmp_path / "results")[0] == 0
+    executor, events = Inline(store.folder), []
+    run_stages(todo, executor, store, events.append, wanted)
+    networks = {cell.network for cell in plan.cells}
+    assert set(executor.computed) == (networks if keep == "all" else set())
+    assert sum(event.kind == "done" for event in events) == len(todo)

@@ -4,7 +4,7 @@ import heapq
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from qprune.durable import StorageError
@@ -60,10 +60,17 @@ class Executor(ABC):
     def __exit__(self, error_type, error, trace) -> None: ...
 
 
-def run_stages(stages: dict[str, Stage], executor: Executor, store: Store, on_event: Callable[[Event], None]) -> None:
+def run_stages(
+    stages: dict[str, Stage],
+    executor: Executor,
+    store: Store,
+    on_event: Callable[[Event], None],
+    wanted: Collection[str] = (),
+) -> None:
     """Compute the stages, each after its inputs (those not among the stages are done already). Longest chains first.
 
-    A failed stage fails all that need it; the others go on. A stage that another process computes is waited for. One
+    wanted: those whose tensors are wanted for themselves; of others that have been done, and whose users too, by
+    another process that kept no tensors, nothing is computed again. A failed stage fails all that need it; the others go on. A stage that another process computes is waited for. One
     whose worker dies is tried once more. Raises StorageError where results can't be written any more.
     """
     ranks, order = _ranks(stages), itertools.count()
@@ -119,12 +126,20 @@ def run_stages(stages: dict[str, Stage], executor: Executor, store: Store, on_ev
         else:
             on_event(event)
 
+    def is_needed(name: str) -> bool:
+        if not store.done(name) or name in wanted or not stages[name].keeps_tensors:
+            return True
+        return not all(store.done(user) for user in users.get(name, ()))
+
     for name in [name for name, inputs in waiting.items() if not inputs]:
         del waiting[name]
         make_ready(name)
     while ready or running or elsewhere:
         while ready and executor.free():
             name = heapq.heappop(ready)[-1]
+            if not is_needed(name):
+                finish(Event("done", name, made=False))
+                continue
             running.add(name)
             executor.start(stages[name])
             on_event(Event("started", name))

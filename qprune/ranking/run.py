@@ -120,7 +120,7 @@ def _compute(plan: RankPlan, store: Store, make_executor, console: Console) -> t
             if event.kind == "failed":
                 failed[plan.stages[event.stage].label] = event.reason
 
-        run_stages(todo, executor, store, on_event)
+        run_stages(todo, executor, store, on_event, wanted=todo)
     return failed, computed
 
 
