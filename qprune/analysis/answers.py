@@ -242,7 +242,8 @@ def _criteria(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         sentence, head, own = _difference(pruned[pruned.criterion == criterion], taylor, criterion, TAYLOR)
         said.append(f"{criterion}: {sentence}")
         rows += [(criterion, *row) for row in own]
-    return " ".join(said), ("criterion", *head), rows
+    head = ("criterion", *head[:2], f"criterion - {TAYLOR}, validation", *head[3:])
+    return " ".join(said), head, rows
 
 
 def _difference(these, those, name: str, other: str) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:

@@ -21,7 +21,7 @@ from qprune.pruning.scoring import Scorer
 from qprune.stages import dense_spec
 from qprune.training import Recipe, constant, train
 
-ROUNDS = 9
+ROUNDS = 5
 CRITERIA = {
     "taylor": "taylor",
     "taylor_2019": "taylor_2019",
@@ -72,7 +72,9 @@ def _status(key: str) -> int:
 
 
 def in_fresh_process(arguments: tuple) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["qprune.stages", "bench"])  # imported once; nothing has been computed there
+    with context.Pool(1) as pool:
         return pool.apply(peak_memory, (arguments,))
 
 
