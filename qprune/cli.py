@@ -76,7 +76,7 @@ def sweep(
 ) -> None:
     """Run a sweep, or go on with one that was interrupted. Several at once on one folder share the work."""
 
-    def run() -> int:
+    def prepare() -> Callable[[], int]:
         from qprune.config import load_config
 
         config = load_config(file, set or [])
@@ -85,9 +85,9 @@ def sweep(
         from qprune.sweep import run_sweep
 
         make_executor = _executors(workers, threads, executor, address, gpu_share)
-        return run_sweep(config, out, make_executor, Console(), retry_failed)
+        return lambda: run_sweep(config, out, make_executor, Console(), retry_failed)
 
-    _run_stoppable(run)
+    _run_stoppable(prepare)
 
 
 @app.command()
@@ -107,7 +107,7 @@ def rank(
 ) -> None:
     """Hold every criterion against the brute-force oracle in a sweep's dense networks; goes on where it was interrupted."""
 
-    def run() -> int:
+    def prepare() -> Callable[[], int]:
         from qprune.config import load_config
 
         config = load_config(file, set or [])
@@ -116,9 +116,9 @@ def rank(
         from qprune.ranking.run import run_rank
 
         make_executor = _executors(workers, threads, executor, address, gpu_share)
-        return run_rank(config, out, make_executor, Console(), retry_failed, figures)
+        return lambda: run_rank(config, out, make_executor, Console(), retry_failed, figures)
 
-    _run_stoppable(run)
+    _run_stoppable(prepare)
 
 
 def _executors(workers: int, threads: int, executor: Where, address: str | None, gpu_share: float):
@@ -137,21 +137,39 @@ def _executors(workers: int, threads: int, executor: Where, address: str | None,
     return make_executor
 
 
-def _run_stoppable(run: Callable[[], int]) -> None:
-    """Run what Ctrl-C and SIGTERM may stop at any time, and exit with its code."""
+def _run_stoppable(prepare: Callable[[], Callable[[], int]]) -> None:
+    """Run what Ctrl-C and SIGTERM may stop at any time, and exit with its code.
+
+    prepare: imports what is needed and returns what then runs. While it imports the process ends at once, for a library
+    may catch whatever is raised as it is imported; nothing has been begun then.
+    """
     stopped_by = [signal.SIGINT]
+
+    def tell() -> None:
+        again = shlex.join(["qprune", *sys.argv[1:]])
+        print(f"\nstopped; finished stages are kept. To go on: {again}", file=sys.stderr, flush=True)
+
+    def leave(sent: int, _) -> None:
+        tell()
+        os._exit(128 + sent)
 
     def terminate(*_) -> None:
         stopped_by.append(signal.SIGTERM)  # NOTE Ray makes a KeyboardInterrupt of its own of whatever is raised here
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    heeded = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # ignored in the background of some shells
+    if heeded:
+        signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
     os.environ["OMP_NUM_THREADS"] = "1"
+    run = prepare()
     try:
+        signal.signal(signal.SIGTERM, terminate)
+        if heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = run()
     except KeyboardInterrupt:
-        again = shlex.join(["qprune", *sys.argv[1:]])
-        print(f"\nstopped; finished stages are kept. To go on: {again}", file=sys.stderr)
+        tell()
         code = 128 + stopped_by[-1]
     raise typer.Exit(code)
 

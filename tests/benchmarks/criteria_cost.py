@@ -3,7 +3,8 @@
 python tests/benchmarks/criteria_cost.py [--runs 3]
 
 Time: medians over interleaved rounds of one process, as ratios; then the median and the spread over the runs. Memory: the
-most that a fresh process has resident while it makes such updates (VmHWM), less what it had before the first.
+most that a fresh process has resident (VmHWM) as it builds the network and makes such updates, less what it had with the
+data loaded and nothing else: so weights, their gradients, momentum, activations, and what scoring needs.
 """
 
 import argparse
@@ -57,12 +58,12 @@ def updates_of(model: str, data_name: str, batch_size: int, updates: int, criter
 
 
 def peak_memory(arguments: tuple) -> float:
-    """MB that a fresh process's largest resident size grew by in its scored updates."""
+    """MB that a fresh process's largest resident size grew by: network, optimizer and scored updates, without the data."""
     torch.set_num_threads(1)
-    action = updates_of(*arguments)
+    load_data({"name": arguments[1]})
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
-    action()
+    updates_of(*arguments)()
     return (_status("VmHWM") - before) / 1024
 
 
