@@ -27,7 +27,7 @@ data: digits
 model: vgg_tiny
 seeds: [0, 1]
 train: {epochs: 15, batch_size: 64, lr: 0.05}
-prune: {ratios: [0, 0.5, 0.75], channels_per_step: 4%, updates_between: 30}
+prune: {ratios: [0, 0.5, 0.75], channels_per_step: 4%, updates_between: 15}
 finetune: {epochs: 4}
 quantize: {epochs: 2}
 precisions: [fp32, fp16, int8, int4]
