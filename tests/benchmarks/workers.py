@@ -26,10 +26,10 @@ name: workers
 data: digits
 model: vgg_tiny
 seeds: [0, 1]
-train: {epochs: 15, batch_size: 64, lr: 0.05}
-prune: {ratios: [0, 0.5, 0.75], channels_per_step: 4%, updates_between: 15}
-finetune: {epochs: 4}
-quantize: {epochs: 2}
+train: {epochs: 60, batch_size: 64, lr: 0.05}
+prune: {ratios: [0, 0.5, 0.75], channels_per_step: 4%, updates_between: 60}
+finetune: {epochs: 16}
+quantize: {epochs: 8}
 precisions: [fp32, fp16, int8, int4]
 """
 WORKERS = (1, 2)
