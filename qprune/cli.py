@@ -76,18 +76,13 @@ def sweep(
 ) -> None:
     """Run a sweep, or go on with one that was interrupted. Several at once on one folder share the work."""
 
-    def prepare() -> Callable[[], int]:
-        from qprune.config import load_config
-
-        config = load_config(file, set or [])
-        from rich.console import Console
-
+    def choose():
         from qprune.sweep import run_sweep
 
-        make_executor = _executors(workers, threads, executor, address, gpu_share)
-        return lambda: run_sweep(config, out, make_executor, Console(), retry_failed)
+        return lambda config, console: run_sweep(config, out, make_executor, console, retry_failed)
 
-    _run_stoppable(prepare)
+    make_executor = _executors(workers, threads, executor, address, gpu_share)
+    _run_stoppable(file, set, choose)
 
 
 @app.command()
@@ -107,18 +102,13 @@ def rank(
 ) -> None:
     """Hold every criterion against the brute-force oracle in a sweep's dense networks; goes on where it was interrupted."""
 
-    def prepare() -> Callable[[], int]:
-        from qprune.config import load_config
-
-        config = load_config(file, set or [])
-        from rich.console import Console
-
+    def choose():
         from qprune.ranking.run import run_rank
 
-        make_executor = _executors(workers, threads, executor, address, gpu_share)
-        return lambda: run_rank(config, out, make_executor, Console(), retry_failed, figures)
+        return lambda config, console: run_rank(config, out, make_executor, console, retry_failed, figures)
 
-    _run_stoppable(prepare)
+    make_executor = _executors(workers, threads, executor, address, gpu_share)
+    _run_stoppable(file, set, choose)
 
 
 def _executors(workers: int, threads: int, executor: Where, address: str | None, gpu_share: float):
@@ -137,11 +127,11 @@ def _executors(workers: int, threads: int, executor: Where, address: str | None,
     return make_executor
 
 
-def _run_stoppable(prepare: Callable[[], Callable[[], int]]) -> None:
-    """Run what Ctrl-C and SIGTERM may stop at any time, and exit with its code.
+def _run_stoppable(file: Path, overrides: list[str] | None, choose: Callable[[], Callable]) -> None:
+    """Run a sweep file by what Ctrl-C and SIGTERM may stop at any time, and exit with its code.
 
-    prepare: imports what is needed and returns what then runs. While it imports the process ends at once, for a library
-    may catch whatever is raised as it is imported; nothing has been begun then.
+    choose: imports what is needed and returns what then runs, (config, console) -> exit code. While it imports the
+    process ends at once, for a library may catch whatever is raised as it is imported; nothing has been begun then.
     """
     stopped_by = [signal.SIGINT]
 
@@ -162,12 +152,17 @@ def _run_stoppable(prepare: Callable[[], Callable[[], int]]) -> None:
         signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
     os.environ["OMP_NUM_THREADS"] = "1"
-    run = prepare()
+    from qprune.config import load_config
+
+    config = load_config(file, overrides or [])
+    from rich.console import Console
+
+    run = choose()
     try:
         signal.signal(signal.SIGTERM, terminate)
         if heeded:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = run()
+        code = run(config, Console())
     except KeyboardInterrupt:
         tell()
         code = 128 + stopped_by[-1]
