@@ -67,6 +67,7 @@ Normalization = _words("l2", "none")
 Method = _words("qat", "ptq")
 Order = _words("prune_first", "quantize_first")
 Keep = _words("all", "front", "none")
+Math = _words("fp32", "tf32", "bf16")
 
 
 class _Settings(BaseModel):
@@ -104,6 +105,8 @@ class Train(_Budget):
     momentum: Momentum | None = None  # None: 0.9 for sgd; adamw has none
     weight_decay: WeightDecay = 5e-4
     optimizer: Optimizer = "sgd"
+    math: Math = "fp32"  # of all FP32 stages; a stage at a cell's precision trains in FP32, and evaluations are in FP32
+    channels_last: Flag = False  # memory format of convolutions: another order of the sums, often faster
     checkpoint: Text | None = None
     scratch_baseline: Flag = False  # also: the dense network trained for N + P + F + Q updates under one schedule
 
@@ -128,6 +131,16 @@ class Train(_Budget):
         elif self.momentum is not None:
             raise problem("adamw has no momentum; leave it out", ("momentum",))
         return self
+
+
+class Pretrain(_Settings):
+    """Training on another data set before N: one network, from one seed, for all seeds. Its last layer is left behind."""
+
+    data: DataChoice
+    updates: Count
+    batch_size: Count | None = None  # None: train.batch_size
+    lr: LearningRate | None = None  # None: train.lr; decays to its end
+    seed: Seed = 0
 
 
 class Prune(_Settings):
@@ -220,6 +233,7 @@ class SweepConfig(_Settings):
     data: Axis[DataChoice]
     model: Axis[ModelChoice]
     seeds: Axis[Seed] = (0, 1, 2)
+    pretrain: Pretrain | None = None
     train: Train = Train()
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
@@ -239,7 +253,8 @@ class SweepConfig(_Settings):
     @property
     def user_code(self) -> tuple[str, ...]:
         """The names (module:function) of the user's own networks and data sets."""
-        return tuple(choice.name for choice in (*self.model, *self.data) if is_user_code(choice.name))
+        before = [self.pretrain.data] if self.pretrain else []
+        return tuple(choice.name for choice in (*self.model, *self.data, *before) if is_user_code(choice.name))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SweepConfig) and config_as_dict(self) == config_as_dict(other)
@@ -276,6 +291,12 @@ class SweepConfig(_Settings):
             raise problem(text, ("order", self.order.index("quantize_first")))
         if self.train.checkpoint is not None and len(self.model) > 1:
             raise problem(f"one checkpoint can't start {len(self.model)} models", ("train", "checkpoint"))
+        if self.pretrain is not None:
+            if self.train.checkpoint is not None:
+                raise problem("a checkpoint leaves nothing to pretrain; give one of the two", ("pretrain",))
+            settings = self.pretrain.model_copy()
+            settings._fill(lr=self.train.lr, batch_size=self.train.batch_size)
+            object.__setattr__(self, "pretrain", settings)
         for section, divisor in (("prune", 5), ("finetune", 5), ("quantize", 10)):
             settings = getattr(self, section).model_copy()
             settings._fill(lr=self.train.lr / divisor)

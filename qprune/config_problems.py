@@ -1,7 +1,7 @@
 """What pydantic found wrong with a sweep file -> one message with a line per problem, in the order of the file."""
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,8 +39,9 @@ def _text(item: dict[str, Any], path: KeyPath, root: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         return _unknown_key(path, root)
     if item["type"] == "missing":
-        needed = [name for name, field in root.model_fields.items() if field.is_required()]
-        return f"key {path[-1]!r} is missing; every sweep needs {', '.join(needed)}"
+        fields = _models(root)[path[0]].model_fields if len(path) > 1 else root.model_fields
+        needed = [name for name, field in fields.items() if field.is_required()]
+        return f"key {path[-1]!r} is missing; every {path[0] if len(path) > 1 else 'sweep'} needs {', '.join(needed)}"
     if item["type"] == "model_type":
         empty = "; leave the section out for its defaults" if item["input"] is None else ""
         return f"{show(item['input'])} is not a section with keys ({', '.join(_sections(root)[path[0]])}){empty}"
@@ -49,10 +50,16 @@ def _text(item: dict[str, Any], path: KeyPath, root: type[BaseModel]) -> str:
 
 def _sections(root: type[BaseModel]) -> dict[str, list[str]]:
     """Section -> its keys."""
+    return {name: list(model.model_fields) for name, model in _models(root).items()}
+
+
+def _models(root: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Section -> its model, also of one that may be null."""
     return {
-        name: list(field.annotation.model_fields)
+        name: part
         for name, field in root.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for part in (field.annotation, *get_args(field.annotation))
+        if isinstance(part, type) and issubclass(part, BaseModel)
     }
 
 

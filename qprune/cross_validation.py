@@ -30,15 +30,14 @@ def without_fold(split: Split, fold: int) -> tuple[Split, Split]:
 
 def fold_losses(stage, work) -> tuple[dict, None]:
     """One fold: {"losses": lambda -> ratio -> mean loss on the fold}."""
-    from qprune.stages import dense_spec, recipe_of
+    from qprune.stages import initial_network, recipe_of
 
     settings = stage.settings
     data = work.data(settings["data"])
     seed, recipe = settings["seed"], recipe_of(settings, data)
     rest, held = without_fold(data.train, settings["fold"])
-    spec = dense_spec(settings, data)
-    torch.manual_seed(seed_of(seed, "initial weights"))
-    dense = spec.build(pretrained=True).to(work.device)
+    spec, dense = initial_network(stage, work, data)
+    dense.to(work.device)
     updates, rate = range(settings["updates"]), cosine(settings["lr"], settings["updates"])
     trained = work.partial.train("dense", dense, rest, recipe, updates, rate, seed_of(seed, "dense"))
     counter, losses = work.partial.counter("lambdas"), {}

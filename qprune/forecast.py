@@ -144,10 +144,11 @@ def _first(split, count: int):
 
 
 def _measured_of(stage: Stage, measured: dict, plan: Plan) -> Measured:
-    """The timings that a stage's model and data have."""
+    """The timings that a stage's model and data have; of a pretraining, those of its model on the first data set."""
     while "model" not in stage.settings:  # a dense stage and a fold have it
         stage = plan.stages[stage.inputs[0]]
-    return measured[tuple(json.dumps(stage.settings[axis], sort_keys=True) for axis in ("model", "data"))]
+    model, data = (json.dumps(stage.settings[axis], sort_keys=True) for axis in ("model", "data"))
+    return measured.get((model, data)) or next(timing for key, timing in measured.items() if key[0] == model)
 
 
 def _layer_macs(spec: NetworkSpec) -> dict[str, int]:

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from qprune import cross_validation
 from qprune.config import SweepConfig, place_of
-from qprune.data import load_data
+from qprune.data import check_data, load_data
 from qprune.errors import UserError
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
@@ -190,16 +190,21 @@ class _Chain:
         prune, train = config.prune, config.train
         self.facts = facts_of(config, model, data)
         self.title = f"{model.name} on {data.name}, seed {seed}"
+        recipe = {
+            "batch_size": train.batch_size,
+            "momentum": train.momentum or 0.0,
+            "weight_decay": train.weight_decay,
+            "optimizer": train.optimizer,
+        }
+        if train.math != "fp32":
+            recipe["math"] = train.math
+        if train.channels_last:
+            recipe["channels_last"] = True
         self.common = {
             "data": data.settings,
             "data_fingerprint": data_fingerprint_of(data.canonical),
             "seed": seed,
-            "recipe": {
-                "batch_size": train.batch_size,
-                "momentum": train.momentum or 0.0,
-                "weight_decay": train.weight_decay,
-                "optimizer": train.optimizer,
-            },
+            "recipe": recipe,
         }
         self.schedule = PathSchedule(
             self.facts.maps, prune.channels_per_step.channels(self.facts.maps), prune.updates_between
@@ -215,16 +220,32 @@ class _Chain:
         if train.checkpoint:
             self.dense_settings["checkpoint_sha256"] = file_hash(train.checkpoint)
         made = 0 if train.checkpoint else self.dense_settings["updates"]
-        self.dense = self._add("dense", self.dense_settings, (), made, f"train {self.title}")
+        self.pretrained = (self._pretraining(model),) if config.pretrain else ()
+        self.dense = self._add("dense", self.dense_settings, self.pretrained, made, f"train {self.title}")
         self.cut = {"linear": prune.linear, "ignore": list(prune.ignore)}
+
+    def _pretraining(self, model: Choice) -> str:
+        """The dense stage of the same model on the data set of `pretrain`: what a sweep on that would begin with."""
+        before = self.config.pretrain
+        settings = {
+            "data": before.data.settings,
+            "data_fingerprint": data_fingerprint_of(before.data.canonical),
+            "seed": before.seed,
+            "recipe": {**self.common["recipe"], "batch_size": before.batch_size},
+            "updates": before.updates,
+            "lr": before.lr,
+        }
+        label = f"pretrain {model.name} on {before.data.name}"
+        with _blame(self.config, "pretrain", "data"):
+            check_data(before.data.settings)
+        return self._add("dense", {**self.dense_settings, **settings}, (), before.updates, label)
 
     def scratch(self) -> str:
         """The dense network trained under one schedule for as many updates as a cell has in all."""
         quantize, finetune = self._updates(self.config.quantize), self._updates(self.config.finetune)
         updates = self.dense_settings["updates"] + self.path_updates + finetune + quantize
-        return self._add(
-            "dense", {**self.dense_settings, "updates": updates}, (), updates, f"train {self.title}, one schedule"
-        )
+        settings = {**self.dense_settings, "updates": updates}
+        return self._add("dense", settings, self.pretrained, updates, f"train {self.title}, one schedule")
 
     def cell_stages(self, ratio: float, precision: str, order: str) -> dict[str, str]:
         """The cell's stages, added to the plan where they are new: kind -> id."""
@@ -344,7 +365,13 @@ class _Chain:
         tried = len(cross_validation.LAMBDAS) * (walked + len(settings["ratios"]) * tuning)
         updates = self.dense_settings["updates"] + tried
         folds = tuple(
-            self._add("fold", {**settings, "fold": fold}, (), updates, f"fold {fold} of {self.title}, for lambda")
+            self._add(
+                "fold",
+                {**settings, "fold": fold},
+                self.pretrained,
+                updates,
+                f"fold {fold} of {self.title}, for lambda",
+            )
             for fold in range(cross_validation.FOLDS)
         )
         return self._add("lambda", {}, folds, 0, f"choose lambda for {self.title}")

@@ -19,7 +19,7 @@ from qprune.correctness import pack_bits
 from qprune.cost import Cost, count_cost
 from qprune.data import Dataset, data_fingerprint, load_data
 from qprune.errors import UserError
-from qprune.models import load_checkpoint, model_fingerprint
+from qprune.models import load_checkpoint, load_pretrained, model_fingerprint
 from qprune.partial import Counter, Partial, load_optimizer, optimizer_tensors
 from qprune.precision import get_precision
 from qprune.provenance import provenance
@@ -172,17 +172,27 @@ def dense_spec(settings: dict, data: Dataset) -> NetworkSpec:
 
 
 def recipe_of(settings: dict, data: Dataset) -> Recipe:
-    """The stage's training recipe, with the data set's augmentation."""
-    return Recipe(**settings["recipe"], augment=tuple(data.augment))
+    """The stage's training recipe, with the data set's augmentation; in FP32 where the stage has a precision."""
+    recipe = Recipe(**settings["recipe"], augment=tuple(data.augment))
+    return recipe.in_fp32 if "precision" in settings else recipe
+
+
+def initial_network(stage: Stage, work: Work, data: Dataset) -> tuple[NetworkSpec, fx.GraphModule]:
+    """The unpruned network of a stage before its first update: with random weights, those that its model names, or
+    those of its pretraining, which is the stage's input if it has one."""
+    spec = dense_spec(stage.settings, data)
+    torch.manual_seed(seed_of(stage.settings["seed"], "initial weights"))
+    network = spec.build(pretrained=True)
+    for source in stage.inputs:
+        load_pretrained(network, work.store.tensors(source), work.store.meta(source)["label"])
+    return spec, network
 
 
 def _dense(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
-    """N updates from initial (or ImageNet) weights, the learning rate decaying to its end; or a checkpoint."""
+    """N updates from initial (or pretrained) weights, the learning rate decaying to its end; or a checkpoint."""
     settings = stage.settings
     data = work.data(settings["data"])
-    spec = dense_spec(settings, data)
-    torch.manual_seed(seed_of(settings["seed"], "initial weights"))
-    network = spec.build(pretrained=True)
+    spec, network = initial_network(stage, work, data)
     if settings["checkpoint"]:
         load_checkpoint(network, settings["checkpoint"])
         network.to(work.device)

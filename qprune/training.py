@@ -6,8 +6,9 @@ so a run that stops and goes on is the run that never stopped, and cells that ar
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,33 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How updates are made. optimizer: "sgd" (with momentum) or "adamw"; augment: as in qprune.data."""
+    """How updates are made. optimizer: "sgd" (with momentum) or "adamw"; augment: as in qprune.data.
+
+    math: of the forward and backward passes. "fp32"; "tf32": on a GPU, products of 10-bit mantissas with FP32 sums;
+    "bf16": torch.autocast, weights and optimizer stay FP32. channels_last: the memory format of images and kernels.
+    """
 
     batch_size: int = 64
     momentum: float = 0.9
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
     augment: tuple[str, ...] = ()
+    math: str = "fp32"
+    channels_last: bool = False
+
+    @property
+    def in_fp32(self) -> "Recipe":
+        """The same in FP32, for what rounds by itself."""
+        return replace(self, math="fp32")
+
+
+@contextmanager
+def math_of(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """The forward pass inside is made in the recipe's math. PyTorch's own default on a GPU, TF32 in convolutions, is off."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = recipe.math == "tf32"
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.math == "bf16", cache_enabled=False):
+        yield
 
 
 def seed_of(*parts) -> int:
@@ -111,19 +132,19 @@ def train(
     """
     optimizer = optimizer or make_optimizer(network, recipe, lr(updates.start))
     network.train()
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    network.to(memory_format=layout)
     for update in updates:
         images, labels = minibatch(split, recipe, seed, update)
         torch.manual_seed(seed_of(seed, "dropout", update))
         for group in optimizer.param_groups:
             group["lr"] = lr(update)
+        images = images.contiguous(memory_format=layout)
         optimizer.zero_grad(set_to_none=True)
-        if scorer is None:
-            loss = F.cross_entropy(network(images), labels)
-            loss.backward()
-        else:
-            with scorer.minibatch():
+        with scorer.minibatch() if scorer is not None else nullcontext():
+            with math_of(recipe, images.device):
                 loss = F.cross_entropy(network(images), labels)
-                loss.backward()
+            loss.backward()
         read = not loss.is_cuda or update % READ_LOSS_EVERY == 0 or update == updates.stop - 1
         value = loss.item() if read else None
         if value is not None and not math.isfinite(value):
@@ -149,13 +170,14 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, split: Split, batch_size: int = 256) -> Evaluation:
-    """Loss and per-image correctness on a split, in eval mode; the network's mode is left as it was."""
+    """Loss and per-image correctness on a split, in eval mode and FP32; the network's mode is left as it was."""
     training = network.training
     network.eval()
     loss, correct = 0.0, []
     for start in range(0, len(split.labels), batch_size):
         labels = split.labels[start : start + batch_size]
-        logits = network(split.images[start : start + batch_size].float().div_(255))
+        with math_of(Recipe(), labels.device):
+            logits = network(split.images[start : start + batch_size].float().div_(255))
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct.append((logits.argmax(1) == labels).cpu())
     network.train(training)

@@ -212,7 +212,7 @@ REFUSED = [  # text after MINIMAL (lines 1 to 3), what the error says
     ("precision: int8", "q.yaml:4:1: precision: unknown key 'precision'; did you mean 'precisions'? (valid: name, "),
     ("ratios: 0.5", "q.yaml:4:1: ratios: key 'ratios' belongs under 'prune'"),
     ("prune:\n  seeds: 3", "q.yaml:5:3: prune.seeds: key 'seeds' belongs at the top level"),
-    ("lr: 1", "q.yaml:4:1: lr: key 'lr' belongs under 'train' or under 'prune' or under 'finetune' or under 'quant"),
+    ("lr: 1", "q.yaml:4:1: lr: key 'lr' belongs under 'pretrain' or under 'train' or under 'prune' or under 'fi"),
     ("xyz: 1", "q.yaml:4:1: xyz: unknown key 'xyz' (valid: name, data"),
     ("train: {epohcs: 3}", "q.yaml:4:9: train.epohcs: unknown key 'epohcs'; did you mean 'epochs'? (valid: epochs, "),
     ("train: 5", "q.yaml:4:1: train: 5 is not a section with keys (epochs, updates, "),

@@ -131,7 +131,16 @@ def test_missing_files_say_where_they_were_looked_for_and_the_remedy(name, tmp_p
 def test_a_name_registered_twice_raises():
     with pytest.raises(ValueError, match="registered twice"):
         base.SOURCES.add("digits", "somewhere:else")
-    assert data_names() == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "flowers102", "imagefolder"]
+    assert data_names() == [
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "flowers102",
+        "tiny_imagenet",
+        "imagefolder",
+    ]
 
 
 def test_checks_and_fingerprints_import_neither_torch_nor_scikit_learn():
@@ -565,3 +574,50 @@ def test_a_batch_is_augmented_within_a_few_milliseconds():
         augment(images, ("flip", "crop4"), generator)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.005  # about 0.3 ms on one core; a loop over images or pixels takes more
+
+
+# ---- tiny_imagenet
+
+
+@pytest.fixture
+def tiny_imagenet(tmp_path):
+    """Three classes of 20 training pictures, 6 test pictures; class k is of the grey 60 k."""
+    root = tmp_path / "tiny-imagenet-200"
+    lines = []
+    for label, name in enumerate(("n03", "n01", "n02")):
+        for number in range(20):
+            save_grey(root / "train" / name / "images" / f"{name}_{number}.JPEG", 60 * label)
+        for number in range(2):
+            save_grey(root / "val" / "images" / f"val_{label}{number}.JPEG", 60 * label)
+            lines.append(f"val_{label}{number}.JPEG\t{name}\t0\t0\t9\t9\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return root
+
+
+def save_grey(path, grey):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (12, 12), (grey,) * 3).save(path)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_tiny_imagenet_splits_and_labels(above, tiny_imagenet):
+    data = load_data(
+        {"name": "tiny_imagenet", "root": str(tiny_imagenet.parent if above else tiny_imagenet), "image_size": 8}
+    )
+    assert data.class_names == ("n01", "n02", "n03")
+    assert [len(split) for split in (data.train, data.val, data.test)] == [54, 6, 6]
+    grey_of = torch.tensor([60, 120, 0])
+    for split in (data.train, data.val, data.test):
+        assert (split.images.float().mean((1, 2, 3)) - grey_of[split.labels]).abs().max() < 3
+    assert data.train.images.shape[1:] == (3, 8, 8)
+
+
+def test_tiny_imagenet_says_what_is_wrong(tiny_imagenet):
+    settings = {"name": "tiny_imagenet", "root": str(tiny_imagenet)}
+    with (tiny_imagenet / "val" / "val_annotations.txt").open("a") as file:
+        file.write("val_00.JPEG\tn09\t0\n")
+    with pytest.raises(UserError, match=r"val_annotations.txt:7: 'n09' is no folder of train/"):
+        load_data(settings)
+    (tiny_imagenet / "val" / "val_annotations.txt").unlink()
+    with pytest.raises(UserError, match=rf"val/val_annotations.txt not found. Looked in: {tiny_imagenet}. Unpack http"):
+        check_data(settings)

@@ -11,7 +11,16 @@ import torch
 from torch import nn
 
 from qprune.errors import UserError
-from qprune.models import MODELS, build_model, check_model, load_checkpoint, model_fingerprint, model_names
+from qprune.models import (
+    MODELS,
+    build_model,
+    check_model,
+    load_checkpoint,
+    load_pretrained,
+    model_fingerprint,
+    model_names,
+)
+from qprune.models.weights import head_name
 from qprune.network import with_normalize
 
 OWN = [("vgg_tiny", 1, 8), ("vgg_small", 1, 28), ("vgg7", 3, 32), ("resnet20", 3, 32)]
@@ -143,6 +152,9 @@ def test_resnet20s_shortcuts_are_sums_of_two_branches():
         ({"name": "torchvision:resnet18", "weights": "IMAGENET1K_V3"}, "unknown weights.*did you mean 'IMAGENET1K_V1'"),
         ({"name": "torchvision:resnet18", "weights": "no/file.pth"}, "no weights file no/file.pth"),
         ({"name": "torchvision:resnet18", "weights": 3}, "unknown weights 3"),
+        ({"name": "torchvision:resnet18", "hidden": 64}, "hidden is of AlexNet and VGG alone"),
+        ({"name": "torchvision:vgg11", "hidden": 0}, "hidden is 0; it must be a whole number from 1 to 4096"),
+        ({"name": "torchvision:vgg11", "hidden": 64, "weights": "DEFAULT"}, "weights are for 4,096 hidden units"),
         ({"name": "no_such_module:build"}, "no module 'no_such_module'"),
     ],
 )
@@ -186,6 +198,43 @@ def test_fingerprints_tell_networks_apart():
 
 
 # ---- torchvision's
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "last"), [("alexnet", 64, 256), ("vgg11_bn", 64, 512 * 4), ("vgg11", 32, 512)]
+)
+def test_hidden_units_read_the_last_map_as_it_is(name, size, last):
+    model = build(f"torchvision:{name}", 3, 7, size, hidden=20)
+    linear = [(layer.in_features, layer.out_features) for layer in model.classifier if isinstance(layer, nn.Linear)]
+    assert linear == [(last, 20), (20, 20), (20, 7)]
+    assert model.training and all(module.training for module in model.modules())
+    names = {
+        model_fingerprint({"name": f"torchvision:{name}", **extra}) for extra in ({}, {"hidden": 20}, {"hidden": 9})
+    }
+    assert len(names) == 3
+
+
+def test_pretrained_tensors_replace_all_but_the_head_and_the_normalisation():
+    before, after = (
+        with_normalize(build("vgg_tiny", 3, classes, 8, seed=classes), (mean,) * 3, (1.0,) * 3)
+        for classes, mean in ((5, 0.2), (9, 0.4))
+    )
+    fresh = {name: tensor.clone() for name, tensor in after.state_dict().items()}
+    load_pretrained(after, before.state_dict(), "the one before")
+    own = {name for name, tensor in after.state_dict().items() if torch.equal(tensor, fresh[name])}
+    taken = {
+        name for name, tensor in before.state_dict().items() if name not in own and same_tensor(tensor, after, name)
+    }
+    head = [name for name in fresh if name.startswith(f"{head_name(after)}.")]
+    assert {"normalize.mean", *head} <= own and fresh.keys() - own == taken
+    assert {name for name in fresh if "conv" in name and name.endswith("weight")} <= taken
+    grey = with_normalize(build("vgg_tiny", 1, 5, 8), (0.2,), (1.0,))
+    with pytest.raises(UserError, match="weights: the one before doesn't fit the model: .* is .* there and"):
+        load_pretrained(grey, before.state_dict(), "the one before")
+
+
+def same_tensor(tensor, model, name):
+    return torch.equal(tensor, model.state_dict()[name])
 
 
 @pytest.mark.parametrize(("name", "size"), [

@@ -16,6 +16,7 @@ from qprune.training import (
     cosine,
     evaluate,
     make_optimizer,
+    math_of,
     minibatch,
     seed_of,
     train,
@@ -212,3 +213,48 @@ def test_evaluation_by_hand_and_of_a_network_that_diverged():
         network[-1].weight.fill_(math.nan)
     with pytest.raises(Diverged, match="not finite"):
         evaluate(network, split)
+
+
+# ---- math and memory format
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(math="bf16"), Recipe(channels_last=True), Recipe(math="bf16", channels_last=True)]
+)
+def test_other_math_trains_nearly_the_same_fp32_weights(recipe):
+    plain, other = small_network(), small_network()
+    plain[3].p = other[3].p = 0.0
+    losses = {plain: [], other: []}
+    for network, how in ((plain, Recipe()), (other, recipe)):
+        train(
+            network,
+            classes(),
+            how,
+            range(12),
+            constant(0.05),
+            0,
+            on_update=lambda _, loss, n=network: losses[n].append(loss),
+        )
+    assert losses[plain] == pytest.approx(losses[other], rel=0.05)
+    assert losses[plain] != losses[other] or recipe.math == "fp32"
+    assert {parameter.dtype for parameter in other.parameters()} == {torch.float32}
+    for ours, theirs in zip(plain.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), atol=0.03)
+
+
+def test_evaluation_is_in_fp32_whatever_is_around_it():
+    network = small_network()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = evaluate(network, classes()).loss
+    assert inside == evaluate(network, classes()).loss
+
+
+def test_tf32_is_on_only_where_it_is_asked_for():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        for math_name in ("fp32", "tf32", "bf16"):
+            with math_of(Recipe(math=math_name), torch.device("cuda")):
+                flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+            assert flags == (math_name == "tf32",) * 2
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -31,6 +31,7 @@ SOURCES.add("fashion_mnist", "qprune.data.fashion_mnist:SOURCE")
 SOURCES.add("cifar10", "qprune.data.cifar10:SOURCE")
 SOURCES.add("cifar100", "qprune.data.cifar100:SOURCE")
 SOURCES.add("flowers102", "qprune.data.flowers102:SOURCE")
+SOURCES.add("tiny_imagenet", "qprune.data.tiny_imagenet:SOURCE")
 SOURCES.add("imagefolder", "qprune.data.imagefolder:SOURCE")
 
 _VERSION = 1  # raised when the same files and options would give other tensors

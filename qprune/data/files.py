@@ -53,7 +53,7 @@ def _status(path: Path) -> os.stat_result:
     return status
 
 
-@functools.lru_cache(maxsize=100_000)
+@functools.lru_cache(maxsize=1_000_000)
 def _hash_content(path: str, size: int, modified_ns: int) -> str:
     """SHA-256 of one file; size and time are only there so that a changed file is read again."""
     try:

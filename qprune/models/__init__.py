@@ -24,9 +24,9 @@ from qprune.user_code import check_options, is_user_code, load_function, source_
 from qprune.yaml_source import show
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-__all__ = ["build_model", "check_model", "load_checkpoint", "model_fingerprint", "model_names"]
+__all__ = ["build_model", "check_model", "load_checkpoint", "load_pretrained", "model_fingerprint", "model_names"]
 
 MODELS = Registry("model")
 _VERSIONS: dict[str, int] = {}
@@ -62,7 +62,7 @@ def check_model(settings: Mapping[str, Any]) -> None:
     elif name.startswith(_DOOR):
         from qprune.models import torchvision_door
 
-        torchvision_door.check(name.removeprefix(_DOOR), _door_options(name, options))
+        torchvision_door.check(name.removeprefix(_DOOR), **_door_options(name, options))
     elif is_user_code(name):
         check_options("model", name, load_function("model", name), options, dict.fromkeys(_SHAPES))
     else:
@@ -83,8 +83,7 @@ def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int,
     if name.startswith(_DOOR):
         from qprune.models import torchvision_door
 
-        weights = _door_options(name, options)
-        model = torchvision_door.build(name.removeprefix(_DOOR), **shapes, weights=weights)
+        model = torchvision_door.build(name.removeprefix(_DOOR), **shapes, **_door_options(name, options))
     else:
         model = _call_user(name, options, shapes)
     _check_output(name, model, **shapes)
@@ -102,15 +101,26 @@ def model_fingerprint(settings: Mapping[str, Any]) -> str:
         from qprune.models import torchvision_door
         from qprune.models.weights import file_hash
 
-        weights = _door_options(name, options)
+        asked = _door_options(name, options)
+        weights = asked.pop("weights")
         if weights is not None and torchvision_door.is_file(weights):
             weights = file_hash(weights)
         elif weights is not None:
             weights = torchvision_door.named_weights(name.removeprefix(_DOOR), weights).name  # DEFAULT -> its name
-        identity = [name, weights]
+        identity = [name, weights, *(value for value in asked.values() if value is not None)]
     else:
         identity = [name, options, source_hash("model", name)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_pretrained(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Loads another network's tensors, in place, but for its head and its input normalisation.
+
+    source: what the tensors are of, for the UserError where they don't fit.
+    """
+    from qprune.models import weights
+
+    weights.load_pretrained(network, tensors, source)
 
 
 def load_checkpoint(network: nn.Module, file: str | Path) -> None:
@@ -157,12 +167,13 @@ def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, float
     return build(**shapes, **options)
 
 
-def _door_options(name: str, options: Mapping[str, Any]) -> Any:
-    """The option `weights` of a torchvision network, None where it isn't given."""
+def _door_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """{"weights", "hidden"} of a torchvision network, None where they aren't given."""
+    known = dict.fromkeys(("weights", "hidden"))
     for option in options:
-        if option != "weights":
-            raise UserError(f"model {name!r}: unknown option {option!r}{nearest(option, ['weights'])}")
-    return options.get("weights")
+        if option not in known:
+            raise UserError(f"model {name!r}: unknown option {option!r}{nearest(option, list(known))}")
+    return {**known, **options}
 
 
 def _call_user(name: str, options: Mapping[str, Any], shapes: Mapping[str, int]) -> nn.Module:

@@ -2,6 +2,9 @@
 
 weights: null (random), the name of torchvision's weights (IMAGENET1K_V1, DEFAULT; downloaded by torchvision into
 the torch hub folder) or a local file with a state dict (torch.save or safetensors).
+hidden: null, or for AlexNet and VGG the units of each hidden linear layer (torchvision: 4,096), which then read the
+last map as it is. On small images that map is one or a few pixels, which torchvision's average pooling copies to
+6 x 6 or 7 x 7, in front of 38 or 103 million weights.
 
 - The head, the last linear layer (SqueezeNet: its last convolution), is replaced by a fresh one where it isn't
   already for `num_classes`. A local file may come with a head of any number of classes.
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from qprune.errors import UserError
-from qprune.models.weights import SUFFIXES, as_path, fill, first_line, read_weights
+from qprune.models.weights import SUFFIXES, as_path, fill, first_line, head_name, read_weights
 from qprune.registry import nearest
 
 
@@ -31,8 +34,8 @@ def classifiers() -> list[str]:
     return models.list_models(module=models)
 
 
-def check(name: str, weights: object) -> None:
-    """UserError where there is no such classifier, or no such weights for it. Downloads nothing."""
+def check(name: str, weights: object, hidden: object = None) -> None:
+    """UserError where there is no such classifier, or no such weights or hidden units for it. Downloads nothing."""
     if name not in classifiers():
         if name in models.list_models():
             raise UserError(
@@ -40,6 +43,15 @@ def check(name: str, weights: object) -> None:
             )
         close = nearest(name, classifiers())
         raise UserError(f"unknown model 'torchvision:{name}' in torchvision {torchvision.__version__}{close}")
+    if hidden is not None:
+        if not name.startswith(("alexnet", "vgg")):
+            raise UserError(f"model 'torchvision:{name}': hidden is of AlexNet and VGG alone; leave it out")
+        if isinstance(hidden, bool) or not isinstance(hidden, int) or not 1 <= hidden <= 4096:
+            raise UserError(
+                f"model 'torchvision:{name}': hidden is {hidden!r}; it must be a whole number from 1 to 4096"
+            )
+        if weights is not None:
+            raise UserError(f"model 'torchvision:{name}': weights are for 4,096 hidden units; leave hidden or them out")
     if weights is not None and not is_file(weights):
         named_weights(name, weights)
     elif weights is not None and not (path := as_path(weights)).is_file():
@@ -62,9 +74,16 @@ def named_weights(name: str, weights: object) -> models.WeightsEnum:
     return known[weights]
 
 
-def build(name: str, in_channels: int, num_classes: int, image_size: int, weights: str | None = None) -> nn.Module:
+def build(
+    name: str,
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+    weights: str | None = None,
+    hidden: int | None = None,
+) -> nn.Module:
     """[n, in_channels, image_size, image_size] -> [n, num_classes]; see the module's docstring."""
-    check(name, weights)
+    check(name, weights, hidden)
     if weights is None:
         model = _construct(name, image_size)
         _take_channels(model, name, in_channels, keep_weights=False)
@@ -73,8 +92,26 @@ def build(name: str, in_channels: int, num_classes: int, image_size: int, weight
     else:
         model = _download(name, named_weights(name, weights), image_size)
         _take_channels(model, name, in_channels, keep_weights=True)
+    if hidden is not None:
+        _narrow_classifier(model, hidden, in_channels, image_size)
     _replace_head(model, num_classes)
     return model
+
+
+def _narrow_classifier(model: nn.Module, hidden: int, in_channels: int, image_size: int) -> None:
+    """In place: no pooling in front of the classifier, and `hidden` units in each of its hidden layers."""
+    model.avgpool = nn.Identity()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            width = model.eval().features(torch.zeros(1, in_channels, image_size, image_size)).numel()
+        except RuntimeError as error:
+            raise UserError(f"{type(model).__name__} can't take {image_size}x{image_size} images: {error}") from error
+    model.train()
+    for place, layer in enumerate(model.classifier[:-1]):
+        if isinstance(layer, nn.Linear):
+            model.classifier[place] = nn.Linear(width, hidden)
+            width = hidden
+    model.classifier[-1] = nn.Linear(width, model.classifier[-1].out_features)
 
 
 def _construct(name: str, image_size: int) -> nn.Module:
@@ -112,7 +149,7 @@ def _from_file(name: str, file: str, in_channels: int, image_size: int) -> nn.Mo
     """The network with a file's tensors; the head and the first convolution are made to fit those first."""
     tensors = _modern_names(read_weights(file))
     model = _construct(name, image_size)
-    head = tensors.get(f"{_head_name(model)}.weight")
+    head = tensors.get(f"{head_name(model)}.weight")
     if head is not None:
         _replace_head(model, len(head))
     first = tensors.get(f"{_first_conv_name(model)}.weight")
@@ -132,15 +169,6 @@ def _first_conv_name(model: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
 
 
-def _head_name(model: nn.Module) -> str:
-    """The last linear layer, else the last convolution."""
-    for kind in (nn.Linear, nn.Conv2d):
-        names = [name for name, module in model.named_modules() if isinstance(module, kind)]
-        if names:
-            return names[-1]
-    raise UserError(f"{type(model).__name__} has neither a linear layer nor a convolution for a head.")
-
-
 def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
@@ -148,7 +176,7 @@ def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _replace_head(model: nn.Module, num_classes: int) -> None:
     """In place; a head that is already for `num_classes` stays."""
-    name = _head_name(model)
+    name = head_name(model)
     head = model.get_submodule(name)
     bias = head.bias is not None
     if isinstance(head, nn.Linear) and head.out_features != num_classes:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -84,6 +85,22 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], file: str | Path, optiona
         raise UserError(f"weights: {file} doesn't fit the model: {faults[0]}{more}.")
     wanted.update({name: tensors[name] for name in wanted if name in tensors})  # keeps the metadata of versions
     model.load_state_dict(wanted)
+
+
+def head_name(model: nn.Module) -> str:
+    """The last linear layer, else the last convolution. UserError where there is neither."""
+    for kind in (nn.Linear, nn.Conv2d):
+        names = [name for name, module in model.named_modules() if isinstance(module, kind)]
+        if names:
+            return names[-1]
+    raise UserError(f"{type(model).__name__} has neither a linear layer nor a convolution for a head.")
+
+
+def load_pretrained(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Loads all tensors but the head's and the input normalisation's, in place; UserError naming what doesn't fit."""
+    others = (f"{head_name(network)}.", "normalize.")
+    body = {name: tensor for name, tensor in tensors.items() if not name.startswith(others)}
+    fill(network, body, source, optional=others)
 
 
 def load_checkpoint(network: nn.Module, file: str | Path) -> None:

@@ -51,7 +51,7 @@ class Gate(Leaf):
 
     def forward(self, z: Tensor) -> Tensor:  # [batch, c] or [batch, c, h, w]
         if self.masked:
-            z = z * self.mask.view(1, -1, *[1] * (z.dim() - 2))
+            z = z * self.mask.to(z.dtype).view(1, -1, *[1] * (z.dim() - 2))
         if self.watcher is not None:
             self.watcher(self, z)
         return z

@@ -189,8 +189,10 @@ def _carried(gate: Gate) -> tuple[Tensor, Tensor | slice]:
 
 
 def _positions_last(tensor: Tensor | None) -> Tensor | None:
+    """[batch, c, ...] -> [batch, c, positions]; sums over positions of what is in BF16 are made in FP32."""
     if tensor is None:
         return None
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     return tensor.flatten(2) if tensor.dim() > 2 else tensor[..., None]
 
 

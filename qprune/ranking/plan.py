@@ -76,7 +76,7 @@ def make_rank_plan(config: SweepConfig) -> RankPlan:
         facts = gather_facts(model.canonical, data.canonical, config.prune.linear, config.prune.ignore, True)
         check_reachable(facts.groups, max(config.rank.shares), config.prune.min_channels)
         source = whole.stages[dense[names[model], names[data], seed]]
-        stages[source.id] = source
+        stages |= {name: whole.stages[name] for name in (*source.inputs, source.id)}
         maker = _Maker(config, source, facts.groups, facts.images, stages, f"{model.name} on {data.name}, seed {seed}")
         networks.append(maker.ranked(names[model], names[data], seed))
     stages = {name: replace(stage, trust=config.user_code) for name, stage in stages.items()}
