@@ -12,7 +12,7 @@ from tiny_sweep import command
 from qprune.analysis.answers import answers, compare_answers
 from qprune.analysis.front import front_cells, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
-from qprune.analysis.studies import budget, orders, references
+from qprune.analysis.studies import budget, criterion_means, orders, references
 from qprune.records import read_cells
 from qprune.report.build import report_data
 from qprune.report.details import curve_tables
@@ -320,3 +320,40 @@ def test_lambda_in_words():
     assert "chose lambda = 1 (seed 0), 1 (seed 1), 1 (seed 2)" in answer.sentence
     assert "least at lambda 1, -0.0500 (-0.0500 to -0.0500) against that of lambda 0" in answer.sentence
     assert answer.rows[0] == ("0", "1.6100", "+0.0000", "+0.0000 to +0.0000", "3")
+
+
+# --- the order of the criteria ---------------------------------------------------------------------------------------
+
+
+def test_criterion_means_take_what_all_have_done():
+    one = cells_of({("fp32", 0.5): [0.9, 0.8, 0.7], ("int4", 0.5): [0.5, 0.4, 0.3]}, criterion="taylor")
+    other = cells_of(
+        {("fp32", 0.5): [0.8, 0.8], ("int4", 0.5): [0.1, 0.1], ("fp32", 0.7): [0.0, 0.0]}, criterion="random"
+    )
+    means = criterion_means(pd.concat([one, other], ignore_index=True))
+    assert means == {"taylor": pytest.approx({0: 0.7, 1: 0.6}), "random": pytest.approx({0: 0.45, 1: 0.45})}
+
+
+def test_answer_on_the_order_of_criteria():
+    """Taylor is best on both sweeps; the others change places, which no seed settles."""
+    accuracies = {
+        "s": {"taylor": [0.90, 0.91, 0.92], "activation": [0.80, 0.82, 0.81], "random": [0.805, 0.80, 0.815]},
+        "t": {"taylor": [0.70, 0.71, 0.70], "activation": [0.60, 0.62, 0.61], "random": [0.615, 0.61, 0.62]},
+    }
+    parts = [
+        cells_of({("fp32", 0.5): values}, sweep=sweep, criterion=criterion, data=f"d{sweep}")
+        for sweep, own in accuracies.items()
+        for criterion, values in own.items()
+    ]
+    (found,) = compare_answers(pd.concat(parts, ignore_index=True))
+    assert found.question == "Is the order of the criteria the same everywhere?"
+    assert found.sentence.startswith("Not the same on all 2, by mean validation accuracy over all pruned points.")
+    assert "Kendall's tau between two of them is 0.33 on average" in found.sentence
+    assert "settle: 2 pairs of criteria, none of them both ways." in found.sentence
+    assert [row[1] for row in found.rows] == [
+        "taylor 91.00, activation 81.00, random 80.67",
+        "taylor 70.33, random 61.50, activation 61.00",
+    ]
+    assert "taylor over activation by +10.00 points" in found.rows[0][2] and "activation over" not in found.rows[0][2]
+    (alone,) = [compare_answers(pd.concat(parts[:3] + [parts[0].assign(sweep="t")], ignore_index=True))]
+    assert all("order of the criteria" not in one.question for one in alone)

@@ -4,6 +4,7 @@ Everything is chosen by validation accuracy; test accuracy stands beside it and 
 percentage points, paired by seed, with 95% intervals over seeds.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from qprune.analysis.studies import (
     Bears,
     budget,
     by_seed,
+    criterion_means,
     differences,
     drops,
     equal_cost,
@@ -213,7 +215,8 @@ def _fair(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def compare_answers(cells) -> list[Answer]:
-    """How each sweep differs from the first one, where they have the same model, data set, criterion and order."""
+    """How each sweep differs from the first one, where they have the same model, data set, criterion and order; and
+    whether the criteria come in the same order everywhere."""
     found = []
     done = cells[cells.status == "done"]
     first, *others = cells.sweep.unique()
@@ -225,7 +228,44 @@ def compare_answers(cells) -> list[Answer]:
                 model, data, criterion, order = key
                 name = f"{sweep}: {model} on {data}, {with_order(criterion, order)}"
                 found.append(Answer(name, f"{sweep} or {first}?", *_difference(own, base, sweep, first)))
-    return found
+    return [*found, *_same_order(done)]
+
+
+def _same_order(cells) -> list[Answer]:
+    """Whether the criteria come in the same order on all networks and data sets; nothing where there is but one."""
+    from scipy.stats import kendalltau
+
+    rows, orders, settled = [], [], {}
+    for (sweep, model, data, order), own in cells.groupby([one for one in GROUP if one != "criterion"], sort=False):
+        means = {name: seeds for name, seeds in criterion_means(own).items() if seeds}
+        if len(means) < 2:
+            continue
+        ranked = sorted(means, key=lambda name: -interval(list(means[name].values())).mean)
+        orders.append(ranked)
+        apart = []
+        for better, worse in itertools.combinations(ranked, 2):
+            gap = interval(paired_differences(means[better], means[worse]))
+            if gap.low > 0:
+                apart.append(f"{better} over {worse} by {_with_interval(gap)}")
+                settled.setdefault((better, worse), []).append(f"{model} on {data} ({sweep})")
+        texts = [f"{name} {100 * interval(list(means[name].values())).mean:.2f}" for name in ranked]
+        rows.append(
+            (f"{sweep}: {with_order(f'{model} on {data}', order)}", ", ".join(texts), "; ".join(apart) or "none")
+        )
+    if len(rows) < 2:
+        return []
+    known = [name for name in orders[0] if all(name in own for own in orders)]
+    places = [[own.index(name) for name in known] for own in orders]
+    taus = [kendalltau(one, other).statistic for one, other in itertools.combinations(places, 2)] if known[1:] else []
+    against = [pair for pair in settled if pair[::-1] in settled]
+    same = len({tuple(name for name in own if name in known) for own in orders}) == 1
+    sentence = f"{'The same' if same else 'Not the same'} on all {len(rows)}, by mean validation accuracy over all pruned points."
+    if taus:
+        sentence += f" Kendall's tau between two of them is {sum(taus) / len(taus):.2f} on average ({min(taus):.2f} to {max(taus):.2f})."
+    sentence += f" Differences that the seeds settle: {len(settled)} pairs of criteria"
+    sentence += f", {len(against) // 2} of them both ways." if against else ", none of them both ways."
+    head = ("where", "criteria, the best first, mean validation accuracy (%)", "settled by the seeds")
+    return [Answer("all sweeps", "Is the order of the criteria the same everywhere?", sentence, head, rows)]
 
 
 def _orders(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:

@@ -144,6 +144,28 @@ def orders(cells, column: str = "val_accuracy") -> list[Difference]:
     return differences(*(cells[cells.order == order] for order in ("quantize_first", "prune_first")), column)
 
 
+def criterion_means(cells, column: str = "val_accuracy") -> dict[str, dict[int, float]]:
+    """Criterion -> seed -> mean of the column over all pruned (precision, ratio) that every criterion has done.
+
+    cells: of one sweep, model, data set and order. Seeds and places that a criterion lacks are left out for all.
+    """
+    pruned = cells[(cells.pruning_ratio > 0) & (cells.status == "done")]
+    values = {name: by_seed(own, column) for name, own in pruned.groupby("criterion", sort=False)}
+    shared = {
+        (place, seed)
+        for place, seeds in next(iter(values.values()), {}).items()
+        for seed in seeds
+        if all(seed in own.get(place, {}) for own in values.values())
+    }
+    return {
+        name: {
+            seed: float(np.mean([own[place][seed] for place, other in shared if other == seed]))
+            for seed in sorted({seed for _, seed in shared})
+        }
+        for name, own in values.items()
+    }
+
+
 def paired_differences(these: dict[int, float], those: dict[int, float]) -> list[float]:
     """these - those of the seeds that both have: seed -> value."""
     return [these[seed] - those[seed] for seed in sorted(these.keys() & those.keys())]
