@@ -271,16 +271,22 @@ def pick(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of two or more sweeps.", metavar="DIR DIR ...")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of sweeps: two or more, or one with --published.", metavar="DIR ...")
+    ],
     output: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("compare.html"),
     answers: Annotated[
         bool, typer.Option("--answers", help="Also print, as Markdown, how each differs from the first.")
     ] = False,
+    published: Annotated[
+        list[Path] | None,
+        typer.Option(help="Also show these results of papers (a table).", metavar="FILE", show_default=False),
+    ] = None,
 ) -> None:
-    """Put several sweeps on one page, and print the hypervolume of each."""
+    """Put several sweeps on one page, and print the hypervolume of each; with --published, beside results of papers."""
     from qprune.report.commands import compare_command
 
-    compare_command(folders, output, answers)
+    compare_command(folders, output, answers, published or [])
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 import qprune
 from qprune.analysis.front import COSTS, GROUP, POINT, STUDY, is_on_front, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
+from qprune.analysis.published import Published, same_name
 from qprune.analysis.statistics import Interval
 from qprune.analysis.studies import (
     REFERENCES,
@@ -46,8 +49,10 @@ MEASURES = ("val_accuracy", "accuracy", "val_loss", "test_loss")
 TEXTS = ("cell", *GROUP, "precision", "status", "reason")
 
 
-def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
+def report_data(folders: list[Path], labels: list[str] | None = None, published: Sequence[Published] = ()) -> dict:
     """All that the page shows of the sweeps in these folders. labels: other names for the sweeps, all different.
+
+    published: results of papers to show beside them.
 
     Raises UserError for a folder that isn't a sweep's, and Damaged for a file that is not what was written.
     """
@@ -82,6 +87,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None) -> dict:
             for row in groups.to_dict("records")
         ],
         "hypervolumes": _hypervolumes(cells) if len(places) > 1 else [],
+        "published": [_published(one, cells) for one in published],
         "details": {
             "rows": [int(row) for row in detailed.index],
             "all": len(detailed) == int(counts.get("done", 0)),
@@ -224,6 +230,12 @@ def _hypervolumes(cells) -> list[dict]:
         for data, group in cells.groupby("data", sort=False)
         for sweep, volume in hypervolumes(group).items()
     ]
+
+
+def _published(one: Published, cells) -> dict:
+    """A published result, and which of the sweeps' models and data sets are its own."""
+    own = {name: [here for here in cells[name].unique() if same_name(getattr(one, name), here)] for name in STUDY}
+    return asdict(one) | {"counts_alike": one.counts_alike, "own": own}
 
 
 def _curves(places: dict[str, Path], detailed, records: list) -> dict:

@@ -18,6 +18,7 @@ from qprune.analysis.pick import (
     pick,
     price_of_limits,
 )
+from qprune.analysis.published import Published, read_published, standings
 from qprune.errors import UserError
 from qprune.records import read_lambdas
 from qprune.report.build import read_sweeps, report_data
@@ -80,15 +81,24 @@ def _print_answers(found: list[Answer]) -> None:
     print("\nChanges are in percentage points, paired by seed; 95% intervals are over seeds. Test chooses nothing.")
 
 
-def compare_command(folders: list[Path], output: Path, answers: bool = False) -> None:
+def compare_command(
+    folders: list[Path], output: Path, answers: bool = False, published: list[Path] | None = None
+) -> None:
     """Write one page about several sweeps, and print the hypervolume of each.
 
     answers: also print, as Markdown, how each differs from the first where they have the same cells.
+    published: tables of published results, to show beside the sweeps, and to print what these have at their cost; with
+    any, one sweep is enough.
     """
-    if len(folders) < 2:
-        raise UserError("compare needs two sweeps' folders or more; qprune report shows one")
+    if len(folders) < 2 and not published:
+        raise UserError(
+            "compare needs two sweeps' folders or more, or one and --published FILE; qprune report shows one"
+        )
+    if len(folders) < 2 and answers:
+        raise UserError("compare --answers needs two sweeps' folders or more; qprune report --answers is about one")
     labels = _labels(folders)
-    data = report_data(folders, labels)
+    results = read_published(published or [])
+    data = report_data(folders, labels, results)
     write_page(output, data)
     for volume in data["hypervolumes"]:
         mean, low, high, seeds = volume["interval"]
@@ -96,9 +106,43 @@ def compare_command(folders: list[Path], output: Path, answers: bool = False) ->
             continue
         spread = f" (95%: {low:.1f} to {high:.1f}, {seeds} seeds)" if low is not None else " (one seed)"
         print(f"{volume['sweep']} on {volume['data']}: hypervolume {mean:.1f} octaves x points{spread}")
+    if answers or results:
+        cells = read_sweeps(folders, labels)[0]
+    if results:
+        print_published(operating_points(cells), results)
     print(f"report:   {output}")
     if answers:
-        _print_answers(compare_answers(read_sweeps(folders, labels)[0]))
+        _print_answers(compare_answers(cells))
+
+
+def print_published(points, published: list[Published]) -> None:
+    """Print, for each published result, what each sweep's operating points have at no more than its cost."""
+    for one in published:
+        note = "" if one.verified else ", unverified"
+        print(
+            f"published: {one.method} ({one.model} on {one.data}{note}): "
+            f"{100 * one.accuracy:.2f}% at relative_bops {one.relative_bops:.4g}"
+        )
+        for standing in standings(points, one):
+            caveats = f"; not comparable: {', '.join(standing.caveats)}" if standing.caveats else ""
+            if standing.point is None:
+                has = "no operating point is that cheap"
+            else:
+                point = points.loc[standing.point]
+                gap = "" if standing.caveats else f" ({100 * (point.accuracy - one.accuracy):+.2f} points)"
+                has = f"{100 * point.accuracy:.2f}%{gap} at {point.relative_bops:.4g} ({_made(point)})"
+            print(f"  {standing.sweep}, {standing.model} on {standing.data}: {has}{caveats}")
+    if points.empty:
+        print("  no cell of the sweeps is finished yet")
+    print(
+        "These are test accuracies; each operating point is the best by validation accuracy at no more than that cost."
+    )
+
+
+def _made(point) -> str:
+    """What makes an operating point among those of its sweep, model and data set."""
+    criterion = with_order(point.criterion, point.order)
+    return f"{point.precision}, {100 * point.pruning_ratio:g}% pruned, {criterion}, {point.seeds} seed(s)"
 
 
 def _labels(folders: list[Path]) -> list[str]:

@@ -14,6 +14,7 @@ SCRIPTS = (
     "data",
     "choose",
     "state",
+    "published",
     "plot",
     "limits",
     "studies",

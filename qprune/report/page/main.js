@@ -50,6 +50,7 @@ async function draw() {
   drawPick();
   drawStudies();
   drawVolumes();
+  drawPublished();
   await Promise.all([drawPareto(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell()]);
 }
 

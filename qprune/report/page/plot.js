@@ -87,20 +87,22 @@ function paretoLayout(points) {
 
 /** Ticks at 1, 2 and 5 of a decade where there are few decades, else at each decade. */
 function logStep(points) {
-  const costs = points.map((row) => POINTS[state.x][row]).filter((cost) => cost > 0);
+  const costs = [...points.map((row) => POINTS[state.x][row]), ...publishedShown().map((one) => one.relative_bops)].filter((cost) => cost > 0);
   const decades = costs.length ? Math.log10(Math.max(...costs) / Math.min(...costs)) : 1;
   return decades > 2.5 ? 1 : "D2";
 }
 
 async function drawPareto() {
   const points = comparedPoints();
-  await Plotly.react(pareto, [...frontTraces(points), ...pointTraces(points)], paretoLayout(points), CONFIG);
+  await Plotly.react(pareto, [...frontTraces(points), ...pointTraces(points), ...publishedTraces()], paretoLayout(points), CONFIG);
   if (!pareto.dataset.ready) {
     pareto.on("plotly_afterplot", findNodes);
     pareto.on("plotly_relayouting", drawMarks);
     pareto.on("plotly_hover", (event) => showCard(event.points[0], event.event));
     pareto.on("plotly_unhover", hideCard);
-    pareto.on("plotly_click", (event) => chooseCell(cellOfPlotted(event.points[0])));
+    pareto.on("plotly_click", (event) => {
+      if (event.points[0].data.meta.kind === "points") chooseCell(cellOfPlotted(event.points[0]));
+    });
     pareto.dataset.ready = "yes";
   }
   findNodes();
@@ -200,7 +202,7 @@ function paretoFigure() {
 
 function legendSwatch(symbol, colour) {
   const holder = make("span");
-  const shapes = { circle: "M7 2a5 5 0 1 0 .01 0z", square: "M2 2h10v10h-10z", diamond: "M7 1l6 6-6 6-6-6z", "triangle-up": "M7 1l6 11h-12z", "triangle-down": "M7 13l6-11h-12z", line: "M1 6h12v2h-12z" };
+  const shapes = { circle: "M7 2a5 5 0 1 0 .01 0z", square: "M2 2h10v10h-10z", diamond: "M7 1l6 6-6 6-6-6z", "triangle-up": "M7 1l6 11h-12z", "triangle-down": "M7 13l6-11h-12z", line: "M1 6h12v2h-12z", hexagram: "M7 0l2 3.6h4.2l-2.1 3.4 2.1 3.4h-4.2l-2 3.6-2-3.6h-4.2l2.1-3.4-2.1-3.4h4.2z" };
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
   for (const [name, value] of [["width", 14], ["height", 14], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
@@ -216,6 +218,7 @@ function drawLegend() {
   const entries = PRECISIONS.map((name) => [`precision:${name}`, name, legendSwatch("circle", COLOURS[name])]);
   if (FAMILIES.length > 1) for (const name of FAMILIES) entries.push([`family:${name}`, name, legendSwatch(symbolOf(name), "#55606e")]);
   entries.push(["front:each", "each front", legendSwatch("line", "#55606e")], ["front:all", "front of all", legendSwatch("line", "#c3c9d0")]);
+  if (PUBLISHED.length && publishedFit()) entries.push(["published:all", "published", legendSwatch("hexagram", PUBLISHED_COLOUR)]);
   const hide = hidden();
   const toggle = (key, alone) => {
     const kind = key.split(":")[0];
@@ -236,10 +239,10 @@ function drawLegend() {
 
 /** The card of a point under the pointer, as a whole. */
 function showCard(point, event) {
-  if (point.data.meta?.kind !== "points") return;
-  const { rows, ofCells } = point.data.meta;
+  const { kind, rows, ofCells } = point.data.meta ?? {};
+  if (kind !== "points" && kind !== "published") return;
   const card = byId("card");
-  card.replaceChildren(...cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex]));
+  card.replaceChildren(...(kind === "published" ? cardOfPublished(PUBLISHED[point.pointIndex]) : cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex])));
   card.hidden = false;
   const box = card.getBoundingClientRect();
   const x = Math.min(event.clientX + 16, document.documentElement.clientWidth - box.width - 8);

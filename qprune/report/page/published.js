@@ -1,0 +1,65 @@
+// Results of papers beside the operating points. They are only shown: no front, knee, pick or volume has them.
+
+const PUBLISHED = DATA.published;
+const PUBLISHED_AXES = { x: "relative_bops", y: "accuracy" }; // what papers report
+const PUBLISHED_COLOUR = "#6a2c91"; // none of the palette's
+const publishedFit = () => state.x === PUBLISHED_AXES.x && state.y === PUBLISHED_AXES.y;
+const publishedShown = () => (publishedFit() && !hidden().has("published:all") ? PUBLISHED : []);
+
+/** What keeps a published result from being compared with the points that are shown; as Published.caveats in Python. */
+function caveatsOf(one) {
+  const models = state.model ? [state.model] : distinct(comparedPoints().map((row) => POINTS.model[row]));
+  return [
+    one.own.data.includes(state.data) ? null : `another data set (${one.data})`,
+    models.some((model) => one.own.model.includes(model)) ? null : `another model (${one.model})`,
+    one.counts_alike ? null : "counted otherwise",
+  ].filter(Boolean);
+}
+
+function publishedTraces() {
+  const results = publishedShown();
+  if (!results.length) return [];
+  return [{
+    type: "scatter", mode: "markers+text", name: "published", meta: { kind: "published" }, hoverinfo: "none",
+    x: results.map((one) => one.relative_bops), y: results.map((one) => 100 * one.accuracy),
+    text: results.map((one) => plain(one.method)), textposition: "middle left", textfont: { color: PUBLISHED_COLOUR },
+    marker: { symbol: results.map((one) => (one.verified ? "hexagram" : "hexagram-open")), size: 14, color: PUBLISHED_COLOUR, line: { width: 1.5 } },
+  }];
+}
+
+const factsOfPublished = (one) => [
+  ["model", one.model], ["data", one.data], ["test accuracy", percent(one.accuracy, 2)], ["relative_bops", digits(one.relative_bops)],
+  ["source", one.source], ["convention", one.convention], ["numbers", one.verified ? "verified in the source" : "unverified"],
+  ...(caveatsOf(one).length ? [["not comparable", caveatsOf(one).join(", ")]] : []),
+];
+const cardOfPublished = (one) => [make("strong", {}, `${one.method} (published)`), factsOf(factsOfPublished(one))];
+
+/** "another model (vgg7): GETA, DJPQ" of each set of caveats that there is. */
+function caveatsListed() {
+  const methods = new Map();
+  for (const one of PUBLISHED) {
+    const caveats = caveatsOf(one).join(", ");
+    if (caveats) methods.set(caveats, distinct([...(methods.get(caveats) ?? []), one.method]));
+  }
+  return [...methods].map(([caveats, names]) => `${caveats}: ${names.join(", ")}`);
+}
+
+async function showPublished() {
+  await change(PUBLISHED_AXES);
+  byId("legend").querySelector('[data-key="published:all"]').focus(); // the button is gone
+}
+
+/** Below the plot: how to see what is hidden, what isn't comparable, and all results as a table. */
+function drawPublished() {
+  if (!PUBLISHED.length) return;
+  const count = `${PUBLISHED.length} published point${PUBLISHED.length > 1 ? "s" : ""}`;
+  const open = byId("published").querySelector("details")?.open ?? false;
+  const listed = caveatsListed();
+  const line = publishedFit()
+    ? make("p", { class: "note" }, `${count}, hollow where unverified; no front, knee or pick has them. ` + (listed.length ? `Not comparable – ${listed.join("; ")}.` : ""))
+    : make("p", { class: "note" }, make("button", { type: "button", id: "show-published", onclick: showPublished }, `${count} ${PUBLISHED.length > 1 ? "are" : "is"} shown for relative_bops and test accuracy`));
+  const words = (text) => ({ words: text });
+  const rows = PUBLISHED.map((one) => [one.method, words(one.model), words(one.data), percent(one.accuracy, 2), digits(one.relative_bops), one.verified ? "yes" : "no", words(one.convention), words(one.source)]);
+  fill("published", line, make("details", { open }, make("summary", {}, "Published results as a table"),
+    tableOf([["method", "model", "data", "test accuracy", "relative_bops", "verified", "convention", "source"], ...rows], "Published results")));
+}
