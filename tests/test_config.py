@@ -559,8 +559,12 @@ def test_any_override_is_a_config_or_one_error(load, key, value):
 def test_shipped_sweeps_load():
     paths = sorted((ROOT / "sweeps").glob("*.yaml"))
     assert QUICKSTART in paths
-    names = [load_config(path).name for path in paths]
-    assert names == [path.stem for path in paths]
+    absent = r"there is no folder|there is no weights file|not found\. Looked in"
+    for path in paths:
+        try:
+            assert load_config(path).name == path.stem
+        except UserError as error:  # images and weights that a fresh machine lacks, and nothing else
+            assert all(re.search(absent, line) for line in str(error).splitlines()), error
 
 
 @pytest.mark.parametrize(
