@@ -208,6 +208,11 @@ def test_hidden_units_read_the_last_map_as_it_is(name, size, last):
     linear = [(layer.in_features, layer.out_features) for layer in model.classifier if isinstance(layer, nn.Linear)]
     assert linear == [(last, 20), (20, 20), (20, 7)]
     assert model.training and all(module.training for module in model.modules())
+    assert not any(layer.p for layer in model.classifier if isinstance(layer, nn.Dropout))
+    convolutions = [layer for layer in model.features if isinstance(layer, nn.Conv2d)]
+    for layer in (convolutions[1], next(layer for layer in model.classifier if isinstance(layer, nn.Linear))):
+        fan_in = layer.weight[0].numel()
+        assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
     names = {
         model_fingerprint({"name": f"torchvision:{name}", **extra}) for extra in ({}, {"hidden": 20}, {"hidden": 9})
     }

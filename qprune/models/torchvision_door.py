@@ -4,7 +4,8 @@ weights: null (random), the name of torchvision's weights (IMAGENET1K_V1, DEFAUL
 the torch hub folder) or a local file with a state dict (torch.save or safetensors).
 hidden: null, or for AlexNet and VGG the units of each hidden linear layer (torchvision: 4,096), which then read the
 last map as it is. On small images that map is one or a few pixels, which torchvision's average pooling copies to
-6 x 6 or 7 x 7, in front of 38 or 103 million weights.
+6 x 6 or 7 x 7, in front of 38 or 103 million weights. Without dropout, and all weights are drawn after He et al.
+(ICCV 2015): with torchvision's own start a short training doesn't leave chance.
 
 - The head, the last linear layer (SqueezeNet: its last convolution), is replaced by a fresh one where it isn't
   already for `num_classes`. A local file may come with a head of any number of classes.
@@ -99,7 +100,7 @@ def build(
 
 
 def _narrow_classifier(model: nn.Module, hidden: int, in_channels: int, image_size: int) -> None:
-    """In place: no pooling in front of the classifier, and `hidden` units in each of its hidden layers."""
+    """In place: no pooling in front of the classifier, `hidden` units in each of its hidden layers, no dropout, He's start."""
     model.avgpool = nn.Identity()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
@@ -108,10 +109,16 @@ def _narrow_classifier(model: nn.Module, hidden: int, in_channels: int, image_si
             raise UserError(f"{type(model).__name__} can't take {image_size}x{image_size} images: {error}") from error
     model.train()
     for place, layer in enumerate(model.classifier[:-1]):
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+        elif isinstance(layer, nn.Linear):
             model.classifier[place] = nn.Linear(width, hidden)
             width = hidden
     model.classifier[-1] = nn.Linear(width, model.classifier[-1].out_features)
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer is not model.classifier[-1]:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
 
 
 def _construct(name: str, image_size: int) -> nn.Module:
