@@ -192,6 +192,7 @@ class Quantize(_Budget):
     epochs: CountOrZero | None = None
     updates: CountOrZero | None = None
     lr: LearningRate | None = None  # None: train.lr / 10
+    distill: Flag = False  # the dense FP32 network of the same seed teaches these updates, in all precisions
     method: Method = "qat"  # ptq: the Q updates are made in FP32, then scales from calibration images
     first_last_bits: Bits | None = 8  # None: as the layers between
 

@@ -63,7 +63,8 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
 @dataclass(frozen=True)
 class Measured:
     """One model on one data set. Seconds of: an update (dense, and pruned to the path's end), a scored update, an
-    update and the making of each precision, an evaluation of one image; bits: precision -> layer -> (w, a)."""
+    update and the making of each precision, an evaluation of one image; of what a teacher adds to an update, if there is
+    one (its forward pass); bits: precision -> layer -> (w, a)."""
 
     spec: NetworkSpec
     update: float
@@ -76,6 +77,7 @@ class Measured:
     bits: dict[str, dict[str, tuple[float, float]]]
     bytes: int
     until: float
+    teacher: float = 0.0
 
     def update_at(self, ratio: float) -> float:
         """Seconds of a plain update at a pruning ratio, between the two that were measured."""
@@ -128,7 +130,7 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
         images = len(dataset.val.labels) + len(dataset.test.labels)
         measured[model.canonical, data.canonical] = Measured(
             facts.spec, update, pruned_update, scored_update, precision_update, precision_start, image, images, bits,
-            size, prune.until,
+            size, prune.until, recipe.batch_size * image if config.quantize.distill else 0.0,
         )  # fmt: skip
     return measured
 
@@ -203,7 +205,7 @@ def forecast_seconds(plan: Plan, todo: dict[str, Stage], measured: dict) -> dict
         typed = names.get(stage.settings.get("precision"))  # None: FP32, also the baseline of a sweep without fp32
         each = timing.scored_update if stage.kind == "path" else timing.update_at(ratios.get(name, 0.0))
         factor = timing.precision_update[typed] / timing.update if typed else 1.0
-        seconds[name] = stage.updates * each * factor
+        seconds[name] = stage.updates * (each * factor + timing.teacher * ("distill" in stage.settings))
         if typed:
             seconds[name] += timing.precision_start[typed]
         if stage.kind in ("dense", "evaluate"):

@@ -1,5 +1,7 @@
 """Pruning, quantising and scoring a user's own model, without a sweep file: for notebooks."""
 
+import copy
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -60,11 +62,13 @@ def quantize(
     batch_size: int = 64,
     first_last_bits: int | None = 8,
     calibration_images: int = 256,
+    teacher: nn.Module | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """A copy of a trained model at a precision ("fp16", "int8", "int4", "w4a8" ...) after quantisation-aware training.
 
     images, labels: training data, as for prune; the activation scales start from the first `calibration_images`.
+    teacher: a network, such as the unpruned one, whose logits are learned too (training.distillation_loss); not changed.
     "int8" is converted to torch.ao's integer kernels; the w*a* formats stay Brevitas networks. In eval mode.
     For its cost: count_cost. Raises UserError for an unknown precision, or a model that torch.fx can't trace.
     """
@@ -73,7 +77,9 @@ def quantize(
     calibration = split.images[:calibration_images].float() / 255
     number_format = get_precision(precision, first_last_bits)
     trained = number_format.prepare(network, calibration)
-    train(trained, split, Recipe(batch_size=batch_size), range(updates), cosine(lr, updates), seed)
+    teacher = copy.deepcopy(teacher).to(split.images.device) if teacher is not None else None
+    recipe = Recipe(batch_size=batch_size)
+    train(trained, split, recipe, range(updates), cosine(lr, updates), seed, teacher=teacher)
     return number_format.finish(trained.eval()).eval()
 
 

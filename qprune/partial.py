@@ -79,6 +79,7 @@ class Partial:
         updates: range,
         lr: Callable[[int], float],
         seed: int,
+        teacher: nn.Module | None = None,
     ) -> Counter:
         """qprune.training.train in place, saved now and then; goes on from where a killed process got to.
 
@@ -96,7 +97,10 @@ class Partial:
         per_epoch = updates_per_epoch(len(split.labels), recipe.batch_size)
         while start < updates.stop:
             stop = min(start - start % per_epoch + per_epoch, updates.stop)
-            optimizer = train(network, split, recipe, range(start, stop), lr, seed, optimizer, on_update=counter)
+            part_of_epoch = range(start, stop)
+            optimizer = train(
+                network, split, recipe, part_of_epoch, lr, seed, optimizer, on_update=counter, teacher=teacher
+            )
             start = stop
 
             def state(optimizer: torch.optim.Optimizer = optimizer) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from qprune.pruning.path import PathSchedule, check_reachable
 from qprune.saved import NetworkSpec
 from qprune.setting_types import Choice
 from qprune.stages import VERSION, Stage, data_fingerprint_of, dense_spec, file_hash, model_fingerprint_of
-from qprune.training import updates_per_epoch
+from qprune.training import TEACHER_SHARE, TEMPERATURE, updates_per_epoch
 from qprune.user_code import is_user_code, refusing_failures
 
 MAX_CELLS = 100_000  # of one sweep; planning them takes about 15 seconds
@@ -255,8 +255,9 @@ class _Chain:
         if order == "prune_first":
             ids |= self._pruned(ratio, self.dense, {}, where)
             settings = {**number_format, **self._quantizing(), "method": self.config.quantize.method}
+            teacher = (self.dense,) if "distill" in settings else ()
             ids["quantize"] = self._add(
-                "quantize", settings, (ids["recover"],), settings["updates"], f"{precision} {where}"
+                "quantize", settings, (ids["recover"], *teacher), settings["updates"], f"{precision} {where}"
             )
         else:
             settings = {**number_format, **self._quantizing(), **self.cut}
@@ -274,7 +275,10 @@ class _Chain:
         }
 
     def _quantizing(self) -> dict:
-        return {"updates": self._updates(self.config.quantize), "lr": self.config.quantize.lr}
+        settings = {"updates": self._updates(self.config.quantize), "lr": self.config.quantize.lr}
+        if self.config.quantize.distill:
+            settings["distill"] = {"temperature": TEMPERATURE, "share": TEACHER_SHARE}
+        return settings
 
     def _pruned(self, ratio: float, source: str, number_format: dict, where: str) -> dict[str, str]:
         """The stages that prune and fine-tune the network of a stage, in FP32 or in a number format."""

@@ -232,7 +232,7 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
     row.update(
         {f"stage_{kind}": cell.stages.get(kind) for kind in ("dense", "path", "recover", "quantize", "evaluate")}
     )
-    row.update(device=None, host=None, threads=None, versions=None)
+    row.update(device=None, host=None, threads=None, versions=None, distill=plan.config.quantize.distill)
     return row
 
 

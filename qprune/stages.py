@@ -356,12 +356,12 @@ def _quantize(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     """
     settings = stage.settings
     data = work.data(settings["data"])
-    (source,) = stage.inputs
+    source = stage.inputs[0]
     spec = work.spec(source)
     network = spec.load_fp32(work.store.tensors(source)).to(work.device)
     precision, images = get_precision(settings["precision"], settings["first_last_bits"]), _calibration(data, settings)
     trained = network if settings["method"] == "ptq" else precision.prepare(network, images).to(work.device)
-    counter = _train_quantized(trained, settings, data, work)
+    counter = _train_quantized(trained, stage, data, work)
     if settings["method"] == "ptq":
         trained = precision.prepare(network, images).to(work.device)
     spec = spec.at(settings["precision"], settings["first_last_bits"])
@@ -380,15 +380,20 @@ def _quantize_dense(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     cut = settings["linear"], tuple(settings["ignore"])
     gated = QuantizedGatedNetwork(network, spec.image_shape, precision, _calibration(data, settings), *cut)
     gated.network.to(work.device)
-    counter = _train_quantized(gated.network, settings, data, work)
+    counter = _train_quantized(gated.network, stage, data, work)
     report = {"network": spec.to_json(), "updates": counter.updates, "curve": counter.curve()}
     return report, gated.network.state_dict()
 
 
-def _train_quantized(network: fx.GraphModule, settings: dict, data: Dataset, work: Work) -> Counter:
+def _train_quantized(network: fx.GraphModule, stage: Stage, data: Dataset, work: Work) -> Counter:
+    """Q updates, decaying; with `distill`, the dense FP32 network, the stage's last input, is their teacher."""
+    settings, teacher = stage.settings, None
+    if "distill" in settings:
+        dense = stage.inputs[-1]
+        teacher = work.spec(dense).load_fp32(work.store.tensors(dense)).to(work.device)
     updates, rate = range(settings["updates"]), cosine(settings["lr"], settings["updates"])
     seed, recipe = seed_of(settings["seed"], "quantize"), recipe_of(settings, data)
-    return work.partial.train("quantize", network, data.train, recipe, updates, rate, seed)
+    return work.partial.train("quantize", network, data.train, recipe, updates, rate, seed, teacher)
 
 
 def _evaluate(stage: Stage, work: Work) -> tuple[dict, None]:

@@ -19,6 +19,7 @@ from qprune.errors import UserError
 from qprune.pruning.scoring import Scorer
 
 READ_LOSS_EVERY = 20  # updates, on a GPU
+TEMPERATURE, TEACHER_SHARE = 4.0, 0.9  # of distillation, as in Tian et al. (ICLR 2020)
 
 
 class Diverged(UserError):
@@ -114,6 +115,17 @@ def constant(lr: float) -> Callable[[int], float]:
     return lambda update: lr
 
 
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """(1 - a) CE(labels) + a T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the batch.
+
+    logits, teacher_logits: [batch, classes]; labels: [batch]; T is TEMPERATURE, a is TEACHER_SHARE. T^2 keeps the
+    size of the second term's gradients (Hinton et al., "Distilling the knowledge in a neural network", 2015, section 2).
+    """
+    soft, target = F.log_softmax(logits / TEMPERATURE, 1), F.log_softmax(teacher_logits / TEMPERATURE, 1)
+    divergence = F.kl_div(soft, target, reduction="batchmean", log_target=True)
+    return (1 - TEACHER_SHARE) * F.cross_entropy(logits, labels) + TEACHER_SHARE * TEMPERATURE**2 * divergence
+
+
 def train(
     network: nn.Module,
     split: Split,
@@ -124,16 +136,21 @@ def train(
     optimizer: torch.optim.Optimizer | None = None,
     scorer: Scorer | None = None,
     on_update: Callable[[int, float | None], None] | None = None,
+    teacher: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
     """Train in place, for the updates of the given numbers; returns the optimizer, to go on with.
 
-    on_update: told each update's number and its loss (None where reading it would make a GPU wait).
+    on_update: told each update's number and its loss (None where reading it would make a GPU wait). teacher: a network
+    whose logits on the same minibatch, in eval mode, are learned too (distillation_loss); its weights and
+    statistics stay as they are.
     The network is in train mode afterwards. Raises Diverged on a loss that is not finite.
     """
     optimizer = optimizer or make_optimizer(network, recipe, lr(updates.start))
     network.train()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(memory_format=layout)
+    if teacher is not None:
+        teacher.eval().to(memory_format=layout)
     for update in updates:
         images, labels = minibatch(split, recipe, seed, update)
         torch.manual_seed(seed_of(seed, "dropout", update))
@@ -143,7 +160,12 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         with scorer.minibatch() if scorer is not None else nullcontext():
             with math_of(recipe, images.device):
-                loss = F.cross_entropy(network(images), labels)
+                if teacher is None:
+                    loss = F.cross_entropy(network(images), labels)
+                else:
+                    with torch.no_grad():
+                        teacher_logits = teacher(images)
+                    loss = distillation_loss(network(images), teacher_logits, labels)
             loss.backward()
         read = not loss.is_cuda or update % READ_LOSS_EVERY == 0 or update == updates.stop - 1
         value = loss.item() if read else None
