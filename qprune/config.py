@@ -287,6 +287,10 @@ class SweepConfig(_Settings):
             if first != name:
                 raise problem(f"{name!r} is the same as {first!r}; keep one of them", ("precisions", index))
         self._check_criteria()
+        mixed = [index for index, name in enumerate(self.precisions) if name.startswith("mixed")]
+        if mixed and "quantize_first" in self.order:
+            text = "quantize_first prunes what has its widths already, so a mixed precision would miss its budget"
+            raise problem(f"{text}; leave one of the two out", ("precisions", mixed[0]))
         if self.quantize.method == "ptq" and "quantize_first" in self.order:
             text = "quantize_first prunes under quantisation-aware training, so it can't go with quantize.method: ptq"
             raise problem(text, ("order", self.order.index("quantize_first")))

@@ -64,7 +64,7 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
 class Measured:
     """One model on one data set. Seconds of: an update (dense, and pruned to the path's end), a scored update, an
     update and the making of each precision, an evaluation of one image; of what a teacher adds to an update, if there is
-    one (its forward pass); bits: precision -> layer -> (w, a)."""
+    one (its forward pass); bits: precision -> layer -> (w, a), without mixed precisions."""
 
     spec: NetworkSpec
     update: float
@@ -120,12 +120,13 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
         calibration = dataset.train.images[:CALIBRATION_IMAGES].float() / 255
         for name in config.precisions:
             start = time.perf_counter()
-            precision = get_precision(name, config.quantize.first_last_bits)
+            precision = get_precision(name, config.quantize.first_last_bits).choose(network, calibration)
             trained = precision.prepare(network, calibration)
             precision_start[name] = time.perf_counter() - start
             precision_update[name] = seconds(trained)
             cost = count_cost(trained.eval(), facts.spec.image_shape)
-            bits[name] = {layer.name: (layer.w_bits, layer.a_bits) for layer in cost.layers}
+            if not precision.layer_bits:  # those of a mixed precision depend on the trained weights
+                bits[name] = {layer.name: (layer.w_bits, layer.a_bits) for layer in cost.layers}
         size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         images = len(dataset.val.labels) + len(dataset.test.labels)
         measured[model.canonical, data.canonical] = Measured(
@@ -160,7 +161,7 @@ def _layer_macs(spec: NetworkSpec) -> dict[str, int]:
 
 def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float | None]:
     """bit_gflops of each cell: from its record where it is done, by computation for unpruned networks and for those
-    whose pruning is done, else None."""
+    whose pruning is done, else None (so in mixed precisions, whose widths aren't chosen yet)."""
 
     @cache
     def pruned_macs(recover: str) -> dict[str, int]:
@@ -179,9 +180,11 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     looked_up: set[str] = set()
     for cell in plan.cells:
         dense, recover = cell.stages["dense"], cell.stages["recover"]
-        bits = _measured_of(plan.stages[dense], measured, plan).bits[cell.precision]
+        bits = _measured_of(plan.stages[dense], measured, plan).bits.get(cell.precision)
         if store.done(cell.stages["evaluate"]):
             costs[cell.id] = store.meta(cell.stages["evaluate"])["cost"]["bit_gflops"]
+        elif bits is None:
+            costs[cell.id] = None
         elif "path" not in cell.stages:
             costs[cell.id] = weighted(dense_macs(dense), bits)
         elif store.done(recover) and (recover in looked_up or len(looked_up) < KNOWN_PATHS):
@@ -254,7 +257,7 @@ def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
     tables = []
     for (model, data, criterion, order), cells in groups.items():
         first = "" if order == "prune_first" else f", {order}"
-        title = f"{model} on {data}, {criterion}{first}: bit_gflops, mean over seeds ('?' until the path is walked)"
+        title = f"{model} on {data}, {criterion}{first}: bit_gflops, mean over seeds ('?' until the path is walked and widths are chosen)"
         known: dict[tuple[str, float], list[float]] = {}
         for cell in cells:
             if costs[cell.id] is not None:

@@ -65,7 +65,7 @@ def quantize(
     teacher: nn.Module | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A copy of a trained model at a precision ("fp16", "int8", "int4", "w4a8" ...) after quantisation-aware training.
+    """A copy of a trained model at a precision ("fp16", "int8", "w4a8", "mixed4" ...) after quantisation-aware training.
 
     images, labels: training data, as for prune; the activation scales start from the first `calibration_images`.
     teacher: a network, such as the unpruned one, whose logits are learned too (training.distillation_loss); not changed.
@@ -75,7 +75,7 @@ def quantize(
     network = trace(model)
     split = _split(network, images, labels)
     calibration = split.images[:calibration_images].float() / 255
-    number_format = get_precision(precision, first_last_bits)
+    number_format = get_precision(precision, first_last_bits).choose(network, calibration)
     trained = number_format.prepare(network, calibration)
     teacher = copy.deepcopy(teacher).to(split.images.device) if teacher is not None else None
     recipe = Recipe(batch_size=batch_size)

@@ -45,6 +45,7 @@ class Partial:
     """The unfinished work of one stage, whose training has one or more parts, one after the other.
 
     saved: (meta, tensors) of what a process that was killed had saved, until it has been gone on from; or None.
+    notes: plain JSON that is saved with the work, for what must not be decided twice.
     """
 
     def __init__(self, store: Store, stage: str, tick: Callable[[int], None], note: Callable[[str], None]):
@@ -54,6 +55,7 @@ class Partial:
         except Damaged as error:
             note(str(error))
             self.saved = None
+        self.notes: dict = dict(self.saved[0].get("notes", {})) if self.saved else {}
         self.earlier = self.saved[0]["seconds"] if self.saved else 0.0
         self.started = time.perf_counter()
         self.last_saved = (self.started, FIRST_SAVING_SECONDS)  # when, and how many seconds it took
@@ -118,7 +120,8 @@ class Partial:
         counters = {
             part: {"losses": counter.losses, "updates": counter.updates} for part, counter in self.counters.items()
         }
-        self.store.save_partial(self.stage, {**meta, "seconds": self.seconds, "counters": counters}, state())
+        kept = {**meta, "seconds": self.seconds, "counters": counters, "notes": self.notes}
+        self.store.save_partial(self.stage, kept, state())
         self.last_saved = (time.perf_counter(), time.perf_counter() - now)
 
 

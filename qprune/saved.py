@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from qprune.models import build_model
 from qprune.network import with_normalize
-from qprune.precision import get_precision
+from qprune.precision import Precision, get_precision
 from qprune.pruning.shrink import resize
 from qprune.user_code import check_trust
 
@@ -17,7 +17,8 @@ class NetworkSpec:
     """All that a network is but its tensors.
 
     model: settings as in the sweep file; in_channels, image_size, num_classes, mean, std: of its data;
-    widths: (in, out) of each layer that pruning can cut, by name; precision: canonical name.
+    widths: (in, out) of each layer that pruning can cut, by name; precision: canonical name; layer_bits: layer -> width
+    where a mixed precision has chosen them.
     """
 
     model: dict
@@ -29,6 +30,12 @@ class NetworkSpec:
     widths: dict[str, tuple[int, int]] = field(default_factory=dict)
     precision: str = "fp32"
     first_last_bits: int | None = 8
+    layer_bits: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def number_format(self) -> Precision:
+        """The precision, with all that its networks are made from."""
+        return get_precision(self.precision, self.first_last_bits, self.layer_bits)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -62,15 +69,16 @@ class NetworkSpec:
 
     def load_trained(self, tensors: dict[str, Tensor]) -> fx.GraphModule:
         """The network as it was trained at its precision: float masters whose forward rounds."""
-        trained = get_precision(self.precision, self.first_last_bits).prepare(self.build(), None)
+        trained = self.number_format.prepare(self.build(), None)
         trained.load_state_dict(tensors)
         return trained
 
     def load(self, tensors: dict[str, Tensor]) -> nn.Module:
         """The network that was evaluated, in eval mode; it takes float images in 0..1, [batch, c, h, w]."""
-        precision = get_precision(self.precision, self.first_last_bits)
-        return precision.finish(self.load_trained(tensors)).eval()
+        return self.number_format.finish(self.load_trained(tensors)).eval()
 
-    def at(self, precision: str, first_last_bits: int | None) -> "NetworkSpec":
+    def at(
+        self, precision: str, first_last_bits: int | None, layer_bits: dict[str, int] | None = None
+    ) -> "NetworkSpec":
         """The same network at another precision."""
-        return replace(self, precision=precision, first_last_bits=first_last_bits)
+        return replace(self, precision=precision, first_last_bits=first_last_bits, layer_bits=layer_bits or {})

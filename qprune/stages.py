@@ -21,7 +21,7 @@ from qprune.data import Dataset, data_fingerprint, load_data
 from qprune.errors import UserError
 from qprune.models import load_checkpoint, load_pretrained, model_fingerprint
 from qprune.partial import Counter, Partial, load_optimizer, optimizer_tensors
-from qprune.precision import get_precision
+from qprune.precision import Precision, get_precision
 from qprune.provenance import provenance
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
@@ -360,13 +360,28 @@ def _quantize(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
     spec = work.spec(source)
     network = spec.load_fp32(work.store.tensors(source)).to(work.device)
     precision, images = get_precision(settings["precision"], settings["first_last_bits"]), _calibration(data, settings)
-    trained = network if settings["method"] == "ptq" else precision.prepare(network, images).to(work.device)
+    trained = network
+    if settings["method"] == "qat":
+        precision = _choose_widths(precision, network, images, work)
+        trained = precision.prepare(network, images).to(work.device)
     counter = _train_quantized(trained, stage, data, work)
     if settings["method"] == "ptq":
+        precision = precision.choose(network, images)
         trained = precision.prepare(network, images).to(work.device)
-    spec = spec.at(settings["precision"], settings["first_last_bits"])
+    spec = spec.at(settings["precision"], settings["first_last_bits"], precision.layer_bits)
     report = {"network": spec.to_json(), "updates": counter.updates, "curve": counter.curve()}
     return report, trained.eval().state_dict()
+
+
+def _choose_widths(precision: Precision, network: fx.GraphModule, images: Tensor, work: Work) -> Precision:
+    """Precision.choose, once: a process that goes on from unfinished work takes the widths that this was trained with."""
+    kept = work.partial.notes.get("layer_bits")
+    if kept:
+        return dataclasses.replace(precision, options={**precision.options, "layer_bits": kept})
+    chosen = precision.choose(network, images)
+    if chosen.layer_bits:
+        work.partial.notes["layer_bits"] = chosen.layer_bits
+    return chosen
 
 
 def _quantize_dense(stage: Stage, work: Work) -> tuple[dict, dict[str, Tensor]]:
@@ -402,7 +417,7 @@ def _evaluate(stage: Stage, work: Work) -> tuple[dict, None]:
     spec = work.spec(source)
     trained = spec.load_trained(work.store.tensors(source)).eval()
     cost = count_cost(trained, spec.image_shape)
-    network = get_precision(spec.precision, spec.first_last_bits).finish(trained).eval()
+    network = spec.number_format.finish(trained).eval()
     device = work.device if spec.precision != "int8" else torch.device("cpu")  # torch.ao's kernels are the CPU's
     data = on_device(load_data(stage.settings["data"]), device)
     report = {"updates": 0, **_evaluations(network.to(device), data)}

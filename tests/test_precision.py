@@ -14,13 +14,13 @@ from qprune.errors import UserError
 from qprune.network import with_normalize
 from qprune.precision import canonical_name, get_precision, precision_names, register_precision
 
-NAMES = ("fp32", "fp16", "int8", "w2a3", "w4a4", "w8a8")
+NAMES = ("fp32", "fp16", "int8", "w2a3", "w4a4", "w8a8", "mixed2.5")
 KINDS = (Plain, Residual, Depthwise)
 
 
 def trained(network, name, images, labels, steps=4, lr=0.02, **options):
     """A network prepared for a format and trained in it for a few updates."""
-    prepared = get_precision(name, **options).prepare(network, images)
+    prepared = get_precision(name, **options).choose(network, images).prepare(network, images)
     prepared.train()
     optimizer = torch.optim.SGD((p for p in prepared.parameters() if p.requires_grad), lr=lr, momentum=0.9)
     for _ in range(steps):
@@ -40,7 +40,7 @@ def test_names_are_checked_without_importing_torch():
 
 def test_canonical_names():
     assert get_precision("int4").name == canonical_name("int4") == "w4a4"
-    assert len(precision_names()) == 3 + 49 == len(set(precision_names()))
+    assert len(precision_names()) == 3 + 49 + 11 == len(set(precision_names()))
     assert all(canonical_name(name) == name for name in precision_names())
 
 
@@ -53,6 +53,10 @@ def test_canonical_names():
         ("w4a9", "2 to 8 bits"),
         ("w1a4", "2 to 8 bits"),
         ("w10a10", "2 to 8"),
+        ("mixed2", "in halves"),
+        ("mixed8", "in halves"),
+        ("mixed4.25", "in halves"),
+        ("mixed", "mixed2.5"),
     ],
 )
 def test_unknown_name(name, expected):
@@ -67,7 +71,7 @@ def test_first_last_bits_out_of_range(bits):
         get_precision("w4a4", first_last_bits=bits)
 
 
-@pytest.mark.parametrize("name", ["fp16", "int4", "w4a4"])
+@pytest.mark.parametrize("name", ["fp16", "int4", "w4a4", "mixed4"])
 def test_registering_twice(name):
     with pytest.raises(ValueError, match="twice"):
         register_precision(name, "qprune.precision.fp32")
@@ -94,7 +98,7 @@ def test_conformance_torchvision(name, model, tmp_path):
 
 
 def check_conformance(name, network, images, labels, folder):
-    precision = get_precision(name)
+    precision = get_precision(name).choose(network, images)
     before = copy.deepcopy(network.state_dict())
     prepared = trained(network, name, images, labels)
     assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in before.items())

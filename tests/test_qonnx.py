@@ -14,7 +14,7 @@ inference_cost = pytest.importorskip("qonnx.util.inference_cost").inference_cost
 def total_cost(network, name, images, folder, **options):
     from brevitas.export import export_qonnx
 
-    precision = get_precision(name, **options)
+    precision = get_precision(name, **options).choose(network, images)
     prepared = precision.prepare(network, images)
     path = folder / "network.onnx"
     export_qonnx(precision.finish(prepared), args=images[:1], export_path=str(path), dynamo=False)
@@ -24,7 +24,9 @@ def total_cost(network, name, images, folder, **options):
 
 
 @pytest.mark.parametrize("kind", [Plain, Residual, Depthwise])
-@pytest.mark.parametrize("name, first_last", [("w4a4", 8), ("w8a8", 8), ("w2a5", None)])
+@pytest.mark.parametrize(
+    "name, first_last", [("w4a4", 8), ("w8a8", 8), ("w2a5", None), ("mixed2.5", 8), ("mixed3.5", None)]
+)
 def test_bit_operations(kind, name, first_last, tmp_path):
     network, images, _ = small(kind)
     theirs, ours = total_cost(network, name, images, tmp_path, first_last_bits=first_last)

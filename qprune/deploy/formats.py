@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from qprune.errors import UserError
+from qprune.precision import is_brevitas
 from qprune.registry import nearest
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file. bears: the precisions it can hold, "w*a*" for all of Brevitas'; why_not: the reason for others."""
+    """One kind of file. bears: the precisions it can hold, "w*a*" for all of Brevitas' (mixed ones too); why_not: the reason for others."""
 
     name: str
     module: str
@@ -21,7 +22,7 @@ class Format:
 
     def can_hold(self, precision: str) -> bool:
         """Whether the format bears a precision, by its canonical name."""
-        return ("w*a*" if precision.startswith("w") else precision) in self.bears
+        return ("w*a*" if is_brevitas(precision) else precision) in self.bears
 
     def load_module(self):
         """The file that writes and loads it."""

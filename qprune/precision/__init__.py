@@ -1,14 +1,14 @@
 """Number formats: a physically final FP32 network in, a network trained and evaluated in that format out.
 
 A format is one file with two functions, `prepare(network, calibration, **options)` and `finish(trained)`,
-and one line here; `names(trained, network)` where `prepare` renames layers, and `keep_scales(smaller, trained, kept)`
-where training learns scales. This module checks names without importing torch; a format's file is imported on first use.
+and one line here; `names(trained, network)` where `prepare` renames layers, `keep_scales(smaller, trained, kept)`
+where training learns scales, and `choose(network, calibration, **options)` where each layer's width is chosen. This module checks names without importing torch; a format's file is imported on first use.
 """
 
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qprune.errors import UserError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ALIASES = {"int4": "w4a4"}
 WIDTHS = range(2, 9)  # bits that a Brevitas format may have
 _WIDTHS_NAME = re.compile(r"w([0-9]+)a([0-9]+)")
+MIXED = {f"mixed{half / 2:g}": half / 2 for half in range(5, 16)}  # mixed2.5 ... mixed7.5: no cheaper, no dearer ones
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,21 @@ class Precision:
     name: str
     module: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layer_bits(self) -> dict[str, int]:
+        """Layer -> width, where widths were chosen for one network; else empty."""
+        return dict(self.options.get("layer_bits", {}))
+
+    def choose(self, network: "GraphModule", calibration: "Tensor") -> "Precision":
+        """This format with the widths that it chooses for a trained FP32 network; itself where none are to be chosen.
+
+        network, calibration: as for `prepare`; neither is changed. Widths that were chosen already are kept.
+        """
+        if self.name not in MIXED or self.layer_bits:
+            return self
+        chosen = importlib.import_module(self.module).choose(network, calibration, **self.options)
+        return replace(self, options={**self.options, "layer_bits": chosen})
 
     def prepare(self, network: "GraphModule", calibration: "Tensor | None") -> "GraphModule":
         """A new network to be trained: float master weights, forwards rounded to the format.
@@ -81,7 +97,7 @@ _FORMATS: dict[str, str] = {}
 
 def register_precision(name: str, module: str) -> None:
     """Adds the format `name`, made by the module's `prepare` and `finish`."""
-    if name in _FORMATS or name in ALIASES or _WIDTHS_NAME.fullmatch(name):
+    if name in _FORMATS or name in ALIASES or name in MIXED or _WIDTHS_NAME.fullmatch(name):
         raise ValueError(f"precision {name!r} is registered twice")
     _FORMATS[name] = module
 
@@ -93,8 +109,13 @@ BREVITAS = "qprune.precision.brevitas_qat"
 
 
 def precision_names() -> list[str]:
-    """Every canonical name: the registered formats, then w2a2 ... w8a8."""
-    return [*_FORMATS, *(f"w{w}a{a}" for w in WIDTHS for a in WIDTHS)]
+    """Every canonical name: the registered formats, then w2a2 ... w8a8, then mixed2.5 ... mixed7.5."""
+    return [*_FORMATS, *(f"w{w}a{a}" for w in WIDTHS for a in WIDTHS), *MIXED]
+
+
+def is_brevitas(name: str) -> bool:
+    """Whether a format, by its canonical name, is made of Brevitas layers: w..a.. and mixed.."""
+    return name in MIXED or _WIDTHS_NAME.fullmatch(name) is not None
 
 
 def canonical_name(name: str) -> str:
@@ -104,16 +125,19 @@ def canonical_name(name: str) -> str:
         return canonical
     if _WIDTHS_NAME.fullmatch(str(name)):
         hint = ": widths go from 2 to 8 bits (valid: w2a2 ... w8a8)"
+    elif str(name).startswith("mixed"):
+        hint = ": mixed2.5, mixed3 ... mixed7.5 are there, in halves (mixed4: widths per layer at the cost of w4a4)"
     else:
         hint = nearest(str(name).lower(), [*_FORMATS, *ALIASES, *(f"w{b}a{b}" for b in WIDTHS)])
     raise UserError(f"unknown precision {name!r}{hint}")
 
 
-def get_precision(name: str, first_last_bits: int | None = 8) -> Precision:
+def get_precision(name: str, first_last_bits: int | None = 8, layer_bits: Mapping[str, int] | None = None) -> Precision:
     """The format called `name` (or its alias).
 
-    first_last_bits: width of the first and last layers' weights and inputs in the w*a* formats; None gives
-    them the format's own widths. The other formats have one width throughout.
+    first_last_bits: width of the first and last layers' weights and inputs in the w*a* and mixed formats; None gives
+    them the format's own widths. The other formats have one width throughout. layer_bits: widths that a mixed format
+    has chosen already, for the network at hand; without them, Precision.choose comes first.
 
     Raises UserError on an unknown name or a width outside 2..8.
     """
@@ -122,6 +146,9 @@ def get_precision(name: str, first_last_bits: int | None = 8) -> Precision:
     canonical = canonical_name(name)
     if canonical in _FORMATS:
         return Precision(canonical, _FORMATS[canonical])
+    if canonical in MIXED:
+        options = {"budget_bits": MIXED[canonical], "first_last_bits": first_last_bits}
+        return Precision(canonical, "qprune.precision.mixed", {**options, "layer_bits": dict(layer_bits or {})})
     weight_bits, act_bits = map(int, _WIDTHS_NAME.fullmatch(canonical).groups())
     options = {"weight_bits": weight_bits, "act_bits": act_bits, "first_last_bits": first_last_bits}
     return Precision(canonical, BREVITAS, options)

@@ -83,6 +83,18 @@ def prepare(
     weight_bits, act_bits: widths of the weights, and of the tensors that arrive at layers
     first_last_bits: widths of the first and the last layer, weights and input (None: as the others)
     """
+    layers = [node.target for node in weight_layers(network)]
+    widths = dict.fromkeys(layers, (weight_bits, act_bits))
+    if first_last_bits is not None and layers:
+        widths |= dict.fromkeys((layers[0], layers[-1]), (first_last_bits, first_last_bits))
+    return place(network, calibration, widths)
+
+
+def place(network: fx.GraphModule, calibration: Tensor | None, widths: Mapping[str, tuple[int, int]]) -> fx.GraphModule:
+    """A copy whose layers named in widths, layer -> (weights' bits, input's bits), are Brevitas layers; others stay.
+
+    A tensor that several layers read is quantised once, at the widest of their widths. calibration: as for prepare.
+    """
     network = copy.deepcopy(network)
     for name, module in network.named_modules():
         if isinstance(module, _UNSUPPORTED):
@@ -90,17 +102,16 @@ def prepare(
     layers = weight_layers(network)
     if not layers:
         raise UserError("the network has no convolution or linear layer to quantise.")
-    ends = {layers[0].target, layers[-1].target}
+    first = quantized_at(layers[0].args[0])
     input_bits: dict[fx.Node, int] = {}  # the widest that a layer asks of the tensor
     for node in layers:
-        source = _quantized_at(node.args[0])
-        bits = act_bits if first_last_bits is None or node.target not in ends else first_last_bits
-        input_bits[source] = max(bits, input_bits.get(source, 0))
-    for name in dict.fromkeys(node.target for node in layers):
-        bits = weight_bits if first_last_bits is None or name not in ends else first_last_bits
-        _replace(network, name, _quant_layer(network.get_submodule(name), bits))
+        if node.target in widths:
+            source = quantized_at(node.args[0])
+            input_bits[source] = max(widths[node.target][1], input_bits.get(source, 0))
+    for name in dict.fromkeys(node.target for node in layers if node.target in widths):
+        _replace(network, name, _quant_layer(network.get_submodule(name), widths[name][0]))
     for count, (source, bits) in enumerate(input_bits.items()):
-        of_images = source is _quantized_at(layers[0].args[0])
+        of_images = source is first
         # NOTE a setting of the injector, since Brevitas makes the parameter anew when a state is loaded
         quant = ActQuant.let(bit_width=bits, signed=not is_non_negative(source), learned=not of_images)
         quantizer = qnn.QuantIdentity(act_quant=quant, return_quant_tensor=False)
@@ -117,7 +128,7 @@ def prepare(
     return network
 
 
-def _quantized_at(node: fx.Node) -> fx.Node:
+def quantized_at(node: fx.Node) -> fx.Node:
     """The tensor to quantise so that this one is: in front of a gate, which then shows what the layer multiplies.
 
     Its gradient there is that of the loss by the quantised value; in front of the quantiser it is 0 where the value
@@ -165,12 +176,13 @@ class _Calibrate(fx.Interpreter):
 
 
 @torch.no_grad()
-def calibrate(network: fx.GraphModule, images: Tensor) -> None:
-    """Fits the activation scales, first to last, on images [n, c, h, w] in 0..1, in eval mode."""
+def calibrate(network: fx.GraphModule, images: Tensor) -> Tensor:
+    """Fits the activation scales, first to last, on images [n, c, h, w] in 0..1, in eval mode; gives their outputs."""
     training = network.training
     network.eval()
-    _Calibrate(network).run(images)
+    outputs = _Calibrate(network).run(images)
     network.train(training)
+    return outputs
 
 
 def finish(trained: fx.GraphModule) -> fx.GraphModule:
