@@ -1,11 +1,13 @@
 """qprune beside its peers: equal updates, costs as qprune counts them, nothing finished is trained twice."""
 
+import json
+
 import pandas as pd
 import pytest
 from benchmarks.peers import sweep_cells
 from benchmarks.peers.common import budget_of
 from benchmarks.peers.driver import file_of, jobs, lacking, run_job
-from benchmarks.peers.tables import hypervolumes, summarise, write_tables
+from benchmarks.peers.tables import best_within, equal_cost, hypervolumes, summarise, write_tables
 from tiny_sweep import F, N, P, Q, run_inline, tiny_config
 
 from qprune.cost import count_cost
@@ -14,8 +16,7 @@ from qprune.store import Store
 
 TOTAL = N + P + F + Q
 OVERRIDES = (
-    "prune.criterion=[taylor, random]", "precisions=[fp32, int8, int4]", "seeds=[0, 1]", "train.scratch_baseline=true",
-    "prune.ratios=[0, 0.25, 0.5]",
+    "prune.criterion=[taylor, random]", "precisions=[fp32, int8, int4]", "seeds=[0]", "train.scratch_baseline=true",
 )  # fmt: skip
 
 
@@ -78,22 +79,22 @@ def test_work_that_points_share_counts_once(tiny):
     width = [point.row["new_updates"] for point in points[-1][1]]
     assert width == [TOTAL, Q, Q]
     shrinking = [point.row for point in points[0][1]]
-    # dense, then from each of the ratios 0, 0.25 and 0.5: the rest of P, F, and Q at three precisions
-    walked = {0: 0, 0.25: 8, 0.5: P}
-    assert sum(row["new_updates"] for row in shrinking) == N + P + sum(P - w + F + 3 * Q for w in walked.values())
+    # dense and path, then from the ratios 0 and 0.5: the rest of P, F, and Q at three precisions
+    whole = N + P + (P + F + 3 * Q) + (F + 3 * Q)
+    assert sum(row["new_updates"] for row in shrinking) == whole
     assert shrinking[-1]["scoring_passes"] == 7 * 2  # as many as qprune scores from
-    own = [row for row in sweep_cells.rows(config, out) if row["method"] == "qprune" and row["seed"] == 0]
-    assert sum(row["new_updates"] for row in own) == N + P + sum(P - w + F + 3 * Q for w in walked.values())
+    own = [row for row in sweep_cells.rows(config, out) if row["method"] == "qprune"]
+    assert sum(row["new_updates"] for row in own) == whole
 
 
 def test_the_peers_start_from_the_sweeps_dense_network(tiny):
     _, out, budget, _ = tiny
-    tensors, updates = budget.stage(1, "dense")
+    tensors, updates = budget.stage(0, "dense")
     assert updates == N
     data, spec = budget.load()
     assert isinstance(spec, NetworkSpec)
     spec.load_fp32(tensors)  # strict
-    cell = next(cell for cell in budget.cells if cell.seed == 1)
+    cell = next(cell for cell in budget.cells if cell.seed == 0)
     assert Store(out / "stages").meta(cell.stages["dense"])["updates"] == N
 
 
@@ -113,12 +114,15 @@ def test_tables_of_a_finished_run(tiny):
     config, out, budget, points = tiny
     folder = out / config.name / "points"
     folder.mkdir(exist_ok=True)
-    for names, call in jobs(budget, [0]):
-        run_job(lacking(names, folder), call, folder)
+    for names, part in points:
+        for name, point in zip(names, part, strict=True):
+            file_of(name, folder).write_text(json.dumps(point.row))
     table, summary = write_tables(config, out)
-    assert (
-        len(table) == 2 * 2 * 9 + 2 + 9 + 2 + 4 * 3
-    )  # two criteria and FP32 from scratch, of 2 seeds; peers of seed 0
+    # two criteria, FP32 from scratch, Torch-Pruning; width 1 at two precisions, the other widths at three
+    assert len(table) == 2 * 6 + 1 + 6 + 2 + 4 * 3
+    front = summary.set_index(["method", "precisions"])
+    assert front.loc[("qprune", "all"), "updates"] == N + P + (P + F + 3 * Q) + (F + 3 * Q)
+    assert front.loc[("width", "all"), "updates"] == TOTAL + TOTAL + Q + 4 * (TOTAL + 2 * Q)
     assert len(pd.read_csv(out / config.name / "summary.csv")) == len(summary)
 
 
@@ -138,3 +142,23 @@ def test_hypervolume_and_paired_difference_by_hand():
     assert (row.hypervolume, row.qprune_minus_it) == pytest.approx((6, 4))
     half = 4.302652729911275 / 3**0.5  # Student's t of 2 degrees of freedom, sd 1
     assert row.difference_low == pytest.approx(4 - half, abs=1e-3)
+
+
+def test_equal_cost_by_hand():
+    rows = []
+    for seed, extra in ((0, 0.0), (1, 0.01), (2, 0.02)):
+        rows.append(("qprune", "fp32", 0.0, None, seed, 0.9, 0.90, 1.0))
+        rows.append(("qprune", "fp32", 0.5, None, seed, 0.8, 0.81, 0.4))
+        rows.append(("qprune", "w4a4", 0.5, None, seed, 0.7, 0.99, 0.3))  # worse by validation, so it isn't chosen
+        rows.append(("width", "fp32", None, 0.7, seed, 0.8, 0.80 + extra, 0.5))
+        rows.append(("width", "fp32", None, 0.9, seed, 0.9, 0.85, 0.6))  # too dear for half of the cost
+    columns = ["method", "precision", "ratio", "width", "seed", "val_accuracy", "accuracy", "bit_gflops"]
+    points = pd.DataFrame(rows, columns=columns).assign(maps="4-2")
+    assert best_within(points[points.method == "width"], 0.49) is None
+    table = equal_cost(points).set_index(["share_of_dense_cost", "method"])
+    assert set(table.index) == {(0.5, "qprune"), (0.5, "width")}
+    own, other = table.loc[(0.5, "qprune")], table.loc[(0.5, "width")]
+    assert (own.accuracy, own.ratio, own.relative_cost) == pytest.approx((81, 0.5, 0.4))
+    assert (other.accuracy, other.width, other.qprune_minus_it) == pytest.approx((81, 0.7, 0))
+    half = 4.302652729911275 / 3**0.5  # Student's t of 2 degrees of freedom, sd 1
+    assert other.difference_high == pytest.approx(half, abs=1e-4)
