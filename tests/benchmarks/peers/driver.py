@@ -28,8 +28,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--tables", action="store_true", help="train nothing: tables and figure of what is there")
+    parser.add_argument("--same-shape", action="store_true", help="train shapes of finished pruned points from scratch")
     options = parser.parse_args()
     config = load_config(options.sweep)
+    if options.same_shape:
+        from .same_shape import write_same_shape
+
+        table = write_same_shape(budget_of(config, options.out), options.out / config.name, options.workers)
+        print(table.to_string(index=False))
+        return
     if not options.tables:
         run(config, options.out, options.workers)
     from .figure import draw

@@ -46,18 +46,18 @@ def chart(points: pd.DataFrame) -> go.Figure:
     """bit_gflops against test accuracy: means over seeds, the line through what is on the front by validation accuracy."""
     figure = go.Figure()
     for method, (name, colour) in STYLES.items():
-        means = means_of(front_of(points, method) if method != "unpruned" else points[points.method == method])
+        alone = method == "unpruned"  # one point at each precision, no front
+        means = means_of(points[points.method == method] if alone else front_of(points, method))
         if means.empty:
             continue
         front = means[is_on_front(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy())]
-        if len(front) > 1 and method != "unpruned":
-            figure.add_scatter(
-                x=list(front.bit_gflops), y=list(100 * front.accuracy), mode="lines", line_color=colour,
-                legendgroup=method, showlegend=False,
-            )  # fmt: skip
         figure.add_scatter(
-            x=list(means.bit_gflops), y=list(100 * means.accuracy), mode="markers", name=name, legendgroup=method,
-            marker={"color": colour, "size": 10, "symbol": [SYMBOLS[name] for name in means.precision]},
+            x=list(front.bit_gflops), y=list(100 * front.accuracy), mode="markers" if alone else "lines", name=name,
+            marker={"color": colour, "symbol": "x", "size": 10}, line={"color": colour, "shape": "hv"}, legendgroup=method,
+        )  # fmt: skip
+        figure.add_scatter(
+            x=list(means.bit_gflops), y=list(100 * means.accuracy), mode="markers", legendgroup=method, showlegend=False,
+            marker={"color": colour, "size": 10, "symbol": ["x" if alone else SYMBOLS[name] for name in means.precision]},
             error_y={"type": "data", "array": list(100 * means.accuracy_sd.fillna(0)), "thickness": 1, "width": 2},
             error_x={"type": "data", "array": list(means.bit_gflops_sd.fillna(0)), "thickness": 1, "width": 2},
         )  # fmt: skip
@@ -66,10 +66,9 @@ def chart(points: pd.DataFrame) -> go.Figure:
             x=[None], y=[None], mode="markers", name=label, marker={"symbol": symbol, "color": "#333", "size": 10}
         )
     figure.update_xaxes(type="log", title_text="bit_gflops (FP32-equivalent GFLOP of one image)", dtick=1)
+    figure.update_xaxes(exponentformat="power", showexponent="all")
     figure.update_yaxes(title_text="test accuracy (%), mean and sd over seeds")
-    figure.update_layout(
-        template="plotly_white", margin={"t": 30, "l": 70}, legend={"x": 0.99, "xanchor": "right", "y": 0.02}
-    )
+    figure.update_layout(template="plotly_white", margin={"t": 30, "l": 70})
     return figure
 
 
