@@ -7,6 +7,7 @@ import pytest
 from benchmarks.peers import sweep_cells
 from benchmarks.peers.common import budget_of
 from benchmarks.peers.driver import file_of, jobs, lacking, run_job
+from benchmarks.peers.same_shape import train_shape
 from benchmarks.peers.tables import best_within, equal_cost, hypervolumes, summarise, write_tables
 from tiny_sweep import F, N, P, Q, run_inline, tiny_config
 
@@ -96,6 +97,14 @@ def test_the_peers_start_from_the_sweeps_dense_network(tiny):
     spec.load_fp32(tensors)  # strict
     cell = next(cell for cell in budget.cells if cell.seed == 0)
     assert Store(out / "stages").meta(cell.stages["dense"])["updates"] == N
+
+
+def test_a_pruned_shape_from_scratch_costs_the_same_and_has_all_updates(tiny):
+    _, _, budget, points = tiny
+    row = next(point.row for point in points[0][1] if (point.row["ratio"], point.row["precision"]) == (0.5, "fp32"))
+    trained = train_shape(budget, row)
+    assert trained["updates"] == TOTAL
+    assert trained["bit_gflops_from_scratch"] == pytest.approx(row["bit_gflops"], rel=1e-12)
 
 
 def test_what_is_finished_is_not_trained_again(tiny, tmp_path):
