@@ -184,7 +184,8 @@ def status(
     for table in accuracy_tables(cells):
         console.print(table)
     counts = cells.status.value_counts()
-    console.print(", ".join(f"{counts.get(name, 0)} {name}" for name in ("done", "failed", "pending")), highlight=False)
+    names = ("done", "failed", "pending", *(["skipped"] if "skipped" in counts else []))
+    console.print(", ".join(f"{counts.get(name, 0)} {name}" for name in names), highlight=False)
 
 
 Trust = Annotated[

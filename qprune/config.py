@@ -67,6 +67,7 @@ Normalization = _words("l2", "none")
 Method = _words("qat", "ptq")
 Order = _words("prune_first", "quantize_first")
 Keep = _words("all", "front", "none")
+Strategy = _words("grid", "front")
 Math = _words("fp32", "tf32", "bf16")
 
 
@@ -242,6 +243,7 @@ class SweepConfig(_Settings):
     order: Axis[Order] = ("prune_first",)
     precisions: Axis[PrecisionName] = ("fp32", "fp16", "int8", "int4")  # as typed: int4 is w4a4's other name
     keep: Keep = "all"
+    strategy: Strategy = "grid"  # front: only the cells that search.py finds worth their updates
     rank: Rank = Rank()
 
     _source: Source | None = PrivateAttr(None)

@@ -39,7 +39,10 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     plan, store, folder = open_sweep(config, out)
     todo = missing_stages(plan, store, wanted_networks(plan, folder))
     done = sum(store.done(cell.stages["evaluate"]) for cell in plan.cells)
-    console.print(f"{config.name}: {len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
+    most = "at most " if config.strategy == "front" else ""
+    console.print(f"{config.name}: {most}{len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
+    if most:
+        console.print("strategy: front chooses the cells as it goes; below is the whole grid", highlight=False)
     console.print(_stage_table(plan, todo))
     updates = sorted({plan.total_updates(cell) for cell in plan.cells})
     first = plan.cells[0]

@@ -123,6 +123,13 @@ class Records:
         note = {"cell": cell.id, "reason": reason, "log": log, "stages": cell.stages}
         write_whole(failure_file(self.folder, cell.id), sealed_json(note))
 
+    def skip_all_but(self, asked: Collection[str]) -> list[Cell]:
+        """Mark as skipped what is neither asked for nor done nor failed; returns the cells that are done."""
+        for cell in self.plan.cells:
+            if cell.id not in asked and self.rows[cell.id]["status"] == "pending":
+                self.rows[cell.id]["status"] = "skipped"
+        return [cell for cell in self.plan.cells if self.rows[cell.id]["status"] == "done"]
+
     def write_table(self, parquet: bool = False) -> None:
         """Replace cells.csv (and cells.parquet) by all rows as they stand."""
         frame = self.frame()

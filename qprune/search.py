@@ -149,10 +149,13 @@ class _Study:
         return self._scout() or self._confirm()
 
     def _first(self) -> list[Cell]:
-        """Where nothing is known: the least pruned network at each precision, which share most of their work."""
+        """Where nothing is known: the baseline with every seed, which needs it anyway, and with one seed the least pruned
+        network at each precision, which share most of their work."""
         least = min(point.ratio for point in self.points)
         variant = self.points[0].variant
-        return [point.cells[0] for point in self.points if point.ratio == least and point.variant == variant]
+        first = [point for point in self.points if point.ratio == least and point.variant == variant]
+        baselines = [cell for point in self.points for cell in point.cells if cell.stages["evaluate"] == cell.baseline]
+        return list({cell.id: cell for cell in (*baselines, *(point.cells[0] for point in first))}.values())
 
     def _scout(self) -> list[Cell]:
         """The cells of one seed, at most ROUND, that promise most hypervolume for their updates."""
@@ -161,7 +164,8 @@ class _Study:
         if not known:
             return [self._untried(point)[0] for point in open_[:ROUND]]  # all have failed so far
         values = np.array([self._values(point)[0] for point in known])
-        bought, chosen = set(self.bought), []
+        scouts = [next(cell for cell in point.cells if self._value(cell)) for point in known]
+        bought, chosen = self._stages(scouts), []  # without the other seeds' baselines
         while open_ and len(chosen) < ROUND:
             expected, capable = foretell(known, values, [*open_, *known])
             cells = [self._untried(point)[:1] for point in open_]
@@ -182,7 +186,9 @@ class _Study:
         expected, capable = foretell(known, np.array([self._values(point)[0] for point in known]), known)
         open_ = [number for number, point in enumerate(known) if self._untried(point)]
         front = [np.mean(self._values(point), axis=0) for point in known if not self._untried(point)]
-        front, bought, chosen = np.reshape(front, (-1, 2)), set(self.bought), []
+        if not front:  # nothing may be worth it, but some point is to be a mean over seeds
+            return self._untried(known[int(np.argmax(expected[:, 1]))])
+        front, bought, chosen = np.array(front), set(self.bought), []
         while open_:
             cells = [self._untried(known[number]) for number in open_]
             best = self._best(capable[open_], front, cells, bought, self.seeds)

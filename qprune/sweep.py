@@ -1,7 +1,8 @@
 """The sweep driver: plan, compute what is missing, record each cell as it is finished."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from qprune.progress import Progress
 from qprune.records import Records, network_file
 from qprune.report.commands import write_report
 from qprune.seal import Damaged, read_sealed_json, sealed_json
+from qprune.search import Search
 from qprune.stages import Stage
 from qprune.store import Store
 
@@ -39,9 +41,9 @@ def wanted_networks(plan: Plan, folder: Path, kept: set[str] = frozenset()) -> s
     }
 
 
-def missing_stages(plan: Plan, store: Store, wanted: set[str]) -> dict[str, Stage]:
-    """The stages that have to be computed, in order: for the records of all cells (and their baselines), and for the
-    networks that are wanted."""
+def missing_stages(plan: Plan, store: Store, wanted: set[str], cells: Sequence[Cell] | None = None) -> dict[str, Stage]:
+    """The stages that have to be computed, in order: for the records of the cells (None: all) and their baselines, and
+    for the networks that are wanted."""
     needed: set[str] = set()
 
     def need(name: str, tensors: bool) -> None:
@@ -51,7 +53,7 @@ def missing_stages(plan: Plan, store: Store, wanted: set[str]) -> dict[str, Stag
         for source in plan.stages[name].inputs:
             need(source, tensors=plan.stages[source].keeps_tensors)
 
-    for cell in plan.cells:
+    for cell in plan.cells if cells is None else cells:
         need(cell.baseline, tensors=False)
         if cell.scratch:
             need(cell.scratch, tensors=False)
@@ -91,11 +93,12 @@ def run_sweep(
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console)
-    run.compute(wanted_networks(plan, folder))
+    cells = run.search(wanted_networks(plan, folder)) if config.strategy == "front" else plan.cells
+    run.compute(wanted_networks(plan, folder), cells)
     if config.keep == "front":
         kept = front_cells(records.frame())
         if not run.failed:  # networks on the front that were deleted when they were not on it
-            run.compute(wanted_networks(plan, folder, kept))
+            run.compute(wanted_networks(plan, folder, kept), cells)
         records.keep_networks(kept)
     elif config.keep == "none":
         records.keep_networks(set())
@@ -129,14 +132,41 @@ class _Run:
         self.beside: dict[str, str] = {}
         self.written = (0.0, 0.0)  # when the table was last written, and how long that took
 
-    def compute(self, wanted: set[str]) -> None:
-        """Compute what is missing for all records and the networks that are wanted, but for what failed before and
-        what needs that."""
-        todo = self._without_failed(missing_stages(self.plan, self.store, wanted))
-        if not todo:
-            return
-        executor = self.make_executor(len(todo), self.store.folder)
-        with executor, Progress(self.plan, todo, self.console) as progress:
+    def search(self, wanted: set[str]) -> list[Cell]:
+        """Compute the cells that the search for the front asks for, round by round; mark the rest as skipped.
+
+        Returns the cells that are done. One set of workers serves all rounds.
+        """
+        search, outcomes = Search(self.plan), {}
+        with ExitStack() as workers:
+            executor = None
+            while cells := search.advance(outcomes):
+                todo = self._without_failed(missing_stages(self.plan, self.store, wanted, cells))
+                if todo and executor is None:
+                    executor = workers.enter_context(self.make_executor(len(self.plan.stages), self.store.folder))
+                if todo:
+                    self._run(todo, executor, wanted)
+                for stage in {name for cell in cells for name in (cell.stages["evaluate"], cell.baseline)}:
+                    outcomes[stage] = self._outcome(stage)
+        return self.records.skip_all_but(search.asked)
+
+    def _outcome(self, stage: str) -> tuple[float, float] | None:
+        """(validation accuracy, bit_gflops) of an evaluation; None where it could not be computed."""
+        if not self.store.done(stage):
+            return None
+        meta = self.store.meta(stage)
+        return meta["val"]["accuracy"], meta["cost"]["bit_gflops"]
+
+    def compute(self, wanted: set[str], cells: Sequence[Cell]) -> None:
+        """Compute what is missing for these cells' records and the networks that are wanted, but for what failed before
+        and what needs that."""
+        todo = self._without_failed(missing_stages(self.plan, self.store, wanted, cells))
+        if todo:
+            with self.make_executor(len(todo), self.store.folder) as executor:
+                self._run(todo, executor, wanted)
+
+    def _run(self, todo: dict[str, Stage], executor: Executor, wanted: set[str]) -> None:
+        with Progress(self.plan, todo, self.console) as progress:
 
             def on_event(event: Event) -> None:
                 progress.show(event)
@@ -256,9 +286,14 @@ def _summary(plan: Plan, records: Records, folder: Path, run: _Run, seconds: flo
     for table in accuracy_tables(frame):
         console.print(table)
     done = int((frame.status == "done").sum())
+    skipped = int((frame.status == "skipped").sum())
     console.print(
-        f"{done} of {len(frame)} cells done; {run.computed} stages computed in {seconds:.0f} s", highlight=False
+        f"{done} of {len(frame)} cells done{f', {skipped} skipped' if skipped else ''}; {run.computed} stages computed "
+        f"in {seconds:.0f} s",
+        highlight=False,
     )
+    if skipped:
+        console.print("a run with --set strategy=grid computes the skipped ones too", highlight=False)
     failed = [*frame.loc[frame.status == "failed", ["cell", "reason"]].itertuples(index=False), *run.beside.items()]
     for what, reason in failed:
         text = escape(f"{what}: {str(reason).splitlines()[0]}")

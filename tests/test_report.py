@@ -660,7 +660,12 @@ def test_sweep_leaves_a_report(finished):
     folder = finished / "results" / "tiny"
     data = re.search(r'id="data">([^<]*)<', (folder / "report.html").read_text())[1]
     written = json.loads(gzip.decompress(base64.b64decode(data)))
-    assert written["sweeps"][0]["name"] == "tiny" and written["counts"] == {"done": 16, "failed": 0, "pending": 0}
+    assert written["sweeps"][0]["name"] == "tiny" and written["counts"] == {
+        "done": 16,
+        "failed": 0,
+        "pending": 0,
+        "skipped": 0,
+    }
     record = next(iter(written["details"]["curves"]["cells"]))
     assert [part for part, _ in record] == [0, 2, 3, 4]  # unpruned: no path, but the rest of its budget
 

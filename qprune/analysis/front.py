@@ -21,11 +21,15 @@ def operating_points(cells):
 
     Beside the means: `seeds` (their number), `<column>_sd` for accuracies and costs (nan for one seed), and `cell`, the
     cell whose network is handed over: that of the seed of median validation accuracy (of an even number, the lower
-    of the two in the middle; of equal ones, the smaller seed). Rows are in the order of the cells.
+    of the two in the middle; of equal ones, the smaller seed). Rows are in the order of the cells. A point of which a
+    seed was skipped (strategy: front scouts with one seed) is none: one seed's luck is not set against means.
     """
     import pandas as pd
 
+    skipped = cells[cells.status == "skipped"].groupby(POINT, sort=False).size()
     done = cells[cells.status == "done"].copy()
+    if len(skipped):
+        done = done[~pd.MultiIndex.from_frame(done[POINT]).isin(skipped.index)]
     means = [column for column in MEANS if column in done]
     done[means] = done[means].apply(pd.to_numeric)
     groups = done.groupby(POINT, sort=False)

@@ -40,7 +40,8 @@ def read_record(folder: Path, cell: str) -> dict:
         raise UserError(f"{folder} has no cell {cell!r}{nearest(cell, known)}")
     if not record_file(folder, cell).is_file():
         status = cells.loc[cells.cell == cell, "status"].iloc[0]
-        raise UserError(f"cell {cell} of {folder} is {status}: it has no network; run the sweep again")
+        remedy = "run the sweep with --set strategy=grid" if status == "skipped" else "run the sweep again"
+        raise UserError(f"cell {cell} of {folder} is {status}: it has no network; {remedy}")
     return read_checked(folder, cell)
 
 

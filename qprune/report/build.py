@@ -76,7 +76,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
         "version": qprune.__version__,
         "written": time.strftime("%Y-%m-%d %H:%M"),
         "sweeps": [_sweep(label, folder, cells[cells.sweep == label]) for label, folder in places.items()],
-        "counts": {status: int(counts.get(status, 0)) for status in ("done", "failed", "pending")},
+        "counts": {status: int(counts.get(status, 0)) for status in ("done", "failed", "pending", "skipped")},
         "costs": costs,
         "cells": _columns(cells, CELL_COLUMNS, digits=7)
         | {"point": [point_of.get(tuple(row), -1) for row in cells[POINT].itertuples(index=False)]},

@@ -10,11 +10,11 @@ function goTo(id) {
 }
 
 function drawHeader() {
-  const { done, failed, pending } = DATA.counts;
+  const { done, failed, pending, skipped } = DATA.counts;
   const name = DATA.sweeps.map((sweep) => sweep.name).join(" and ");
   document.title = `${name} · qprune report`;
   byId("title").textContent = name;
-  byId("summary").textContent = `${done} of ${CELLS.count} cells done` + (failed ? `, ${failed} failed` : "") + (pending ? `, ${pending} pending: reload this page for more` : "") + `. Written ${DATA.written}.`;
+  byId("summary").textContent = `${done} of ${CELLS.count} cells done` + (failed ? `, ${failed} failed` : "") + (pending ? `, ${pending} pending: reload this page for more` : "") + (skipped ? `, ${skipped} skipped (strategy: front)` : "") + `. Written ${DATA.written}.`;
   fill("sections", SECTIONS.filter(([id]) => id !== "failed" || failed).map(([id, text]) => make("a", { href: `#${id}`, onclick: (event) => {
     event.preventDefault(); // the fragment is for the view
     goTo(id);
