@@ -42,9 +42,13 @@ def outcomes_of(plan: Plan, cells) -> dict[str, tuple[float, float] | None]:
 
 def stages_of(plan: Plan, asked: set[str]) -> set[str]:
     """All stages that these cells need, with their baselines."""
-    found: set[str] = set()
     cells = [cell for cell in plan.cells if cell.id in asked]
-    frontier = [name for cell in cells for name in (*cell.stages.values(), cell.baseline)]
+    return needed_by(plan, {name for cell in cells for name in (*cell.stages.values(), cell.baseline)})
+
+
+def needed_by(plan: Plan, stages: set[str]) -> set[str]:
+    """These stages and all that they need."""
+    found, frontier = set(), list(stages)
     while frontier:
         if (name := frontier.pop()) not in found:
             found.add(name)
@@ -92,21 +96,25 @@ class Grid:
 
     def oracle(self) -> float:
         """Greedily, by the means' hypervolume for the updates, from the baselines on."""
+        points = operating_points(self.cells)
         groups: dict[tuple, set[str]] = {}
         for cell in self.plan.cells:
             groups.setdefault((cell.criterion, cell.order, cell.precision, cell.ratio), set()).add(cell.id)
-        baselines = {cell.baseline for cell in self.plan.cells}
-        chosen = {cell.id for cell in self.plan.cells if cell.stages["evaluate"] in baselines}
-        goal = ENOUGH * self.of_means(self.all)
-        while (volume := self.of_means(chosen)) < goal:
-            spent = self.share_of_updates(chosen)
+        keys = zip(points.criterion, points.order, points.precision, points.pruning_ratio, strict=True)
+        needed = [stages_of(self.plan, groups[key]) for key in keys]
+        spent = needed_by(self.plan, {cell.baseline for cell in self.plan.cells})
+        chosen = [number for number, stages in enumerate(needed) if stages <= spent]
+        while self._volume(points.loc[chosen]) < ENOUGH * self._volume(points):
+            volume = self._volume(points.loc[chosen])
 
-            def worth(cells: set[str], volume=volume, spent=spent) -> float:
-                price = self.share_of_updates(chosen | cells) - spent
-                return (self.of_means(chosen | cells) - volume) / max(price, 1e-6)
+            def worth(number: int, volume=volume) -> float:
+                price = updates_of(self.plan, needed[number] - spent)
+                return (self._volume(points.loc[[*chosen, number]]) - volume) / max(price, 1)
 
-            chosen |= max((cells for cells in groups.values() if not cells <= chosen), key=worth)
-        return self.share_of_updates(chosen)
+            best = max((number for number in points.index if number not in chosen), key=worth)
+            chosen.append(best)
+            spent |= needed[best]
+        return updates_of(self.plan, spent) / self.updates
 
 
 def replay(plan: Plan, cells) -> set[str]:
