@@ -216,8 +216,8 @@ class _Study:
 
 
 def bits_of(precision: str) -> tuple[float, float]:
-    """Bits of weights and activations by a precision's name: "w3a8" -> (3, 8), "fp16" -> (16, 16), none named: 32."""
-    widths = [float(number) for number in re.findall(r"\d+", "w4a4" if precision == "int4" else precision)] or [32.0]
+    """Bits of weights and activations by a precision's name: "w3a8" -> (3, 8), "mixed2.5" -> (2.5, 2.5), none named: 32."""
+    widths = [float(number) for number in re.findall(r"[\d.]+", "w4a4" if precision == "int4" else precision)] or [32.0]
     return widths[0], widths[-1]
 
 

@@ -85,7 +85,15 @@ def test_gains_are_differences_of_hypervolumes():
 
 
 def test_bits_of_precisions():
-    named = {"fp32": (32, 32), "fp16": (16, 16), "int8": (8, 8), "int4": (4, 4), "w3a8": (3, 8), "own": (32, 32)}
+    named = {
+        "mixed2.5": (2.5, 2.5),
+        "fp32": (32, 32),
+        "fp16": (16, 16),
+        "int8": (8, 8),
+        "int4": (4, 4),
+        "w3a8": (3, 8),
+        "own": (32, 32),
+    }
     assert {name: bits_of(name) for name in named} == named
 
 
