@@ -47,7 +47,7 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     updates = sorted({plan.total_updates(cell) for cell in plan.cells})
     first = plan.cells[0]
     console.print(f"updates of each cell (N + P + F + Q): {', '.join(map(str, updates))}", highlight=False)
-    measured = measure(config, [plan.stages[first.stages["recover"]]])
+    measured = measure(config, plan.stages[first.stages["dense"]])
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):
         console.print(table)
@@ -88,15 +88,15 @@ class Measured:
         return self.update + share * (self.pruned_update - self.update)
 
 
-def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], Measured]:
-    """(model, data), as canonical settings -> its timings."""
+def measure(config: SweepConfig, dense: Stage) -> dict[tuple[str, str], Measured]:
+    """(model, data), as canonical settings -> its timings. dense: any dense stage, whose recipe is all FP32 stages'."""
     torch.set_num_threads(1)
     measured = {}
     prune = config.prune
     for model, data in itertools.product(config.model, config.data):
         facts = facts_of(config, model, data)
         dataset = load_data(data.settings)
-        recipe = recipe_of(recipes[0].settings, dataset)
+        recipe = recipe_of(dense.settings, dataset)
         network = facts.spec.build()
 
         def seconds(network, scorer=None, dataset=dataset, recipe=recipe):
@@ -126,7 +126,7 @@ def measure(config: SweepConfig, recipes: list[Stage]) -> dict[tuple[str, str], 
             precision = get_precision(name, config.quantize.first_last_bits).choose(network, calibration)
             trained = precision.prepare(network, calibration)
             precision_start[name] = time.perf_counter() - start
-            precision_update[name] = seconds(trained)
+            precision_update[name] = seconds(trained, recipe=recipe.in_fp32)
             cost = count_cost(trained.eval(), facts.spec.image_shape)
             if not precision.layer_bits:  # those of a mixed precision depend on the trained weights
                 bits[name] = {layer.name: (layer.w_bits, layer.a_bits) for layer in cost.layers}

@@ -83,6 +83,7 @@ class _Study:
         self.twins: dict[str, list[Cell]] = {}
         for cell in cells:
             self.twins.setdefault(cell.stages["evaluate"], []).append(cell)
+        self.needs: dict[str, set[str]] = {}  # cell -> stages
         self.seen: dict[str, tuple[float, float] | None] = {}
         self.bought: set[str] = set()  # stages
         self.asked: set[str] = set()
@@ -130,13 +131,18 @@ class _Study:
 
     def _stages(self, cells: list[Cell]) -> set[str]:
         """All stages that cells and their baselines need."""
-        found: set[str] = set()
-        frontier = [name for cell in cells for name in (cell.stages["evaluate"], *cell.stages.values(), cell.baseline)]
-        while frontier:
-            if (name := frontier.pop()) not in found:
-                found.add(name)
-                frontier += self.plan.stages[name].inputs
-        return found
+        return set().union(*map(self._stages_of, cells))
+
+    def _stages_of(self, cell: Cell) -> set[str]:
+        if cell.id not in self.needs:
+            found: set[str] = set()
+            frontier = [*cell.stages.values(), cell.baseline]
+            while frontier:
+                if (name := frontier.pop()) not in found:
+                    found.add(name)
+                    frontier += self.plan.stages[name].inputs
+            self.needs[cell.id] = found
+        return self.needs[cell.id]
 
     def _updates(self, stages: set[str]) -> int:
         return sum(self.plan.stages[name].updates for name in stages)
@@ -184,7 +190,8 @@ class _Study:
         if not known:
             return []
         expected, capable = foretell(known, np.array([self._values(point)[0] for point in known]), known)
-        open_ = [number for number, point in enumerate(known) if self._untried(point)]
+        hopeless = [max(accuracy for _, accuracy in self._values(point)) <= -FLOOR for point in known]
+        open_ = [number for number, point in enumerate(known) if self._untried(point) and not hopeless[number]]
         front = [np.mean(self._values(point), axis=0) for point in known if not self._untried(point)]
         if not front:  # nothing may be worth it, but some point is to be a mean over seeds
             return self._untried(known[int(np.argmax(expected[:, 1]))])

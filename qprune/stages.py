@@ -39,6 +39,7 @@ from qprune.training import (
     evaluate,
     minibatch,
     seed_of,
+    tf32,
     updates_per_epoch,
 )
 
@@ -101,7 +102,8 @@ def compute(
     """
     _check_unchanged(stage)
     partial = Partial(store, stage.id, tick, note)
-    meta, tensors = _function_of(stage.kind)(stage, Work(store, device, partial, stage.trust, note))
+    with tf32(False):
+        meta, tensors = _function_of(stage.kind)(stage, Work(store, device, partial, stage.trust, note))
     meta["kind"], meta["label"] = stage.kind, stage.label
     meta["inputs"] = {name: store.meta(name).get("tensors_sha256") for name in stage.inputs}
     meta["seconds"] = partial.seconds

@@ -6,6 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from qprune.analysis.front import measured
+
 COLUMNS = 5  # precisions beside each other: more don't fit 80 columns
 
 
@@ -17,8 +19,8 @@ def accuracy_tables(cells) -> list[Group]:
         title = f"{what}: test accuracy (%), mean ± sd over {group.seed.nunique()} seed(s)"
 
         def entry(precision: str, ratio: float, group=group) -> str:
-            chosen = (group.precision == precision) & (group.pruning_ratio == ratio) & (group.status == "done")
-            return _mean_sd(group.accuracy[chosen].astype(float))
+            done = measured(group)
+            return _mean_sd(done.accuracy[(done.precision == precision) & (done.pruning_ratio == ratio)].astype(float))
 
         tables.append(ratio_table(title, group.precision.unique(), sorted(group.pruning_ratio.unique()), entry))
     return tables

@@ -49,12 +49,19 @@ class Recipe:
 
 
 @contextmanager
-def math_of(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """The forward pass inside is made in the recipe's math. PyTorch's own default on a GPU, TF32 in convolutions, is off."""
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = recipe.math == "tf32"
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.math == "bf16", cache_enabled=False):
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may compute in TF32 inside. PyTorch's own default allows it in convolutions; here nothing is silent."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
         yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Around a forward pass: BF16 where the recipe asks for it, else FP32 whatever is around."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.math == "bf16", cache_enabled=False)
 
 
 def seed_of(*parts) -> int:
@@ -143,7 +150,7 @@ def train(
     on_update: told each update's number and its loss (None where reading it would make a GPU wait). teacher: a network
     whose logits on the same minibatch, in eval mode, are learned too (distillation_loss); its weights and
     statistics stay as they are.
-    The network is in train mode afterwards. Raises Diverged on a loss that is not finite.
+    The network is in train mode and contiguous afterwards. Raises Diverged on a loss that is not finite.
     """
     optimizer = optimizer or make_optimizer(network, recipe, lr(updates.start))
     network.train()
@@ -151,29 +158,31 @@ def train(
     network.to(memory_format=layout)
     if teacher is not None:
         teacher.eval().to(memory_format=layout)
-    for update in updates:
-        images, labels = minibatch(split, recipe, seed, update)
-        torch.manual_seed(seed_of(seed, "dropout", update))
-        for group in optimizer.param_groups:
-            group["lr"] = lr(update)
-        images = images.contiguous(memory_format=layout)
-        optimizer.zero_grad(set_to_none=True)
-        with scorer.minibatch() if scorer is not None else nullcontext():
-            with math_of(recipe, images.device):
-                if teacher is None:
-                    loss = F.cross_entropy(network(images), labels)
-                else:
-                    with torch.no_grad():
-                        teacher_logits = teacher(images)
-                    loss = distillation_loss(network(images), teacher_logits, labels)
-            loss.backward()
-        read = not loss.is_cuda or update % READ_LOSS_EVERY == 0 or update == updates.stop - 1
-        value = loss.item() if read else None
-        if value is not None and not math.isfinite(value):
-            raise Diverged(f"the loss is {value} at update {update}, learning rate {lr(update):.3g}; lower it")
-        optimizer.step()
-        if on_update is not None:
-            on_update(update, value)
+    with tf32(recipe.math == "tf32"):
+        for update in updates:
+            images, labels = minibatch(split, recipe, seed, update)
+            torch.manual_seed(seed_of(seed, "dropout", update))
+            for group in optimizer.param_groups:
+                group["lr"] = lr(update)
+            images = images.contiguous(memory_format=layout)
+            optimizer.zero_grad(set_to_none=True)
+            with scorer.minibatch() if scorer is not None else nullcontext():
+                with autocast(recipe, images.device):
+                    if teacher is None:
+                        loss = F.cross_entropy(network(images), labels)
+                    else:
+                        with torch.no_grad():
+                            teacher_logits = teacher(images)
+                        loss = distillation_loss(network(images), teacher_logits, labels)
+                loss.backward()
+            read = not loss.is_cuda or update % READ_LOSS_EVERY == 0 or update == updates.stop - 1
+            value = loss.item() if read else None
+            if value is not None and not math.isfinite(value):
+                raise Diverged(f"the loss is {value} at update {update}, learning rate {lr(update):.3g}; lower it")
+            optimizer.step()
+            if on_update is not None:
+                on_update(update, value)
+    network.to(memory_format=torch.contiguous_format)  # NOTE as one that goes on from a file is
     return optimizer
 
 
@@ -198,7 +207,7 @@ def evaluate(network: nn.Module, split: Split, batch_size: int = 256) -> Evaluat
     loss, correct = 0.0, []
     for start in range(0, len(split.labels), batch_size):
         labels = split.labels[start : start + batch_size]
-        with math_of(Recipe(), labels.device):
+        with tf32(False), autocast(Recipe(), labels.device):
             logits = network(split.images[start : start + batch_size].float().div_(255))
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct.append((logits.argmax(1) == labels).cpu())

@@ -12,7 +12,7 @@ from tiny_sweep import command
 from qprune.analysis.answers import answers, compare_answers
 from qprune.analysis.front import front_cells, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
-from qprune.analysis.studies import budget, criterion_means, orders, references
+from qprune.analysis.studies import budget, by_seed, criterion_means, orders, references
 from qprune.records import read_cells
 from qprune.report.build import report_data
 from qprune.report.details import curve_tables
@@ -357,3 +357,17 @@ def test_answer_on_the_order_of_criteria():
     assert "taylor over activation by +10.00 points" in found.rows[0][2] and "activation over" not in found.rows[0][2]
     (alone,) = [compare_answers(pd.concat(parts[:3] + [parts[0].assign(sweep="t")], ignore_index=True))]
     assert all("order of the criteria" not in one.question for one in alone)
+
+
+def test_criteria_that_sweeps_do_not_share_have_no_order():
+    pairs = {"s": ("taylor", "random"), "t": ("activation", "apoz")}
+    cells = pd.concat([cells_of(FIRST, sweep=sweep, criterion=name) for sweep in pairs for name in pairs[sweep]])
+    assert compare_answers(cells.reset_index(drop=True)) == []
+
+
+def test_a_point_of_which_a_seed_was_skipped_is_none():
+    cells = cells_of({("fp32", 0.5): [0.9, 0.8, 0.7], ("int4", 0.5): [0.99, 0.0, 0.0]}, criterion="taylor")
+    cells.loc[(cells.precision == "int4") & (cells.seed > 0), "status"] = "skipped"
+    assert list(operating_points(cells).precision) == ["fp32"]
+    assert criterion_means(cells) == {"taylor": pytest.approx({0: 0.9, 1: 0.8, 2: 0.7})}
+    assert [place for place in by_seed(cells, "val_accuracy")] == [("fp32", 0.5)]

@@ -232,7 +232,7 @@ def test_the_forecast_leaves_open_what_is_not_chosen_yet(tmp_path):
 
     config = tiny_config(tmp_path, "seeds=0", "precisions=[fp32,mixed3]", "prune.ratios=0")
     plan = make_plan(config)
-    measured = forecast.measure(config, [plan.stages[plan.cells[0].stages["recover"]]])
+    measured = forecast.measure(config, plan.stages[plan.cells[0].stages["dense"]])
     costs = forecast.forecast_costs(plan, Store(tmp_path / "stages"), measured)
     assert [costs[cell.id] is None for cell in plan.cells] == [False, True]
     (timing,) = measured.values()

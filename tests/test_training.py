@@ -16,7 +16,6 @@ from qprune.training import (
     cosine,
     evaluate,
     make_optimizer,
-    math_of,
     minibatch,
     seed_of,
     train,
@@ -238,6 +237,7 @@ def test_other_math_trains_nearly_the_same_fp32_weights(recipe):
     assert losses[plain] == pytest.approx(losses[other], rel=0.05)
     assert losses[plain] != losses[other] or recipe.math == "fp32"
     assert {parameter.dtype for parameter in other.parameters()} == {torch.float32}
+    assert all(parameter.is_contiguous() for parameter in other.parameters())
     for ours, theirs in zip(plain.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.allclose(ours.float(), theirs.float(), atol=0.03)
 
@@ -253,8 +253,16 @@ def test_tf32_is_on_only_where_it_is_asked_for():
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
         for math_name in ("fp32", "tf32", "bf16"):
-            with math_of(Recipe(math=math_name), torch.device("cuda")):
-                flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-            assert flags == (math_name == "tf32",) * 2
+            flags = []
+
+            def note(*_, flags=flags):
+                flags.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+
+            network = small_network()
+            network.register_forward_hook(note)
+            network.register_full_backward_hook(note)
+            train(network, classes(), Recipe(math=math_name), range(1), constant(0.1), 0)
+            assert flags == [(math_name == "tf32",) * 2] * 2
+            assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qprune.analysis.front import GROUP, operating_points
+from qprune.analysis.front import GROUP, measured, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.statistics import Interval, interval
 from qprune.analysis.studies import (
@@ -43,7 +43,7 @@ def answers(cells, points: float = 1.0, lambdas=None) -> list[Answer]:
     lambdas: as read_lambdas gives, of the one sweep that there is; points: how many percentage points of validation accuracy a network may lose and still count as bearing its ratio.
     """
     found = []
-    done = cells[cells.status == "done"]
+    done = measured(cells)
     for (sweep, model, data, criterion, order), own in done.groupby(GROUP, sort=False):
         name = f"{sweep}: {model} on {data}, {with_order(criterion, order)}"
         for question, answer in QUESTIONS.items():
@@ -218,7 +218,7 @@ def compare_answers(cells) -> list[Answer]:
     """How each sweep differs from the first one, where they have the same model, data set, criterion and order; and
     whether the criteria come in the same order everywhere."""
     found = []
-    done = cells[cells.status == "done"]
+    done = measured(cells)
     first, *others = cells.sweep.unique()
     for sweep in others:
         for key, own in done[done.sweep == sweep].groupby([one for one in GROUP if one != "sweep"], sort=False):
@@ -255,11 +255,15 @@ def _same_order(cells) -> list[Answer]:
     if len(rows) < 2:
         return []
     known = [name for name in orders[0] if all(name in own for own in orders)]
+    if len(known) < 2:
+        return []
     places = [[own.index(name) for name in known] for own in orders]
-    taus = [kendalltau(one, other).statistic for one, other in itertools.combinations(places, 2)] if known[1:] else []
+    taus = [kendalltau(one, other).statistic for one, other in itertools.combinations(places, 2)]
     against = [pair for pair in settled if pair[::-1] in settled]
     same = len({tuple(name for name in own if name in known) for own in orders}) == 1
     sentence = f"{'The same' if same else 'Not the same'} on all {len(rows)}, by mean validation accuracy over all pruned points."
+    if len(known) < len(set().union(*orders)):
+        sentence += f" Of those that all have: {', '.join(known)}."
     if taus:
         sentence += f" Kendall's tau between two of them is {sum(taus) / len(taus):.2f} on average ({min(taus):.2f} to {max(taus):.2f})."
     sentence += f" Differences that the seeds settle: {len(settled)} pairs of criteria"

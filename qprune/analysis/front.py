@@ -16,20 +16,27 @@ MEANS = (
 SPREADS = ("val_accuracy", "accuracy", *COSTS)
 
 
+def measured(cells):
+    """The done cells of operating points. A point of which a seed was skipped (strategy: front scouts with one seed) is
+    none: one seed's luck is not set against means."""
+    import pandas as pd
+
+    done, skipped = cells[cells.status == "done"], cells[cells.status == "skipped"]
+    if skipped.empty:
+        return done
+    return done[~pd.MultiIndex.from_frame(done[POINT]).isin(pd.MultiIndex.from_frame(skipped[POINT]))]
+
+
 def operating_points(cells):
-    """One row per POINT of the done cells: means over seeds (a DataFrame).
+    """One row per POINT of the measured cells: means over seeds (a DataFrame).
 
     Beside the means: `seeds` (their number), `<column>_sd` for accuracies and costs (nan for one seed), and `cell`, the
     cell whose network is handed over: that of the seed of median validation accuracy (of an even number, the lower
-    of the two in the middle; of equal ones, the smaller seed). Rows are in the order of the cells. A point of which a
-    seed was skipped (strategy: front scouts with one seed) is none: one seed's luck is not set against means.
+    of the two in the middle; of equal ones, the smaller seed). Rows are in the order of the cells.
     """
     import pandas as pd
 
-    skipped = cells[cells.status == "skipped"].groupby(POINT, sort=False).size()
-    done = cells[cells.status == "done"].copy()
-    if len(skipped):
-        done = done[~pd.MultiIndex.from_frame(done[POINT]).isin(skipped.index)]
+    done = measured(cells).copy()
     means = [column for column in MEANS if column in done]
     done[means] = done[means].apply(pd.to_numeric)
     groups = done.groupby(POINT, sort=False)

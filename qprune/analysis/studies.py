@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qprune.analysis.front import hypervolume, operating_points
+from qprune.analysis.front import hypervolume, measured, operating_points
 from qprune.analysis.statistics import Interval, interval
 
 BELOW_BASELINE = 0.10  # of the hypervolume's reference point: 10 points of accuracy
@@ -21,7 +21,7 @@ REFERENCES = {
 
 def by_seed(cells, column: str) -> dict[tuple[str, float], dict[int, float]]:
     """(precision, ratio) -> seed -> value of a column of the done cells."""
-    done = cells[cells.status == "done"]
+    done = measured(cells)
     table: dict[tuple[str, float], dict[int, float]] = {}
     rows = zip(done.precision, done.pruning_ratio.astype(float), done.seed, done[column].astype(float), strict=True)
     for precision, ratio, seed, value in rows:
@@ -147,21 +147,18 @@ def orders(cells, column: str = "val_accuracy") -> list[Difference]:
 def criterion_means(cells, column: str = "val_accuracy") -> dict[str, dict[int, float]]:
     """Criterion -> seed -> mean of the column over all pruned (precision, ratio) that every criterion has done.
 
-    cells: of one sweep, model, data set and order. Seeds and places that a criterion lacks are left out for all.
+    cells: of one sweep, model, data set and order. Left out for all are seeds that a criterion lacks altogether, and
+    places that some criterion lacks with any other seed.
     """
-    pruned = cells[(cells.pruning_ratio > 0) & (cells.status == "done")]
+    pruned = measured(cells)
+    pruned = pruned[pruned.pruning_ratio > 0]
     values = {name: by_seed(own, column) for name, own in pruned.groupby("criterion", sort=False)}
-    shared = {
-        (place, seed)
-        for place, seeds in next(iter(values.values()), {}).items()
-        for seed in seeds
-        if all(seed in own.get(place, {}) for own in values.values())
-    }
+    seeds = set.intersection(*({seed for place in own.values() for seed in place} for own in values.values()))
+    places = set.intersection(
+        *({place for place, known in own.items() if seeds <= known.keys()} for own in values.values())
+    )
     return {
-        name: {
-            seed: float(np.mean([own[place][seed] for place, other in shared if other == seed]))
-            for seed in sorted({seed for _, seed in shared})
-        }
+        name: {seed: float(np.mean([own[place][seed] for place in sorted(places)])) for seed in sorted(seeds) if places}
         for name, own in values.items()
     }
 
@@ -206,7 +203,7 @@ def budget(cells, column: str = "val_accuracy") -> list[Budget]:
 
 def references(cells, column: str = "val_accuracy") -> dict[str, np.ndarray]:
     """Column of REFERENCES -> its value for each seed that has one; columns without any are left out."""
-    done = cells[cells.status == "done"]
+    done = measured(cells)
     found = {}
     for name in REFERENCES[column]:
         if name in done:
@@ -264,7 +261,7 @@ def hypervolumes(cells) -> dict[str, Interval]:
 
     The reference point is the same for all: the dearest dense FP32 network, 10 points under the mean of the baselines.
     """
-    done = cells[cells.status == "done"]
+    done = measured(cells)
     cost = (done.bit_gflops / done.relative_bops).astype(float).max()
     accuracy = done.groupby("sweep").baseline_val_accuracy.mean().mean() - BELOW_BASELINE
     volumes = {}

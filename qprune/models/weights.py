@@ -100,7 +100,10 @@ def load_pretrained(network: nn.Module, tensors: Mapping[str, Tensor], source: s
     """Loads all tensors but the head's and the input normalisation's, in place; UserError naming what doesn't fit."""
     others = (f"{head_name(network)}.", "normalize.")
     body = {name: tensor for name, tensor in tensors.items() if not name.startswith(others)}
-    fill(network, body, source, optional=others)
+    try:
+        fill(network, body, source, optional=others)
+    except UserError as error:
+        raise UserError(f"{error} Pretrain on images of the same size and number of channels.") from None
 
 
 def load_checkpoint(network: nn.Module, file: str | Path) -> None:

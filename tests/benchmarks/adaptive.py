@@ -3,7 +3,7 @@
 python tests/benchmarks/adaptive.py results/review_c ...; each folder's sweep file is sweeps/<its name>.yaml.
 
 The search is run against the recorded outcomes, with each seed alone and with all. Columns, all shares of the full grid's:
-hypervolume_means: of the operating points that have every seed; hypervolume_seeds: as qprune compare has it, the mean of
+hypervolume_means: of the operating points that have every seed; hypervolume_seeds: the mean of
 the seeds' own, scouted cells among them; updates: of distinct stages, networks from scratch on neither side;
 cells; updates_bound: dense networks, baselines and one path to its end, which no choice of cells with that path saves;
 updates_oracle: what knowing all outcomes beforehand takes for 98% of the means' hypervolume, choosing greedily.
