@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 from qprune import cross_validation
 from qprune.config import SweepConfig, place_of
@@ -402,6 +403,12 @@ def _ratio(ratio: float) -> str:
     return f"{ratio:.2f}" if round(ratio, 2) == ratio else repr(ratio)
 
 
+def _own_name(choice: Choice) -> str:
+    """Its name; of a folder of images, the folder's."""
+    root = choice.settings.get("root") if choice.name == "imagefolder" else None
+    return (Path(root).name if isinstance(root, str) else "") or choice.name
+
+
 def short_names(config: SweepConfig) -> dict[Choice, str]:
     """Short names for models and data sets that are fit for file names, and different where the choices are.
 
@@ -409,7 +416,7 @@ def short_names(config: SweepConfig) -> dict[Choice, str]:
     """
     names: dict[Choice, str] = {}
     for axis in (config.model, config.data):
-        whole = [re.sub(r"[^A-Za-z0-9_.]+", "_", choice.name.removeprefix("torchvision:")) for choice in axis]
+        whole = [re.sub(r"[^A-Za-z0-9_.]+", "_", _own_name(choice).removeprefix("torchvision:")) for choice in axis]
         plain = [re.sub(r"^\.", "_", name[:60]) for name in whole]
         count = Counter(plain)
         for choice, name, long in zip(axis, plain, whole, strict=True):

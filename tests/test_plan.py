@@ -294,3 +294,17 @@ def test_ids_are_the_same_in_every_process(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "tiny.yaml")], capture_output=True, text=True, env=environment()
     )
     assert run.stdout.split() == list(make_plan(tiny_config(tmp_path)).stages), run.stderr
+
+
+def test_a_folder_of_images_is_called_by_its_name(tmp_path):
+    from PIL import Image
+
+    roots = [tmp_path / "flowers", tmp_path / "birds 200"]
+    for root in roots:
+        for label in ("a", "b"):
+            (root / label).mkdir(parents=True)
+            for number in range(20):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(root / label / f"{number}.png")
+    data = ", ".join(f"{{name: imagefolder, root: {root}, image_size: 8}}" for root in roots)
+    plan = make_plan(tiny_config(tmp_path, f"data=[{data}]", "seeds=0", "precisions=fp32", "prune.ratios=0"))
+    assert [cell.data for cell in plan.cells] == ["flowers", "birds_200"]
