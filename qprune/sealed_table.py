@@ -92,8 +92,11 @@ def _check_rows(path: Path, header: list[str], rows: list[list[str]], remedy: st
 
 
 def _fields(text: str) -> list[list[str]]:
-    csv.field_size_limit(sys.maxsize)  # a failed cell's reason may be long; the default is 128 kB
-    return [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    before = csv.field_size_limit(sys.maxsize)  # a failed cell's reason may be long; the default is 128 kB
+    try:
+        return [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    finally:
+        csv.field_size_limit(before)  # which all readers of a process share
 
 
 def _text(lines: list[list[str]]) -> str:

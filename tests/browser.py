@@ -7,6 +7,7 @@ from pathlib import Path
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -60,6 +61,11 @@ def wait(driver, condition: str, seconds: float = 30):
         assert time.monotonic() < end, f"not within {seconds} s: {condition}"
         time.sleep(0.02)
     return value
+
+
+def find(driver, selector: str):
+    """The first element of a CSS selector."""
+    return driver.find_element(By.CSS_SELECTOR, selector)
 
 
 def errors(driver) -> list[str]:

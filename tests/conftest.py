@@ -23,6 +23,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium; its attribute `downloads` is the folder of what it saves."""
+    from browser import chromium
+
+    folder = tmp_path_factory.mktemp("chromium")
+    with chromium(folder) as driver:
+        driver.downloads = folder / "downloads"
+        yield driver
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder in which the tiny sweep has been run to its end, by two workers. Tests that change it take a copy."""

@@ -560,6 +560,7 @@ def test_shipped_sweeps_load():
     paths = sorted((ROOT / "sweeps").glob("*.yaml"))
     assert QUICKSTART in paths
     absent = r"there is no folder|there is no weights file|not found\. Looked in"
+    assert [parse(path.read_text(), str(path)).value["name"] for path in paths] == [path.stem for path in paths]
     for path in paths:
         try:
             assert load_config(path).name == path.stem

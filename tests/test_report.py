@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browser import chromium, errors, open_page, set_size, wait
+from browser import errors, find, open_page, set_size, wait
 from made_sweep import make_sweep
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -26,14 +26,6 @@ from qprune.report.commands import NOTHING_FITS, compare_command, pick_command, 
 from qprune.report.details import correct_images, layer_tables, read_record
 from qprune.report.html import packed
 from qprune.seal import sealed_json
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chromium")
-    with chromium(folder) as driver:
-        driver.downloads = folder / "downloads"
-        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +46,6 @@ def report(browser, made):
     set_size(browser, 1280, 1000)
     yield browser
     assert errors(browser) == []
-
-
-def find(driver, selector):
-    return driver.find_element(By.CSS_SELECTOR, selector)
 
 
 def type_number(driver, selector, value):
