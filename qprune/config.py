@@ -301,14 +301,16 @@ class SweepConfig(_Settings):
         if self.pretrain is not None:
             if self.train.checkpoint is not None:
                 raise problem("a checkpoint leaves nothing to pretrain; give one of the two", ("pretrain",))
-            settings = self.pretrain.model_copy()
-            settings._fill(lr=self.train.lr, batch_size=self.train.batch_size)
-            object.__setattr__(self, "pretrain", settings)
+            self._fill_section("pretrain", lr=self.train.lr, batch_size=self.train.batch_size)
         for section, divisor in (("prune", 5), ("finetune", 5), ("quantize", 10)):
-            settings = getattr(self, section).model_copy()
-            settings._fill(lr=self.train.lr / divisor)
-            object.__setattr__(self, section, settings)
+            self._fill_section(section, lr=self.train.lr / divisor)
         return self
+
+    def _fill_section(self, section: str, **values: Any) -> None:
+        """Fills in a section's settings that follow from others, in a copy: its default is every file's."""
+        settings = getattr(self, section).model_copy()
+        settings._fill(**values)
+        object.__setattr__(self, section, settings)
 
 
 def _is_file(path: str) -> bool:

@@ -69,6 +69,20 @@ class Plan:
     cells: tuple[Cell, ...]
     stages: dict[str, Stage]
 
+    def needed_by(self, stages: Iterable[str]) -> set[str]:
+        """These stages and all that they are computed from."""
+        found: set[str] = set()
+        frontier = list(stages)
+        while frontier:
+            if (name := frontier.pop()) not in found:
+                found.add(name)
+                frontier += self.stages[name].inputs
+        return found
+
+    def updates_of(self, stages: Iterable[str]) -> int:
+        """What these stages train, in all."""
+        return sum(self.stages[name].updates for name in stages)
+
     def total_updates(self, cell: Cell) -> int:
         """N + P + F + Q: the same for every cell that shares model, data and settings."""
         budget = self.stages[cell.stages["recover"]].settings

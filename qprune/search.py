@@ -88,9 +88,8 @@ class _Study:
         self.bought: set[str] = set()  # stages
         self.asked: set[str] = set()
         self.pending: list[Cell] = []
-        everything = set().union(*(self._stages([cell]) for cell in cells))
         self.seeds = len({cell.seed for cell in cells})
-        self.seed_updates = max(self._updates(everything) / self.seeds, 1)
+        self.seed_updates = max(plan.updates_of(self._stages(cells)) / self.seeds, 1)
 
     def advance(self, outcomes: Outcomes) -> list[Cell]:
         while True:
@@ -135,17 +134,8 @@ class _Study:
 
     def _stages_of(self, cell: Cell) -> set[str]:
         if cell.id not in self.needs:
-            found: set[str] = set()
-            frontier = [*cell.stages.values(), cell.baseline]
-            while frontier:
-                if (name := frontier.pop()) not in found:
-                    found.add(name)
-                    frontier += self.plan.stages[name].inputs
-            self.needs[cell.id] = found
+            self.needs[cell.id] = self.plan.needed_by([*cell.stages.values(), cell.baseline])
         return self.needs[cell.id]
-
-    def _updates(self, stages: set[str]) -> int:
-        return sum(self.plan.stages[name].updates for name in stages)
 
     # Choosing
 
@@ -215,10 +205,10 @@ class _Study:
         """
         whole = np.vstack([front, points])
         whole = max(hypervolume(2.0 ** whole[:, 0], whole[:, 1], 1.0, -BELOW_BASELINE), BELOW_BASELINE)
-        prices = [self._updates(self._stages(each) - bought) / len(each) / self.seed_updates for each in cells]
+        prices = [self.plan.updates_of(self._stages(each) - bought) / len(each) / self.seed_updates for each in cells]
         worths = hypervolume_gains(front, points) / whole / np.maximum(prices, 1e-6)
         best = int(np.argmax(np.round(worths, 9)))  # of equal ones the first
-        spent = self._updates(bought) / self.seed_updates / seeds
+        spent = self.plan.updates_of(bought) / self.seed_updates / seeds
         return best if worths[best] > WORTH * (spent / SPENT) ** 2 else None
 
 

@@ -142,9 +142,9 @@ class _Run:
             executor = None
             while cells := search.advance(outcomes):
                 todo = self._without_failed(missing_stages(self.plan, self.store, wanted, cells))
-                if todo and executor is None:
-                    executor = workers.enter_context(self.make_executor(len(self.plan.stages), self.store.folder))
                 if todo:
+                    if executor is None:
+                        executor = workers.enter_context(self.make_executor(len(self.plan.stages), self.store.folder))
                     self._run(todo, executor, wanted)
                 for stage in {name for cell in cells for name in (cell.stages["evaluate"], cell.baseline)}:
                     outcomes[stage] = self._outcome(stage)

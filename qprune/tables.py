@@ -18,8 +18,9 @@ def accuracy_tables(cells) -> list[Group]:
         what = f"{model} on {data}, {with_order(criterion, order)}"
         title = f"{what}: test accuracy (%), mean ± sd over {group.seed.nunique()} seed(s)"
 
-        def entry(precision: str, ratio: float, group=group) -> str:
-            done = measured(group)
+        done = measured(group)
+
+        def entry(precision: str, ratio: float, done=done) -> str:
             return _mean_sd(done.accuracy[(done.precision == precision) & (done.pruning_ratio == ratio)].astype(float))
 
         tables.append(ratio_table(title, group.precision.unique(), sorted(group.pruning_ratio.unique()), entry))

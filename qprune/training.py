@@ -133,6 +133,14 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor) ->
     return (1 - TEACHER_SHARE) * F.cross_entropy(logits, labels) + TEACHER_SHARE * TEMPERATURE**2 * divergence
 
 
+def _loss(network: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+    if teacher is None:
+        return F.cross_entropy(network(images), labels)
+    with torch.no_grad():
+        teacher_logits = teacher(images)
+    return distillation_loss(network(images), teacher_logits, labels)
+
+
 def train(
     network: nn.Module,
     split: Split,
@@ -168,12 +176,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             with scorer.minibatch() if scorer is not None else nullcontext():
                 with autocast(recipe, images.device):
-                    if teacher is None:
-                        loss = F.cross_entropy(network(images), labels)
-                    else:
-                        with torch.no_grad():
-                            teacher_logits = teacher(images)
-                        loss = distillation_loss(network(images), teacher_logits, labels)
+                    loss = _loss(network, teacher, images, labels)
                 loss.backward()
             read = not loss.is_cuda or update % READ_LOSS_EVERY == 0 or update == updates.stop - 1
             value = loss.item() if read else None
@@ -205,12 +208,12 @@ def evaluate(network: nn.Module, split: Split, batch_size: int = 256) -> Evaluat
     training = network.training
     network.eval()
     loss, correct = 0.0, []
-    for start in range(0, len(split.labels), batch_size):
-        labels = split.labels[start : start + batch_size]
-        with tf32(False), autocast(Recipe(), labels.device):
+    with tf32(False), autocast(Recipe(), split.labels.device):
+        for start in range(0, len(split.labels), batch_size):
+            labels = split.labels[start : start + batch_size]
             logits = network(split.images[start : start + batch_size].float().div_(255))
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct.append((logits.argmax(1) == labels).cpu())
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct.append((logits.argmax(1) == labels).cpu())
     network.train(training)
     if not math.isfinite(loss):
         raise Diverged("the network's loss is not finite in evaluation; lower the learning rates")

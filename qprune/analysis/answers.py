@@ -235,20 +235,21 @@ def _same_order(cells) -> list[Answer]:
     """Whether the criteria come in the same order on all networks and data sets; nothing where there is but one."""
     from scipy.stats import kendalltau
 
-    rows, orders, settled = [], [], {}
+    rows, orders, settled = [], [], set()
     for (sweep, model, data, order), own in cells.groupby([one for one in GROUP if one != "criterion"], sort=False):
         means = {name: seeds for name, seeds in criterion_means(own).items() if seeds}
         if len(means) < 2:
             continue
-        ranked = sorted(means, key=lambda name: -interval(list(means[name].values())).mean)
+        overall = {name: interval(list(seeds.values())).mean for name, seeds in means.items()}
+        ranked = sorted(overall, key=lambda name: -overall[name])
         orders.append(ranked)
         apart = []
         for better, worse in itertools.combinations(ranked, 2):
             gap = interval(paired_differences(means[better], means[worse]))
             if gap.low > 0:
                 apart.append(f"{better} over {worse} by {_with_interval(gap)}")
-                settled.setdefault((better, worse), []).append(f"{model} on {data} ({sweep})")
-        texts = [f"{name} {100 * interval(list(means[name].values())).mean:.2f}" for name in ranked]
+                settled.add((better, worse))
+        texts = [f"{name} {100 * overall[name]:.2f}" for name in ranked]
         rows.append(
             (f"{sweep}: {with_order(f'{model} on {data}', order)}", ", ".join(texts), "; ".join(apart) or "none")
         )
@@ -264,8 +265,7 @@ def _same_order(cells) -> list[Answer]:
     sentence = f"{'The same' if same else 'Not the same'} on all {len(rows)}, by mean validation accuracy over all pruned points."
     if len(known) < len(set().union(*orders)):
         sentence += f" Of those that all have: {', '.join(known)}."
-    if taus:
-        sentence += f" Kendall's tau between two of them is {sum(taus) / len(taus):.2f} on average ({min(taus):.2f} to {max(taus):.2f})."
+    sentence += f" Kendall's tau between two of them is {sum(taus) / len(taus):.2f} on average ({min(taus):.2f} to {max(taus):.2f})."
     sentence += f" Differences that the seeds settle: {len(settled)} pairs of criteria"
     sentence += f", {len(against) // 2} of them both ways." if against else ", none of them both ways."
     head = ("where", "criteria, the best first, mean validation accuracy (%)", "settled by the seeds")

@@ -3,8 +3,7 @@
 python tests/benchmarks/adaptive.py results/review_c ...; each folder's sweep file is sweeps/<its name>.yaml.
 
 The search is run against the recorded outcomes, with each seed alone and with all. Columns, all shares of the full grid's:
-hypervolume_means: of the operating points that have every seed; hypervolume_seeds: the mean of
-the seeds' own, scouted cells among them; updates: of distinct stages, networks from scratch on neither side;
+hypervolume_means: of the operating points that have every seed; hypervolume_seeds: the mean of the seeds' own, scouted cells among them; updates: of distinct stages, networks from scratch on neither side;
 cells; updates_bound: dense networks, baselines and one path to its end, which no choice of cells with that path saves;
 updates_oracle: what knowing all outcomes beforehand takes for 98% of the means' hypervolume, choosing greedily.
 """
@@ -43,21 +42,7 @@ def outcomes_of(plan: Plan, cells) -> dict[str, tuple[float, float] | None]:
 def stages_of(plan: Plan, asked: set[str]) -> set[str]:
     """All stages that these cells need, with their baselines."""
     cells = [cell for cell in plan.cells if cell.id in asked]
-    return needed_by(plan, {name for cell in cells for name in (*cell.stages.values(), cell.baseline)})
-
-
-def needed_by(plan: Plan, stages: set[str]) -> set[str]:
-    """These stages and all that they need."""
-    found, frontier = set(), list(stages)
-    while frontier:
-        if (name := frontier.pop()) not in found:
-            found.add(name)
-            frontier += plan.stages[name].inputs
-    return found
-
-
-def updates_of(plan: Plan, stages: set[str]) -> int:
-    return sum(plan.stages[name].updates for name in stages)
+    return plan.needed_by({name for cell in cells for name in (*cell.stages.values(), cell.baseline)})
 
 
 class Grid:
@@ -70,7 +55,7 @@ class Grid:
         self.accuracy = self.cells.baseline_val_accuracy.mean() - BELOW_BASELINE
         self.seeds = self.cells.seed.nunique()
         self.all = {cell.id for cell in plan.cells}
-        self.updates = updates_of(plan, stages_of(plan, self.all))
+        self.updates = plan.updates_of(stages_of(plan, self.all))
 
     def _volume(self, points) -> float:
         return hypervolume(points.bit_gflops.to_numpy(), points.val_accuracy.to_numpy(), self.cost, self.accuracy)
@@ -84,7 +69,7 @@ class Grid:
         return sum(self._volume(operating_points(seed)) for _, seed in chosen.groupby("seed")) / self.seeds
 
     def share_of_updates(self, asked: set[str]) -> float:
-        return updates_of(self.plan, stages_of(self.plan, asked)) / self.updates
+        return self.plan.updates_of(stages_of(self.plan, asked)) / self.updates
 
     def bound(self) -> float:
         """Dense networks, baselines, and of each seed the first variant's path to its end."""
@@ -92,7 +77,7 @@ class Grid:
         firsts = {cell.seed: cell for cell in reversed(self.plan.cells) if cell.ratio == last}
         needed = {name for cell in firsts.values() for name in stages_of(self.plan, {cell.id})}
         own = {cell.stages[kind] for cell in firsts.values() for kind in ("recover", "quantize")}
-        return updates_of(self.plan, needed - own) / self.updates
+        return self.plan.updates_of(needed - own) / self.updates
 
     def oracle(self) -> float:
         """Greedily, by the means' hypervolume for the updates, from the baselines on."""
@@ -102,19 +87,19 @@ class Grid:
             groups.setdefault((cell.criterion, cell.order, cell.precision, cell.ratio), set()).add(cell.id)
         keys = zip(points.criterion, points.order, points.precision, points.pruning_ratio, strict=True)
         needed = [stages_of(self.plan, groups[key]) for key in keys]
-        spent = needed_by(self.plan, {cell.baseline for cell in self.plan.cells})
+        spent = self.plan.needed_by({cell.baseline for cell in self.plan.cells})
         chosen = [number for number, stages in enumerate(needed) if stages <= spent]
         while self._volume(points.loc[chosen]) < ENOUGH * self._volume(points):
             volume = self._volume(points.loc[chosen])
 
             def worth(number: int, volume=volume) -> float:
-                price = updates_of(self.plan, needed[number] - spent)
+                price = self.plan.updates_of(needed[number] - spent)
                 return (self._volume(points.loc[[*chosen, number]]) - volume) / max(price, 1)
 
             best = max((number for number in points.index if number not in chosen), key=worth)
             chosen.append(best)
             spent |= needed[best]
-        return updates_of(self.plan, spent) / self.updates
+        return self.plan.updates_of(spent) / self.updates
 
 
 def replay(plan: Plan, cells) -> set[str]:

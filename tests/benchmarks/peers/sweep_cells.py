@@ -24,7 +24,7 @@ def rows(config: SweepConfig, out: Path) -> Iterator[dict]:
         if row.status != "done":
             continue
         method = METHODS[cell.criterion]
-        new = _stages(plan, cell.stages["evaluate"]) - seen.setdefault(method, set())
+        new = plan.needed_by([cell.stages["evaluate"]]) - seen.setdefault(method, set())
         seen[method] |= new
         layers = read_record(Path(out) / config.name, cell.id)["cost"]["layers"]
         yield _row(
@@ -47,13 +47,8 @@ def _row(cell, **values) -> dict:
     return dict.fromkeys(COLUMNS) | {name: cell[name] for name in same} | {"scoring_passes": 0} | values
 
 
-def _stages(plan: Plan, stage: str) -> set[str]:
-    """A stage and all before it."""
-    return {stage}.union(*(_stages(plan, source) for source in plan.stages[stage].inputs))
-
-
 def _work(plan: Plan, store: Store, stages: set[str]) -> dict:
     return {
-        "new_updates": sum(plan.stages[name].updates for name in stages),
+        "new_updates": plan.updates_of(stages),
         "seconds": round(sum(store.meta(name)["seconds"] for name in stages), 2),
     }
