@@ -12,15 +12,18 @@ from selenium.webdriver.common.by import By
 from tiny_sweep import command
 
 from qprune.analysis.published import COLUMNS, CONVENTION, Published, read_published, same_name, standings
+from qprune.cost import count_cost
 from qprune.errors import UserError
+from qprune.models import build_model
 from qprune.report.build import report_data
 from qprune.report.commands import compare_command, print_published
 from qprune.report.html import write_page
 
 TABLE = Path(__file__).parents[1] / "results" / "published" / "cifar10.csv"
 AXES = "#x=relative_bops&y=accuracy"
-ONE = Published("Method", "net", "digits", 0.95, 0.01, CONVENTION, "Author et al.", True)
-TEXTS = dict(zip(COLUMNS, ("Method", "net", "digits", "0.95", "0.01", CONVENTION, "Author et al.", "yes"), strict=True))
+ONE = Published("Method", "net", "digits", 0.95, 0.01, None, CONVENTION, "Author et al.", True)
+VALUES = ("Method", "net", "digits", "0.95", "0.01", "", CONVENTION, "Author et al.", "yes")
+TEXTS = dict(zip(COLUMNS, VALUES, strict=True))
 
 
 def write(path: Path, *rows: dict) -> Path:
@@ -37,14 +40,14 @@ def write(path: Path, *rows: dict) -> Path:
 
 def test_a_table_is_read(tmp_path):
     first = write(tmp_path / "a.csv", TEXTS, TEXTS | {"accuracy": " 1 ", "relative_bops": "5e-3", "verified": "no"})
-    second = write(tmp_path / "b.csv", TEXTS | {"method": "Ä, <b>", "convention": "otherwise"})
+    second = write(tmp_path / "b.csv", TEXTS | {"method": "Ä, <b>", "convention": "otherwise", "dense_gflops": "1.2"})
     second.write_bytes(
         b"\xef\xbb\xbf" + second.read_bytes() + b"\r\n,,\r\n"
     )  # a spreadsheet's mark and its empty lines
     assert read_published([first, second]) == [
         ONE,
         replace(ONE, accuracy=1.0, relative_bops=0.005, verified=False),
-        replace(ONE, method="Ä, <b>", convention="otherwise"),
+        replace(ONE, method="Ä, <b>", convention="otherwise", dense_gflops=1.2),
     ]
 
 
@@ -58,6 +61,8 @@ def test_the_committed_table():
     ]
     assert all(one.caveats("vgg7", "cifar10") == [] for one in published)
     assert not published[3].verified
+    dense = count_cost(build_model({"name": "vgg7"}, 3, 10, 32).eval(), (3, 32, 32)).gflops
+    assert all(one.dense_gflops == pytest.approx(dense, rel=1e-4) for one in published)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,9 @@ def test_the_committed_table():
         ({"relative_bops": "0"}, r"t\.csv:3: relative_bops is 0, not a share above 0 to 1"),
         ({"relative_bops": "1.1"}, r"t\.csv:3: relative_bops is 1\.1, not a share"),
         ({"verified": "maybe"}, r"t\.csv:3: verified is 'maybe'; write yes or no"),
+        ({"dense_gflops": "0"}, r"t\.csv:3: dense_gflops is '0', not a number above 0; leave it empty"),
+        ({"dense_gflops": "inf"}, r"t\.csv:3: dense_gflops is 'inf'"),
+        ({"dense_gflops": "1.2 G"}, r"t\.csv:3: dense_gflops is '1\.2 G'"),
         ({"method": " "}, r"t\.csv:3: method is empty"),
         ({"source": ""}, r"t\.csv:3: source is empty"),
     ],
@@ -88,7 +96,7 @@ def test_a_bad_row_is_refused(tmp_path, changed, message):
         ((",".join(COLUMNS) + "\n").encode(), "no row under its header"),
         (",".join(COLUMNS[:-1]).encode(), "t.csv:1: no column is called verified"),
         (",".join((*COLUMNS, "data")).encode(), "t.csv:1: two columns are called data"),
-        ((",".join(COLUMNS) + "\nMethod,net,digits\n").encode(), "t.csv:2: 3 fields under 8 columns"),
+        ((",".join(COLUMNS) + "\nMethod,net,digits\n").encode(), "t.csv:2: 3 fields under 9 columns"),
         (b"method,\xff\xfe", "can't be read as a table"),
         ((",".join(COLUMNS) + "\n" + "x" * 200_000).encode(), "can't be read as a table"),
     ],
@@ -125,6 +133,7 @@ POINTS = pd.DataFrame(
     ],
     columns=["sweep", "model", "data", "pruning_ratio", "relative_bops", "val_accuracy", "accuracy"],
 ).assign(precision="int4", criterion="taylor", order="prune_first", seeds=3)
+POINTS["bit_gflops"] = POINTS.relative_bops * 2  # of dense networks of 2 GFLOPs
 
 
 def test_the_step_function_by_hand():
@@ -133,6 +142,12 @@ def test_the_step_function_by_hand():
         assert [(one.sweep, one.model) for one in found] == [("one", "net"), ("one", "other"), ("two", "Net")]
         assert found[0].point == place
         assert found[2].point == (5 if limit >= 0.02 else None)
+
+
+def test_the_dense_network_makes_costs_absolute():
+    """Of a dense network half as large as the sweeps', twice the share costs the same."""
+    for share, places in ((0.0039, None), (0.004, 0), (0.016, 2), (0.0202, 3)):
+        assert standings(POINTS, replace(ONE, relative_bops=share, dense_gflops=1.0))[0].point == places
 
 
 def test_what_is_printed(capsys):
@@ -149,6 +164,11 @@ def test_what_is_printed(capsys):
         "not comparable: another data set (digits), another model (net), counted otherwise (with accumulation)",
         "  two, Net on Digits: no operating point is that cheap; not comparable: counted otherwise (with accumulation)",
         "These are test accuracies; each operating point is the best by validation accuracy at no more than that cost.",
+    ]
+    print_published(POINTS[:1], [replace(ONE, dense_gflops=0.5)])
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "published: Method (net on digits): 95.00% at bit_gflops 0.005",
+        "  one, net on digits: 99.00% (+4.00 points) at 0.004 (int4, 50% pruned, taylor, 3 seed(s))",
     ]
 
 
@@ -252,6 +272,25 @@ def test_no_markers_on_other_axes_but_a_button(page, pages, fragment):
     wait(page, "location.hash.includes('x=relative_bops') && location.hash.includes('y=accuracy')")
 
 
+def test_absolute_costs_on_the_absolute_axis(browser, tmp_path):
+    """Relative to a dense network of another size they can't be compared; by bit_gflops they can."""
+    sweep = make_sweep(tmp_path)
+    table = write(tmp_path / "t.csv", TEXTS | {"dense_gflops": "1.25"}, TEXTS | {"method": "Relative"})
+    compare_command([sweep], tmp_path / "page.html", published=[table])
+    open_page(browser, tmp_path / "page.html", "#x=bit_gflops&y=accuracy")
+    (trace,) = plotted(browser, "published")
+    assert trace[1:] == [pytest.approx([0.0125]), pytest.approx([95])] and labels(browser) == ["Method"]
+    said = find(browser, "#published .note").text
+    assert "1 has no bit_gflops." in said and "Not comparable" not in said
+    open_page(browser, tmp_path / "page.html", AXES)
+    assert labels(browser) == ["Method", "Relative"]
+    assert (
+        "Not comparable – relative to a dense network of another size: Method."
+        in find(browser, "#published .note").text
+    )
+    assert errors(browser) == []
+
+
 def test_legend_hides_them(page):
     find(page, "[data-key='published:all']").click()
     wait(page, "document.querySelectorAll('#pareto .textpoint text').length === 0")
@@ -298,7 +337,7 @@ def test_a_table_has_the_same(page):
         "return [...document.querySelectorAll('#published tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )
     assert [row[0] for row in rows] == [ODD, "Second", "Third"]
-    assert rows[1][1:] == ["net", "digits", "100.00%", "1e-5", "no", CONVENTION, "Author et al."]
+    assert rows[1][1:] == ["net", "digits", "100.00%", "1e-5", "", "no", CONVENTION, "Author et al."]
 
 
 def test_fronts_and_pick_are_as_without_them(page, pages):

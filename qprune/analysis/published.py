@@ -1,6 +1,7 @@
 """Results of papers beside a sweep's operating points. They are only shown: no front, knee, pick or volume has them."""
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from qprune.analysis.studies import best_at_cost
 from qprune.errors import UserError
 
 CONVENTION = "multiply-only BOPs, first and last layer counted, relative to dense FP32"  # that of relative_bops
-COLUMNS = ("method", "model", "data", "accuracy", "relative_bops", "convention", "source", "verified")
+COLUMNS = ("method", "model", "data", "accuracy", "relative_bops", "dense_gflops", "convention", "source", "verified")
 REMEDY = f"a table of published results is a CSV file with the columns {', '.join(COLUMNS)}"
 
 
@@ -17,9 +18,10 @@ REMEDY = f"a table of published results is a CSV file with the columns {', '.joi
 class Published:
     """One result as its paper reports it.
 
-    accuracy: on the test images; relative_bops: what it costs; both are shares of 1. convention: how the paper counts,
-    CONVENTION where that is as qprune's relative_bops. model and data: as qprune calls them. verified: whether the
-    numbers have been read in the source itself.
+    accuracy: on the test images; relative_bops: what it costs; both are shares of 1. dense_gflops: of the dense FP32
+    network that the cost is relative to, None where that isn't known; with it, networks of any width can be compared.
+    convention: how the paper counts, CONVENTION where that is as qprune's relative_bops. model and data: as qprune calls
+    them. verified: whether the numbers have been read in the source itself.
     """
 
     method: str
@@ -27,9 +29,20 @@ class Published:
     data: str
     accuracy: float
     relative_bops: float
+    dense_gflops: float | None
     convention: str
     source: str
     verified: bool
+
+    @property
+    def axis(self) -> str:
+        """The column of operating points that its cost is compared with; the absolute one where that is known."""
+        return "relative_bops" if self.dense_gflops is None else "bit_gflops"
+
+    @property
+    def cost(self) -> float:
+        """What it costs on that axis."""
+        return self.relative_bops * (1 if self.dense_gflops is None else self.dense_gflops)
 
     def caveats(self, model: str, data: str) -> list[str]:
         """What keeps it from being compared with this model on this data set; empty where nothing does."""
@@ -92,12 +105,25 @@ def _row(place: str, head: list[str], fields: list[str]) -> Published:
         )
     row = {name: text.strip() for name, text in zip(head, fields, strict=True)}
     for name in COLUMNS:
-        if not row[name]:
+        if not row[name] and name != "dense_gflops":
             raise UserError(f"{place}: {name} is empty")
     if row["verified"] not in ("yes", "no"):
         raise UserError(f"{place}: verified is {row['verified']!r}; write yes or no")
-    shares = {name: _share(place, name, row[name]) for name in ("accuracy", "relative_bops")}
-    return Published(**{name: row[name] for name in COLUMNS} | shares | {"verified": row["verified"] == "yes"})
+    numbers = {name: _share(place, name, row[name]) for name in ("accuracy", "relative_bops")}
+    numbers["dense_gflops"] = _gflops(place, row["dense_gflops"]) if row["dense_gflops"] else None
+    return Published(**{name: row[name] for name in COLUMNS} | numbers | {"verified": row["verified"] == "yes"})
+
+
+def _gflops(place: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(
+            f"{place}: dense_gflops is {text!r}, not a number above 0; leave it empty where the paper doesn't tell it"
+        )
+    return value
 
 
 def _share(place: str, name: str, text: str) -> float:
@@ -132,8 +158,8 @@ def standings(points, published: Published) -> list[Standing]:
     """
     found = []
     for (sweep, model, data), own in points.groupby(["sweep", *STUDY], sort=False):
-        costs, accuracies = own.relative_bops.to_numpy(float), own.val_accuracy.to_numpy(float)
-        best = best_at_cost(costs, accuracies, published.relative_bops)
+        costs, accuracies = own[published.axis].to_numpy(float), own.val_accuracy.to_numpy(float)
+        best = best_at_cost(costs, accuracies, published.cost)
         found.append(
             Standing(sweep, model, data, None if best is None else int(own.index[best]), published.caveats(model, data))
         )

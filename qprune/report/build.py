@@ -233,9 +233,10 @@ def _hypervolumes(cells) -> list[dict]:
 
 
 def _published(one: Published, cells) -> dict:
-    """A published result, and which of the sweeps' models and data sets are its own."""
+    """A published result, what it costs on the axes that have it, and which of the models and data sets are its own."""
     own = {name: [here for here in cells[name].unique() if same_name(getattr(one, name), here)] for name in STUDY}
-    return asdict(one) | {"counts_alike": one.counts_alike, "own": own}
+    costs = {"relative_bops": one.relative_bops, one.axis: one.cost}
+    return asdict(one) | {"counts_alike": one.counts_alike, "costs": costs, "own": own}
 
 
 def _curves(places: dict[str, Path], detailed, records: list) -> dict:

@@ -121,7 +121,7 @@ def print_published(points, published: list[Published]) -> None:
         note = "" if one.verified else ", unverified"
         print(
             f"published: {one.method} ({one.model} on {one.data}{note}): "
-            f"{100 * one.accuracy:.2f}% at relative_bops {one.relative_bops:.4g}"
+            f"{100 * one.accuracy:.2f}% at {one.axis} {one.cost:.4g}"
         )
         for standing in standings(points, one):
             caveats = f"; not comparable: {', '.join(standing.caveats)}" if standing.caveats else ""
@@ -130,7 +130,7 @@ def print_published(points, published: list[Published]) -> None:
             else:
                 point = points.loc[standing.point]
                 gap = "" if standing.caveats else f" ({100 * (point.accuracy - one.accuracy):+.2f} points)"
-                has = f"{100 * point.accuracy:.2f}%{gap} at {point.relative_bops:.4g} ({_made(point)})"
+                has = f"{100 * point.accuracy:.2f}%{gap} at {point[one.axis]:.4g} ({_made(point)})"
             print(f"  {standing.sweep}, {standing.model} on {standing.data}: {has}{caveats}")
     if points.empty:
         print("  no cell of the sweeps is finished yet")

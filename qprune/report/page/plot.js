@@ -87,7 +87,7 @@ function paretoLayout(points) {
 
 /** Ticks at 1, 2 and 5 of a decade where there are few decades, else at each decade. */
 function logStep(points) {
-  const costs = [...points.map((row) => POINTS[state.x][row]), ...publishedShown().map((one) => one.relative_bops)].filter((cost) => cost > 0);
+  const costs = [...points.map((row) => POINTS[state.x][row]), ...publishedShown().map((one) => one.costs[state.x])].filter((cost) => cost > 0);
   const decades = costs.length ? Math.log10(Math.max(...costs) / Math.min(...costs)) : 1;
   return decades > 2.5 ? 1 : "D2";
 }
@@ -218,7 +218,7 @@ function drawLegend() {
   const entries = PRECISIONS.map((name) => [`precision:${name}`, name, legendSwatch("circle", COLOURS[name])]);
   if (FAMILIES.length > 1) for (const name of FAMILIES) entries.push([`family:${name}`, name, legendSwatch(symbolOf(name), "#55606e")]);
   entries.push(["front:each", "each front", legendSwatch("line", "#55606e")], ["front:all", "front of all", legendSwatch("line", "#c3c9d0")]);
-  if (PUBLISHED.length && publishedFit()) entries.push(["published:all", "published", legendSwatch("hexagram", PUBLISHED_COLOUR)]);
+  if (publishedHere().length) entries.push(["published:all", "published", legendSwatch("hexagram", PUBLISHED_COLOUR)]);
   const hide = hidden();
   const toggle = (key, alone) => {
     const kind = key.split(":")[0];
@@ -242,7 +242,7 @@ function showCard(point, event) {
   const { kind, rows, ofCells } = point.data.meta ?? {};
   if (kind !== "points" && kind !== "published") return;
   const card = byId("card");
-  card.replaceChildren(...(kind === "published" ? cardOfPublished(PUBLISHED[point.pointIndex]) : cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex])));
+  card.replaceChildren(...(kind === "published" ? cardOfPublished(publishedShown()[point.pointIndex]) : cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex])));
   card.hidden = false;
   const box = card.getBoundingClientRect();
   const x = Math.min(event.clientX + 16, document.documentElement.clientWidth - box.width - 8);
