@@ -59,6 +59,9 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of each worker; more 
 On = Annotated[Where, typer.Option(help="local: processes on this machine; ray: a Ray cluster.")]
 Address = Annotated[str | None, typer.Option(help="The Ray cluster's (default: one started here).", show_default=False)]
 GpuShare = Annotated[float, typer.Option(min=0.01, max=1.0, help="Of a GPU, for each stage on Ray.")]
+Figures = Annotated[
+    Path | None, typer.Option(help="Also write the charts there as SVG and PNG.", metavar="DIR", show_default=False)
+]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")]
 
 
@@ -90,9 +93,7 @@ def rank(
     file: File,
     set: Settings = None,
     out: Out = Path("results"),
-    figures: Annotated[
-        Path | None, typer.Option(help="Also write the charts there as SVG and PNG.", metavar="DIR", show_default=False)
-    ] = None,
+    figures: Figures = None,
     workers: Workers = 0,
     threads: Threads = 1,
     executor: On = "local",
@@ -235,10 +236,7 @@ def bench(
 def report(
     folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    figures: Annotated[
-        Path | None,
-        typer.Option(help="Also write the main charts there as SVG and PNG.", metavar="DIR", show_default=False),
-    ] = None,
+    figures: Figures = None,
     answers: Annotated[
         bool, typer.Option("--answers", help="Also print what the studies answer, as Markdown.")
     ] = False,
@@ -283,11 +281,12 @@ def compare(
         list[Path] | None,
         typer.Option(help="Also show these results of papers (a table).", metavar="FILE", show_default=False),
     ] = None,
+    figures: Figures = None,
 ) -> None:
     """Put several sweeps on one page, and print the hypervolume of each; with --published, beside results of papers."""
     from qprune.report.commands import compare_command
 
-    compare_command(folders, output, answers, published or [])
+    compare_command(folders, output, answers, published or [], figures)
 
 
 def main() -> None:

@@ -195,6 +195,10 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("published: ") == 5 and "hypervolume" not in done.stdout
     assert (tmp_path / "compare.html").is_file()
+    done = command("compare", folder, "--published", table, "--figures", tmp_path / "figures", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ">Method</text>" in (tmp_path / "figures" / "published.svg").read_text()
+    assert ">Method</text>" not in (tmp_path / "figures" / "pareto.svg").read_text()
     write(table, TEXTS | {"accuracy": "95"})
     for arguments, message in (
         ((folder, "--published", table), "t.csv:2: accuracy is 95"),

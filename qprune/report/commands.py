@@ -45,17 +45,21 @@ def report_command(folder: Path, open_page: bool, figures: Path | None, answers:
     path = write_report(folder)
     print(f"report:   {path}")
     if figures is not None:
-        from qprune.report.figures import write_figures
-
-        written = write_figures(path, figures)
-        if not written:
-            raise UserError(f"{folder} has no finished cell yet, so there are no figures")
-        for one in written:
-            print(f"figure:   {one}")
+        _write_figures(path, figures, [folder])
     if answers:
         print_answers(folder)
     if open_page and not webbrowser.open(path.resolve().as_uri()):
         raise UserError(f"no browser could be started; open {path.resolve()} in one")
+
+
+def _write_figures(page: Path, figures: Path, folders: list[Path]) -> None:
+    from qprune.report.figures import write_figures
+
+    written = write_figures(page, figures)
+    if not written:
+        raise UserError(f"{' and '.join(map(str, folders))}: no finished cell yet, so there are no figures")
+    for one in written:
+        print(f"figure:   {one}")
 
 
 def print_answers(folder: Path) -> None:
@@ -82,13 +86,17 @@ def _print_answers(found: list[Answer]) -> None:
 
 
 def compare_command(
-    folders: list[Path], output: Path, answers: bool = False, published: list[Path] | None = None
+    folders: list[Path],
+    output: Path,
+    answers: bool = False,
+    published: list[Path] | None = None,
+    figures: Path | None = None,
 ) -> None:
     """Write one page about several sweeps, and print the hypervolume of each.
 
     answers: also print, as Markdown, how each differs from the first where they have the same cells.
     published: tables of published results, to show beside the sweeps, and to print what these have at their cost; with
-    any, one sweep is enough.
+    any, one sweep is enough. figures: a folder for the page's charts, of what it shows at first, and with those results.
     """
     if len(folders) < 2 and not published:
         raise UserError(
@@ -111,6 +119,8 @@ def compare_command(
     if results:
         print_published(operating_points(cells), results)
     print(f"report:   {output}")
+    if figures is not None:
+        _write_figures(output, figures, folders)
     if answers:
         _print_answers(compare_answers(cells))
 

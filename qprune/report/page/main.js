@@ -54,13 +54,18 @@ async function draw() {
   await Promise.all([drawPareto(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell()]);
 }
 
-/** For qprune report --figures: the main charts, drawn one after the other, as text in the page. */
+/** For --figures: the main charts, drawn one after the other, as text in the page. */
 async function writeFigures() {
   const charts = [["pareto", paretoFigure], ["budget", () => byId("budget-plot"), "budget-plot"], ["lambda", () => byId("lambda-plot"), "lambda-study"], ["heat", () => byId("heat")], ["layers", () => byId("layers")], ["curves", () => byId("curves")]];
   const figures = {};
-  for (const [name, figure, id = name] of charts) {
-    if (!POINTS.count || byId(id).hidden) continue;
+  const take = async (name, figure) => {
     for (const format of ["svg", "png"]) figures[`${name}.${format}`] = await Plotly.toImage(figure(), { format, width: 1000, height: 620, scale: format === "png" ? 2 : 1 });
+  };
+  for (const [name, figure, id = name] of charts) if (POINTS.count && !byId(id).hidden) await take(name, figure);
+  if (POINTS.count && PUBLISHED.length) {
+    Object.assign(state, PUBLISHED_AXES);
+    await draw();
+    await take("published", paretoFigure);
   }
   document.body.replaceChildren(make("pre", { id: "figures" }, JSON.stringify(figures)));
 }
