@@ -104,6 +104,7 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setenv("QPRUNE_DATA", str(folder / "cache"))
+        patch.setenv("HOME", str(folder / "home"))  # where sweep files have their data sets: ~/.cache/qprune/...
 
         def no_network(*_, **__):
             raise urllib.error.URLError("no network")
