@@ -11,8 +11,8 @@ logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 _PLACES = {
     "count_cost": "qprune.cost",
     "get_precision": "qprune.precision",
-    "load": "qprune.notebook",
-    "load_network": "qprune.records",
+    "load": "qprune.report.notebook",
+    "load_network": "qprune.deploy.cells",
     "prune": "qprune.library",
     "quantize": "qprune.library",
     "score": "qprune.library",

@@ -29,7 +29,7 @@ Out = Annotated[
 @app.command()
 def init(file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sweep.yaml")) -> None:
     """Write a commented sweep file."""
-    from qprune.config import write_template
+    from qprune.settings.config import write_template
 
     write_template(file)
     print(f"wrote {file}; try: qprune plan {file}")
@@ -43,13 +43,13 @@ def plan(
     cells: Annotated[bool, typer.Option("--cells", help="List every cell.")] = False,
 ) -> None:
     """Show the cells and stages of a sweep, what is done, and what the rest will cost. Trains nothing."""
-    from qprune.config import load_config
+    from qprune.settings.config import load_config
 
     config = load_config(file, set or [])
     os.environ["OMP_NUM_THREADS"] = "1"
     from rich.console import Console
 
-    from qprune.forecast import show_plan
+    from qprune.sweep.forecast import show_plan
 
     show_plan(config, out, Console(), cells)
 
@@ -80,7 +80,7 @@ def sweep(
     """Run a sweep, or go on with one that was interrupted. Several at once on one folder share the work."""
 
     def choose():
-        from qprune.sweep import run_sweep
+        from qprune.sweep.run import run_sweep
 
         return lambda config, console: run_sweep(config, out, make_executor, console, retry_failed)
 
@@ -153,7 +153,7 @@ def _run_stoppable(file: Path, overrides: list[str] | None, choose: Callable[[],
         signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
     os.environ["OMP_NUM_THREADS"] = "1"
-    from qprune.config import load_config
+    from qprune.settings.config import load_config
 
     config = load_config(file, overrides or [])
     from rich.console import Console
@@ -177,8 +177,8 @@ def status(
     """Show how far a sweep is."""
     from rich.console import Console
 
-    from qprune.records import read_cells
-    from qprune.tables import accuracy_tables
+    from qprune.analysis.tables import accuracy_tables
+    from qprune.storage.results import read_cells
 
     cells = read_cells(folder)
     console = Console()
@@ -291,7 +291,7 @@ def compare(
 
 def main() -> None:
     """Entry point: errors that a user can mend are printed without a traceback, exit code 2."""
-    from qprune.errors import UserError
+    from qprune.registry.errors import UserError
 
     try:
         app()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qprune.data import Split
-from qprune.network import trace
+from qprune.networks.graph import trace
 from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork

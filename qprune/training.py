@@ -7,19 +7,25 @@ so a run that stops and goes on is the run that never stopped, and cells that ar
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qprune.data import Split, augment
-from qprune.errors import UserError
-from qprune.pruning.scoring import Scorer
+from qprune.registry.errors import UserError
 
 READ_LOSS_EVERY = 20  # updates, on a GPU
 TEMPERATURE, TEACHER_SHARE = 4.0, 0.9  # of distillation, as in Tian et al. (ICLR 2020)
+
+
+class Watcher(Protocol):
+    """What watches the forward and backward pass of a minibatch, as qprune.pruning.scoring.Scorer does."""
+
+    def minibatch(self) -> AbstractContextManager: ...
 
 
 class Diverged(UserError):
@@ -149,7 +155,7 @@ def train(
     lr: Callable[[int], float],
     seed: int,
     optimizer: torch.optim.Optimizer | None = None,
-    scorer: Scorer | None = None,
+    scorer: Watcher | None = None,
     on_update: Callable[[int, float | None], None] | None = None,
     teacher: nn.Module | None = None,
 ) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from tiny_sweep import COMMAND, TINY, command, environment, write_tiny
 
-from qprune.records import read_cells
+from qprune.storage.results import read_cells
 
 # Help and small commands --------------------------------------------------------------------------------------------
 

@@ -30,16 +30,16 @@ from test_data import write_cifar100, write_idx, write_picture
 from tiny_sweep import TINY, command, environment, run_inline, tiny_config, write_tiny
 
 import qprune
-from qprune.config import load_config
 from qprune.data import data_fingerprint, files, flowers102, load_data
 from qprune.deploy import load_torch
-from qprune.deploy.cells import open_cell
-from qprune.errors import UserError
-from qprune.models import build_model, load_checkpoint
-from qprune.plan import make_plan, short_names
-from qprune.records import load_network, record_file
-from qprune.seal import read_sealed_json, sealed_json
-from qprune.setting_types import Choice
+from qprune.deploy.cells import load_network, open_cell
+from qprune.networks import build_model, load_checkpoint
+from qprune.registry.choice import Choice
+from qprune.registry.errors import UserError
+from qprune.settings.config import load_config
+from qprune.storage.results import record_file
+from qprune.storage.seal import read_sealed_json, sealed_json
+from qprune.sweep.plan import make_plan, short_names
 
 PACKAGE = Path(qprune.__file__).parent
 
@@ -277,7 +277,7 @@ def test_the_ids_of_a_real_plan_are_names_of_files(tmp_path, monkeypatch):
         (tmp_path / package / "__init__.py").write_text("")
     module = tmp_path / ("a" * 60) / ("b" * 60)
     module.with_suffix(".py").write_text(
-        "from torch import nn\nfrom qprune.models.vgg_tiny import build as " + "f" * 60 + "\n"
+        "from torch import nn\nfrom qprune.networks.vgg_tiny import build as " + "f" * 60 + "\n"
     )
     for name in ("cat", "dog"):
         for i in range(10):

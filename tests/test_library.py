@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qprune
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 KINDS = [Plain, Residual, Depthwise]
 PRUNABLE = {Plain: 4 + 6, Residual: 4 + 3 + 5, Depthwise: 4 + 8}  # maps; coupled ones count once

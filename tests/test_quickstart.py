@@ -7,12 +7,13 @@ import torch
 from tiny_sweep import run_workers
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntegerConv
 
-from qprune.config import load_config
 from qprune.data import load_data
-from qprune.plan import make_plan
-from qprune.records import load_network, read_cells
-from qprune.saved import NetworkSpec
-from qprune.store import Store
+from qprune.deploy.cells import load_network
+from qprune.settings.config import load_config
+from qprune.stages.saved import NetworkSpec
+from qprune.storage.results import read_cells
+from qprune.storage.store import Store
+from qprune.sweep.plan import make_plan
 
 pytestmark = pytest.mark.slow
 QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"

@@ -23,7 +23,7 @@ from qprune.analysis.studies import (
     largest_ratio,
     paired_differences,
 )
-from qprune.tables import with_order
+from qprune.analysis.tables import with_order
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from qprune.analysis.front import COSTS, is_on_front, knee
-from qprune.errors import UserError
 from qprune.registry import nearest
+from qprune.registry.errors import UserError
 
 PREFERENCES = ("most-accurate", "cheapest", "knee")
 MAXIMA = (*COSTS, "gbops", "macs", "params", "val_loss")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qprune.analysis.front import STUDY
 from qprune.analysis.studies import best_at_cost
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 CONVENTION = "multiply-only BOPs, first and last layer counted, relative to dense FP32"  # that of relative_bops
 COLUMNS = ("method", "model", "data", "accuracy", "relative_bops", "dense_gflops", "convention", "source", "verified")

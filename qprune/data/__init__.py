@@ -20,8 +20,8 @@ from qprune.data import user
 from qprune.data.augmentation import augment
 from qprune.data.base import SOURCES, Dataset, Split, channel_statistics, first_of_train
 from qprune.data.options import COMMON, check_name, fill_augment, fill_options, fill_subset
-from qprune.errors import UserError
-from qprune.user_code import check_options, is_user_code, load_function, source_hash
+from qprune.registry.errors import UserError
+from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
 __all__ = ["Dataset", "Split", "augment", "check_data", "data_fingerprint", "data_names", "load_data"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 if TYPE_CHECKING:
     import torch

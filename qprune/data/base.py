@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qprune.errors import UserError
 from qprune.registry import Registry
+from qprune.registry.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ import numpy as np
 
 from qprune.data.base import Parts, Source, hold_out_val, make_split
 from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 
 def cifar_source(name: str, class_name: str, folder: str, files: tuple[str, ...]) -> Source:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from qprune.data.base import Parts, Source, make_split, stratified_split
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 TIMEOUT = 60  # seconds without a byte after which a download is given up
 

@@ -13,7 +13,7 @@ import numpy as np
 from qprune.data.base import Parts, Source, make_split
 from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
 from qprune.data.pictures import decode_pictures
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 FOLDER = "flowers-102"
 MATRICES = ("imagelabels.mat", "setid.mat")

@@ -16,7 +16,7 @@ import numpy as np
 
 from qprune.data.base import Parts, Source, hold_out_val, make_split
 from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 MAX_VALUES = 2**31 - 2  # of one file; MNIST's have 47 million
 SURPLUS = 2**20  # read beyond that, to say how long a file is that is too long

@@ -23,8 +23,8 @@ import numpy as np
 from qprune.data.base import Parts, Source, Split, make_split, stratified_split
 from qprune.data.files import hash_files
 from qprune.data.pictures import SUFFIXES, decode_pictures
-from qprune.errors import UserError
 from qprune.registry import nearest
+from qprune.registry.errors import UserError
 
 MAX_FOLDERS = 20_000  # below one class folder
 

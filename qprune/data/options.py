@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qprune.data.augmentation import parse_kind
-from qprune.errors import UserError
 from qprune.registry import nearest
+from qprune.registry.errors import UserError
 
 MAX_SIDE = 1024  # pixels; all images are held in memory
 MAX_PATH = 3000  # bytes; with a file's name behind it, less than the 4,096 of Linux

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 

@@ -14,7 +14,7 @@ import numpy as np
 from qprune.data.base import Parts, Source, hold_out_val, make_split
 from qprune.data.files import default_root, hash_files
 from qprune.data.pictures import decode_pictures
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from qprune.data.base import Dataset, Parts, Split, hold_out_val, make_split
-from qprune.errors import UserError
-from qprune.user_code import check_options, load_function
+from qprune.registry.errors import UserError
+from qprune.registry.user_code import check_options, load_function
 
 MAX_CLASSES = 100_000
 

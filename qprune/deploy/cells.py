@@ -8,12 +8,12 @@ from pathlib import Path
 from torch import nn
 
 from qprune.data import Split, load_data
-from qprune.errors import UserError
-from qprune.records import load_network, read_cells, read_sweep_file, record_file
-from qprune.records import read_record as read_checked
 from qprune.registry import nearest
-from qprune.saved import NetworkSpec
-from qprune.user_code import check_trust
+from qprune.registry.errors import UserError
+from qprune.registry.user_code import check_trust
+from qprune.stages.saved import NetworkSpec
+from qprune.storage.results import read_cells, read_network, read_sweep_file, record_file
+from qprune.storage.results import read_record as read_checked
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def data_settings(folder: Path, name: str) -> dict:
     """Settings of the data set that a sweep's cells call `name`, from the sweep.json beside them."""
     from pydantic import ValidationError
 
-    from qprune.config import SweepConfig
-    from qprune.plan import short_names
+    from qprune.settings.config import SweepConfig
+    from qprune.sweep.plan import short_names
 
     path = Path(folder) / "sweep.json"
     try:
@@ -79,3 +79,20 @@ def data_settings(folder: Path, name: str) -> dict:
             return choice.settings
     known = [names[choice] for choice in config.data]
     raise UserError(f"{path} has no data set {name!r}{nearest(name, known)}; run the sweep that made this cell again")
+
+
+def load_network(results_dir: str | Path, cell: str, trust: Collection[str] = ()):
+    """A cell's network as it was evaluated, in eval mode: takes float images in 0..1, [batch, c, h, w], gives logits.
+
+    results_dir: the sweep's folder, e.g. "results/quickstart"; cell: as in the column `cell`; trust: the user's own
+    code (module:function) that may be run to build it. Raises UserError for an unknown cell, one whose network was not
+    kept, one whose files are damaged, and one that needs code that isn't in `trust`.
+    """
+    folder = Path(results_dir)
+    files = (path.name for path in (folder / "cells").glob("*.json"))
+    known = {name.removesuffix(".json") for name in files if not name.endswith(".failed.json")}
+    if cell not in known:
+        raise UserError(f"{folder} has no finished cell {cell!r}{nearest(cell, sorted(known)[:20])}")
+    record = read_checked(folder, cell)
+    spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
+    return spec.load(read_network(folder, record))

@@ -5,8 +5,8 @@ from itertools import groupby
 from pathlib import Path
 
 from qprune.deploy.formats import check_pair, get_format
-from qprune.errors import UserError
 from qprune.precision import canonical_name
+from qprune.registry.errors import UserError
 
 UNVERIFIED = 4  # exit code of an export that doesn't agree with the evaluated network
 
@@ -60,7 +60,7 @@ def bench_command(
 ) -> int:
     """Time cells (default: those on the front) against their dense FP32 network; print and keep DIR/latency.csv."""
     folder = Path(folder)
-    from qprune.deploy.packages import have
+    from qprune.registry.packages import have
 
     runtimes = ("torch", "onnxruntime") if have("onnx", "onnxruntime") else ("torch",)
     from qprune.deploy.cells import open_cell
@@ -86,7 +86,7 @@ def bench_command(
 def _front(folder: Path) -> list[str]:
     """The cells on a sweep's front whose networks were kept."""
     from qprune.analysis.front import front_cells
-    from qprune.records import network_file, read_cells
+    from qprune.storage.results import network_file, read_cells
 
     table = read_cells(folder)
     on_front = front_cells(table)

@@ -7,8 +7,8 @@ from pathlib import Path
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Parity, compare, logits_of
 from qprune.deploy.formats import Format
-from qprune.durable import write_whole
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
+from qprune.storage.durable import write_whole
 
 
 @dataclass(frozen=True)

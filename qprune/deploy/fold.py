@@ -11,7 +11,7 @@ import torch
 from brevitas import nn as qnn
 from torch import Tensor, fx, nn
 
-from qprune.network import module_of
+from qprune.networks.graph import module_of
 
 
 def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:

@@ -6,9 +6,9 @@ A format is one file with SUFFIX, `write(cell, path)` and `load(path, cell) -> r
 from dataclasses import dataclass
 from importlib import import_module
 
-from qprune.errors import UserError
 from qprune.precision import is_brevitas
 from qprune.registry import nearest
+from qprune.registry.errors import UserError
 
 
 @dataclass(frozen=True)

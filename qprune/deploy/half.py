@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.network import Leaf, module_of
+from qprune.networks.graph import Leaf, module_of
 from qprune.precision.fp16 import HalfConv2d, HalfLinear, RoundHalf
 
 

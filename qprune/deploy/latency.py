@@ -21,10 +21,10 @@ from torch import Tensor
 
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
-from qprune.durable import write_whole
-from qprune.errors import UserError
-from qprune.sealed_table import read_table as read_checked
-from qprune.sealed_table import sealed_table
+from qprune.registry.errors import UserError
+from qprune.storage.durable import write_whole
+from qprune.storage.sealed_table import read_table as read_checked
+from qprune.storage.sealed_table import sealed_table
 
 FILE = "latency.csv"
 SAMPLE_SECONDS = 0.02  # a sample is at least so long: as many calls as that takes

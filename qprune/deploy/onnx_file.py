@@ -26,7 +26,7 @@ from torch import Tensor
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.half import native_half
-from qprune.deploy.packages import require
+from qprune.registry.packages import require
 
 SUFFIX = ".onnx"
 PACKAGES = ("onnx", "onnxruntime")

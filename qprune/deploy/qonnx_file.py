@@ -12,7 +12,7 @@ from torch import Tensor
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.onnx_file import INPUT, OUTPUT, add_metadata, quiet
-from qprune.deploy.packages import require
+from qprune.registry.packages import require
 
 SUFFIX = ".qonnx.onnx"
 PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")

@@ -12,9 +12,9 @@ from torch import nn
 
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
-from qprune.errors import UserError
-from qprune.records import read_network
-from qprune.saved import NetworkSpec
+from qprune.registry.errors import UserError
+from qprune.stages.saved import NetworkSpec
+from qprune.storage.results import read_network
 
 SUFFIX = ".safetensors"
 KEY = "qprune.network"  # of the header's metadata

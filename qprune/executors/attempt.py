@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import torch
 
-from qprune.durable import StorageError
-from qprune.errors import UserError
 from qprune.executors.base import Event
-from qprune.seal import Damaged
+from qprune.registry.errors import UserError
 from qprune.stages import Changed, Stage, compute
-from qprune.store import Store
+from qprune.storage.durable import StorageError
+from qprune.storage.seal import Damaged
+from qprune.storage.store import Store
 
 TICK_SECONDS = 0.3  # between two messages about a stage's updates
 

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from qprune.durable import StorageError
 from qprune.stages import Stage
-from qprune.store import Store
+from qprune.storage.durable import StorageError
+from qprune.storage.store import Store
 
 POLL_SECONDS = 0.5  # between two looks at stages that another sweep computes
 TRIES = 2  # of a stage whose worker dies

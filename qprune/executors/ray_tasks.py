@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-from qprune.deploy.packages import require
-from qprune.errors import UserError
 from qprune.executors.base import ENDS, Event, Executor
 from qprune.executors.local import LOG_BYTES
+from qprune.registry.errors import UserError
+from qprune.registry.packages import require
 from qprune.stages import Stage
-from qprune.store import Store
+from qprune.storage.store import Store
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ANSWER_SECONDS = 4  # for an address to take a connection

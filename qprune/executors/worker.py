@@ -19,7 +19,7 @@ def work(connection: Connection, store_folder: str, threads: int, number: int, w
     import torch
 
     from qprune.executors.attempt import attempt
-    from qprune.store import Store
+    from qprune.storage.store import Store
 
     _use_thread_lock()
     torch.set_num_threads(threads)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from qprune.errors import UserError
 from qprune.registry import nearest
+from qprune.registry.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +55,7 @@ class Precision:
     def prepare(self, network: "GraphModule", calibration: "Tensor | None") -> "GraphModule":
         """A new network to be trained: float master weights, forwards rounded to the format.
 
-        network: traced by qprune.network, FP32, in its final shape; it isn't changed.
+        network: traced by qprune.networks.graph, FP32, in its final shape; it isn't changed.
         calibration: images [n, c, h, w] in 0..1 from which scales start, or None for a skeleton into which a
         saved state_dict is loaded (strictly: it holds every scale).
         """

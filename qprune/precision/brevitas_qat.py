@@ -16,10 +16,10 @@ from brevitas import nn as qnn
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.errors import UserError
-from qprune.network import module_of, only_moves
+from qprune.networks.gate import Gate
+from qprune.networks.graph import module_of, only_moves
 from qprune.precision.lsq import ActQuant, LearnedScaleQuant, WeightQuant, hand_on_plain_tensors
-from qprune.pruning.gates import Gate
+from qprune.registry.errors import UserError
 
 _NON_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
 _NON_NEGATIVE_TARGETS = {

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.network import Leaf, Normalize, module_of, only_moves
-from qprune.pruning.gates import Gate
+from qprune.networks.gate import Gate
+from qprune.networks.graph import Leaf, Normalize, module_of, only_moves
 
 
 class _RoundHalf(torch.autograd.Function):

@@ -18,9 +18,9 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from qprune.cost import count_cost
-from qprune.errors import UserError
 from qprune.precision import WIDTHS
 from qprune.precision.brevitas_qat import calibrate, finish, place, quantized_at, weight_layers
+from qprune.registry.errors import UserError
 
 __all__ = ["choose", "finish", "knapsack", "prepare"]
 

@@ -31,9 +31,9 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from qprune.errors import UserError
-from qprune.network import Normalize, module_of
-from qprune.pruning.gates import Gate
+from qprune.networks.gate import Gate
+from qprune.networks.graph import Normalize, module_of
+from qprune.registry.errors import UserError
 
 MIN_SCALE = torch.finfo(torch.float32).eps  # torch.ao's own
 AVERAGING = 0.01  # weight of a batch's range in the moving range, torch.ao's own

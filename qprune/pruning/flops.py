@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, fx
 
 from qprune.cost import LayerCost, count_cost
+from qprune.cost.widths import FLOAT_BITS
 from qprune.pruning.groups import ChannelGroups, Member, is_depthwise
-from qprune.widths import FLOAT_BITS
 
 
 def layer_costs(

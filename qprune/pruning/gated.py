@@ -5,10 +5,10 @@ import copy
 import torch
 from torch import Tensor, fx
 
-from qprune.errors import UserError
 from qprune.pruning.gates import insert_gates
 from qprune.pruning.groups import find_groups
 from qprune.pruning.shrink import shrink
+from qprune.registry.errors import UserError
 
 
 class GatedNetwork:

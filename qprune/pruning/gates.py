@@ -7,15 +7,15 @@ in a DenseNet.
 """
 
 import operator
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.errors import UserError
-from qprune.network import Leaf, module_of, only_moves, record_shapes
+from qprune.networks.gate import Gate
+from qprune.networks.graph import module_of, only_moves, record_shapes
 from qprune.pruning.groups import ChannelGroups, is_depthwise
+from qprune.registry.errors import UserError
 
 ADDS = {operator.add, torch.add, "add"}
 PRODUCTS = {operator.mul, torch.mul, "mul"}
@@ -26,35 +26,6 @@ _ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.Ha
 _ACTIVATION_FUNCTIONS = {
     F.relu, torch.relu, "relu", F.relu6, F.leaky_relu, F.silu, F.hardswish, F.gelu, F.elu, torch.tanh, "tanh",
 }  # fmt: skip
-
-
-class Gate(Leaf):
-    """Multiplies each channel of a tensor by its mask, and shows the tensor to a watcher.
-
-    index: int64 [c], the map that each channel carries, -1 where none; mask: float [c], 1 or 0.
-    With all masks 1 and no watcher it costs nothing.
-    """
-
-    def __init__(self, index: Tensor):
-        super().__init__()
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("mask", torch.ones(len(index)), persistent=False)
-        self.masked = False
-        self.watcher: Callable[[Gate, Tensor], None] | None = None
-
-    def set_mask(self, alive: Tensor) -> None:
-        """alive: bool [total], over all maps of the network."""
-        carried = self.index >= 0
-        self.mask.fill_(1)
-        self.mask[carried] = alive.to(self.mask.device)[self.index[carried]].to(self.mask.dtype)
-        self.masked = bool((self.mask == 0).any())
-
-    def forward(self, z: Tensor) -> Tensor:  # [batch, c] or [batch, c, h, w]
-        if self.masked:
-            z = z * self.mask.to(z.dtype).view(1, -1, *[1] * (z.dim() - 2))
-        if self.watcher is not None:
-            self.watcher(self, z)
-        return z
 
 
 def insert_gates(network: fx.GraphModule, groups: ChannelGroups, image_shape: tuple[int, int, int]) -> list[Gate]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch_pruning.dependency import DependencyGraph
 
-from qprune.errors import UserError
-from qprune.network import module_of
+from qprune.networks.graph import module_of
+from qprune.registry.errors import UserError
 
 SLICEABLE = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -62,7 +62,7 @@ def find_groups(
 ) -> ChannelGroups:
     """The groups of coupled channels of a network, from Torch-Pruning's dependency graph.
 
-    network: as from qprune.network.with_normalize; image_shape: (c, h, w); linear: hidden units of linear layers
+    network: as from qprune.networks.graph.with_normalize; image_shape: (c, h, w); linear: hidden units of linear layers
     count as maps too; ignore: names of layers whose output maps are left alone.
     The channels that leave the network (the classes) are never among them.
 

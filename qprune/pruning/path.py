@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from qprune.data import Split
-from qprune.errors import UserError
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.scoring import Scorer
+from qprune.registry.errors import UserError
 from qprune.training import Recipe, constant, seed_of, train
 
 

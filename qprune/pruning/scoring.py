@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, fx
 
 from qprune.cost import LayerCost
+from qprune.networks.gate import Gate
 from qprune.pruning.criteria.base import CurvatureCriterion, GradientCriterion, StaticCriterion, WatchedCriterion
 from qprune.pruning.flops import layer_costs, relative_flops
-from qprune.pruning.gates import Gate
 from qprune.pruning.groups import ChannelGroups
 
 

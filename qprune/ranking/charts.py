@@ -5,10 +5,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from qprune.pruning.sets import QUADRANTS
 from qprune.ranking.measured import Measured
-from qprune.ranking.sets import QUADRANTS
-from qprune.ranking.stages import GRADIENT
 from qprune.ranking.tables import COLUMNS, STAGES
+from qprune.stages.ranking import GRADIENT
 
 # Okabe and Ito's palette, told apart with any kind of colour vision
 SETS = {

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 
 from qprune.analysis.statistics import interval
-from qprune.ranking.sets import WORDS
-from qprune.ranking.stages import GRADIENT
+from qprune.pruning.sets import WORDS
+from qprune.stages.ranking import GRADIENT
 
 WHEN = {"before": "before fine-tuning", "after": "after fine-tuning"}
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qprune.pruning.groups import ChannelGroups
+from qprune.pruning.sets import pruned_set, quadrants
 from qprune.ranking.plan import Ranked, Removal
-from qprune.ranking.sets import pruned_set, quadrants
-from qprune.ranking.stages import GRADIENT
-from qprune.store import Store
+from qprune.stages.ranking import GRADIENT
+from qprune.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from qprune.config import SweepConfig
-from qprune.durable import write_whole
+from qprune.pruning.sets import OPPOSITE, QUADRANTS, WORDS
 from qprune.ranking.charts import correlation_chart, cost_chart, lambda_chart, plane_chart
 from qprune.ranking.measured import Measured
-from qprune.ranking.sets import OPPOSITE, QUADRANTS, WORDS
 from qprune.ranking.tables import COLUMNS, TARGETS
 from qprune.report.html import packed
+from qprune.settings.config import SweepConfig
+from qprune.storage.durable import write_whole
 
 SCRIPT = """"use strict";
 (async () => {

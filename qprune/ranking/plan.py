@@ -5,14 +5,14 @@ import itertools
 import json
 from dataclasses import dataclass, replace
 
-from qprune.config import SweepConfig
-from qprune.plan import gather_facts, make_plan, short_names
 from qprune.pruning.criteria import criterion_label, criterion_names
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import check_reachable
-from qprune.ranking.sets import QUADRANTS
-from qprune.ranking.stages import GRADIENT, VERSION, minibatches_of, passes
+from qprune.pruning.sets import QUADRANTS
+from qprune.settings.config import SweepConfig
 from qprune.stages import Stage
+from qprune.stages.ranking import GRADIENT, VERSION, minibatches_of, passes
+from qprune.sweep.plan import gather_facts, make_plan, short_names
 
 MAPS_PER_STAGE = 16  # of the oracle
 STARTS = ("both", "taylor", "activation")
@@ -25,7 +25,7 @@ VARIATIONS = (
 
 @dataclass(frozen=True)
 class Removal:
-    """One set that is removed. share: of all maps; start, put_in, quadrant: as for qprune.ranking.sets.removal."""
+    """One set that is removed. share: of all maps; start, put_in, quadrant: as for qprune.pruning.sets.removal."""
 
     share: float
     start: str

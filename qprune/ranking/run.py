@@ -7,19 +7,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qprune.config import SweepConfig
-from qprune.durable import remove_drafts, write_whole, writing
-from qprune.errors import UserError
 from qprune.executors.base import Event, Executor, dependants, run_stages
-from qprune.progress import Progress
 from qprune.ranking.findings import findings
 from qprune.ranking.measured import read_network
 from qprune.ranking.page import write_rank_page
 from qprune.ranking.plan import RankPlan, make_rank_plan
 from qprune.ranking.tables import COLUMNS, TARGETS, make_tables
-from qprune.sealed_table import sealed_table
+from qprune.registry.errors import UserError
+from qprune.settings.config import SweepConfig
 from qprune.stages import Stage
-from qprune.store import Store
+from qprune.storage.durable import remove_drafts, write_whole, writing
+from qprune.storage.sealed_table import sealed_table
+from qprune.storage.store import Store
+from qprune.sweep.progress import Progress
 
 
 def missing_stages(plan: RankPlan, store: Store) -> dict[str, Stage]:

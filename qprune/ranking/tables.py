@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from qprune.analysis.statistics import interval
-from qprune.cross_validation import LAMBDAS
 from qprune.pruning.groups import ChannelGroups
+from qprune.pruning.sets import QUADRANTS
 from qprune.ranking.measured import Measured
-from qprune.ranking.sets import QUADRANTS
+from qprune.stages.cross_validation import LAMBDAS
 
 COLUMNS = (
     ("per_layer", "per layer"),  # mean over layers

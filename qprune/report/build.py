@@ -23,7 +23,6 @@ from qprune.analysis.studies import (
     orders,
     references,
 )
-from qprune.records import read_lambdas, read_sweep_file
 from qprune.report.cells import read_measured
 from qprune.report.details import (
     DETAILED_CELLS,
@@ -34,6 +33,7 @@ from qprune.report.details import (
     read_record,
     sampling_errors,
 )
+from qprune.storage.results import read_lambdas, read_sweep_file
 
 CELL_COLUMNS = (
     "cell", *GROUP, "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy", "accuracy",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qprune.records import read_cells
+from qprune.storage.results import read_cells
 
 
 def read_measured(folder: Path):

@@ -19,12 +19,12 @@ from qprune.analysis.pick import (
     price_of_limits,
 )
 from qprune.analysis.published import Published, read_published, standings
-from qprune.errors import UserError
-from qprune.records import read_lambdas
+from qprune.analysis.tables import markdown_table, with_order
+from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
 from qprune.report.cells import read_measured
 from qprune.report.html import write_page
-from qprune.tables import markdown_table, with_order
+from qprune.storage.results import read_lambdas
 
 NOTHING_FITS = 3  # exit code
 SHOWN = ("bit_gflops", "gflops", "weight_bytes", "latency_ms")

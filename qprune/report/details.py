@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from qprune.analysis.statistics import sampling_interval
-from qprune.correctness import unpack_bits
-from qprune.records import read_failure
-from qprune.records import read_record as read_checked
-from qprune.store import Store
+from qprune.storage.correctness import unpack_bits
+from qprune.storage.results import read_failure
+from qprune.storage.results import read_record as read_checked
+from qprune.storage.store import Store
 
 DETAILED_CELLS = 1000  # with layers and curves; more would make the page too large
 CURVE_POINTS = 25  # of each stage's curve

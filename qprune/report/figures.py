@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
-from qprune.durable import write_whole
-from qprune.errors import UserError
+from qprune.registry.errors import UserError
+from qprune.storage.durable import write_whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 SECONDS = 120

@@ -8,7 +8,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from qprune.durable import write_whole
+from qprune.storage.durable import write_whole
 
 SCRIPTS = (
     "data",

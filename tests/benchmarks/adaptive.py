@@ -16,10 +16,10 @@ from bench import write
 
 from qprune.analysis.front import hypervolume, operating_points
 from qprune.analysis.studies import BELOW_BASELINE
-from qprune.config import load_config
-from qprune.plan import Plan, make_plan
-from qprune.records import read_cells
-from qprune.search import Search
+from qprune.settings.config import load_config
+from qprune.storage.results import read_cells
+from qprune.sweep.plan import Plan, make_plan
+from qprune.sweep.search import Search
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 ENOUGH = 0.98

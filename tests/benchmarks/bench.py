@@ -33,7 +33,7 @@ def write(name: str, rows: list[dict]) -> None:
     """Print the rows and write them to results/benchmarks/<name>.csv, with machine and command."""
     import torch
 
-    from qprune.provenance import processor_name
+    from qprune.stages.provenance import processor_name
 
     command = "python " + " ".join(["tests/benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
     machine = f"{processor_name()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"

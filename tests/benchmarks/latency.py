@@ -13,12 +13,12 @@ from bench import write
 from qprune.data import Split
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.latency import measure
-from qprune.models import build_model
-from qprune.network import with_normalize
+from qprune.networks import build_model
+from qprune.networks.graph import with_normalize
 from qprune.precision import get_precision
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import select
-from qprune.saved import NetworkSpec
+from qprune.stages.saved import NetworkSpec
 
 MODEL, CHANNELS, SIZE, CLASSES = {"name": "vgg_small"}, 1, 28, 10
 PRECISIONS = ("fp32", "fp16", "int8", "w8a8", "w4a4")

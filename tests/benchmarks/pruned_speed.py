@@ -9,8 +9,8 @@ import torch
 from bench import interleaved, ratio, write
 
 from qprune.cost import count_cost
-from qprune.models import build_model
-from qprune.network import with_normalize
+from qprune.networks import build_model
+from qprune.networks.graph import with_normalize
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import select
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 
 import torch  # noqa: E402
 from bench import interleaved, ratio, write  # noqa: E402
@@ -25,8 +25,8 @@ from tiny_sweep import Inline, tiny_config  # noqa: E402
 from qprune.executors.base import Executor, run_stages  # noqa: E402
 from qprune.executors.local import LocalExecutor  # noqa: E402
 from qprune.executors.ray_tasks import RayExecutor  # noqa: E402
-from qprune.plan import make_plan  # noqa: E402
-from qprune.store import Store  # noqa: E402
+from qprune.storage.store import Store  # noqa: E402
+from qprune.sweep.plan import make_plan  # noqa: E402
 
 STAGES = {"already done": 100, "evaluation": 20}
 ROUNDS = 9

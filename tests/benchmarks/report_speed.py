@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import write
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 from browser import chromium, open_page
 from made_sweep import make_sweep
 

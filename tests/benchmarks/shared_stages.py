@@ -11,12 +11,12 @@ from pathlib import Path
 from bench import write
 from rich.console import Console
 
-from qprune.config import load_config
 from qprune.executors.base import run_stages
 from qprune.executors.local import LocalExecutor
-from qprune.plan import make_plan
-from qprune.store import Store
-from qprune.sweep import run_sweep
+from qprune.settings.config import load_config
+from qprune.storage.store import Store
+from qprune.sweep.plan import make_plan
+from qprune.sweep.run import run_sweep
 
 QUICKSTART = Path(__file__).parent.parent.parent / "sweeps" / "quickstart.yaml"
 WORKERS = 2

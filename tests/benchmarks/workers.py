@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import interleaved, ratio, write
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 from soak import members  # noqa: E402
 from tiny_sweep import COMMAND, environment  # noqa: E402
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qprune.errors import UserError
 from qprune.pruning.criteria.options import COMMON, CURVATURE, LAMBDA, Option, as_text, fill
 from qprune.registry import Registry, nearest
-from qprune.yaml_source import show
+from qprune.registry.errors import UserError
+from qprune.registry.show import show
 
 __all__ = ["check_criterion", "criterion_label", "criterion_names", "get_criterion"]
 

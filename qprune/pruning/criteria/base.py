@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from qprune.pruning.gates import Gate
+from qprune.networks.gate import Gate
 from qprune.pruning.groups import ChannelGroups
 
 

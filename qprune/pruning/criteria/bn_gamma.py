@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qprune.errors import UserError
 from qprune.pruning.criteria.base import StaticCriterion
 from qprune.pruning.groups import ChannelGroups
+from qprune.registry.errors import UserError
 
 
 class BnGamma(StaticCriterion):

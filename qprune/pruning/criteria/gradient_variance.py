@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from qprune.errors import UserError
 from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.registry.errors import UserError
 
 
 class GradientVariance(WatchedCriterion):

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx
 
+from qprune.networks.gate import Gate
 from qprune.pruning.criteria.base import CurvatureCriterion
 from qprune.pruning.criteria.curvature import gauss_newton_diagonal
-from qprune.pruning.gates import Gate
 from qprune.pruning.groups import ChannelGroups
 
 

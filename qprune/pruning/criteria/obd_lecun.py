@@ -14,11 +14,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qprune.errors import UserError
-from qprune.network import module_of, only_moves
+from qprune.networks.gate import Gate
+from qprune.networks.graph import module_of, only_moves
 from qprune.pruning.criteria.base import CurvatureCriterion
-from qprune.pruning.gates import ADDS, CONCATENATIONS, Gate
+from qprune.pruning.gates import ADDS, CONCATENATIONS
 from qprune.pruning.groups import ChannelGroups
+from qprune.registry.errors import UserError
 
 _BENDS_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh)
 _BENDS = {F.relu, torch.relu, "relu", F.relu6, F.leaky_relu, F.hardtanh}  # linear in pieces, element by element

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qprune.errors import UserError
 from qprune.registry import nearest
-from qprune.yaml_source import show
+from qprune.registry.errors import UserError
+from qprune.registry.show import show
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qprune.config import SweepConfig
 from qprune.cost import Cost, count_cost
 from qprune.data import Dataset, load_data
-from qprune.plan import Cell, make_plan
 from qprune.precision import get_precision
-from qprune.saved import NetworkSpec
+from qprune.settings.config import SweepConfig
 from qprune.stages import CALIBRATION_IMAGES, dense_spec
-from qprune.store import Store
+from qprune.stages.saved import NetworkSpec
+from qprune.storage.store import Store
+from qprune.sweep.plan import Cell, make_plan
 from qprune.training import Recipe, cosine, evaluate, minibatch, seed_of, train
 
 COLUMNS = (

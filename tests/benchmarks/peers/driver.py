@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qprune.config import SweepConfig, load_config
-from qprune.durable import write_whole
 from qprune.executors.local import LocalExecutor
-from qprune.sweep import run_sweep
+from qprune.settings.config import SweepConfig, load_config
+from qprune.storage.durable import write_whole
+from qprune.sweep.run import run_sweep
 
 from . import torch_pruning_brevitas, width_scaling
 from .common import Budget, budget_of, one_thread

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from qprune.cost import count_cost
-from qprune.models import build_model
-from qprune.network import with_normalize
+from qprune.networks import build_model
+from qprune.networks.graph import with_normalize
 from qprune.pruning.shrink import layer_widths, resize
 from qprune.training import cosine, evaluate, seed_of
 
@@ -48,7 +48,9 @@ def train_shape(budget: Budget, row: dict) -> dict:
     network = resize(network, chain_widths(network, map(int, row["maps"].split("-"))))
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as qprune.models initialises
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out", nonlinearity="relu"
+            )  # as qprune.networks initialises
     before = budget.total - budget.quantize
     rate = cosine(budget.lr_dense, before)
     made = make_updates(network, data, budget.recipe, range(before), rate, seed_of(seed, "dense"))

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from qprune.config import SweepConfig
-from qprune.plan import Plan, make_plan
-from qprune.records import read_cells, read_record
-from qprune.store import Store
+from qprune.settings.config import SweepConfig
+from qprune.storage.results import read_cells, read_record
+from qprune.storage.store import Store
+from qprune.sweep.plan import Plan, make_plan
 
 from .common import COLUMNS
 

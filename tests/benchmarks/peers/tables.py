@@ -7,7 +7,7 @@ import pandas as pd
 
 from qprune.analysis.front import hypervolume
 from qprune.analysis.statistics import interval
-from qprune.config import SweepConfig
+from qprune.settings.config import SweepConfig
 
 from . import sweep_cells
 from .common import COLUMNS

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from qprune.cost import count_cost
 from qprune.data import Dataset
-from qprune.network import module_of
+from qprune.networks.graph import module_of
 from qprune.training import constant, cosine, minibatch, seed_of
 
 from .common import Budget, Clock, Point, at_precision, calibration_images, last_updates, make_updates, point

@@ -1,0 +1,96 @@
+"""How many bits the operands of a layer really have, read from the quantisers that are in the network.
+
+The width of a tensor is set by the quantiser that it comes from, kept by what only moves values (and by ReLU
+and gates, which keep values or give 0), and 32 otherwise. A quantiser's width is log2(quant_max - quant_min + 1).
+"""
+
+import math
+
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.nn.quantized import Linear as IntLinear
+from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
+from torch.ao.quantization import FakeQuantizeBase
+from torch.nn import functional as F
+
+from qprune.networks.gate import Gate
+from qprune.networks.graph import Leaf, module_of, only_moves
+from qprune.precision.fp16 import RoundHalf, is_exact
+
+FLOAT_BITS = 32
+
+_KEEPS_WIDTH_TARGETS = {F.relu, torch.relu, "relu", "dequantize", "detach", "clone", "to"}
+
+
+def width_of_range(quant_min: int, quant_max: int) -> float:
+    """log2(quant_max - quant_min + 1), an int where it is whole."""
+    levels = int(quant_max) - int(quant_min) + 1
+    return levels.bit_length() - 1 if levels & (levels - 1) == 0 else math.log2(levels)
+
+
+def is_brevitas(module: nn.Module | None) -> bool:
+    """Whether Brevitas wrote the module's class."""
+    return type(module).__module__.startswith("brevitas")
+
+
+def ask_for_widths(network: nn.Module) -> None:
+    """Makes Brevitas quantisers hand on their widths, where precision/brevitas_qat turned that off."""
+    for module in network.modules():
+        if hasattr(module, "skip_create_quant_tensor"):
+            module.skip_create_quant_tensor = False
+
+
+def proxy_bits(proxy: nn.Module | None) -> float | None:
+    """Width of a Brevitas quantiser (a proxy); None where there is none or it is off."""
+    if proxy is None or not proxy.is_quant_enabled:
+        return None
+    bits = round(float(proxy.bit_width()))
+    return width_of_range(1 if proxy.is_narrow_range else 0, 2**bits - 1)
+
+
+def fake_quantize_bits(fake: FakeQuantizeBase) -> float:
+    """Width of a torch.ao fake quantiser, whatever its dtype; 32 where it is off."""
+    if not int(fake.fake_quant_enabled[0]):
+        return FLOAT_BITS
+    return width_of_range(fake.activation_post_process.quant_min, fake.activation_post_process.quant_max)
+
+
+def weight_width(layer: nn.Module) -> float:
+    """Width of a convolution's or linear layer's weights, by whatever quantises them."""
+    if isinstance(layer, (IntConv, IntLinear)):
+        return torch.iinfo(layer.weight().dtype).bits
+    if isinstance(fake := getattr(layer, "weight_fake_quant", None), FakeQuantizeBase):
+        return fake_quantize_bits(fake)
+    if is_brevitas(layer):
+        return proxy_bits(layer.weight_quant) or FLOAT_BITS
+    return layer.weight_bits if isinstance(layer, Leaf) else FLOAT_BITS  # HalfConv2d, HalfLinear
+
+
+def input_width(layer: nn.Module, arriving: float) -> float:
+    """Width of what a layer multiplies: of its own input quantiser (Brevitas) or of the tensor that arrives."""
+    own = proxy_bits(layer.input_quant) if is_brevitas(layer) and hasattr(layer, "input_quant") else None
+    return own or arriving
+
+
+def tensor_width(node: fx.Node, result: object, widths: dict[fx.Node, float]) -> float:
+    """Width of the tensor that a node gives.
+
+    result: what it gave in a run; widths: of the nodes before it.
+    """
+    module = module_of(node)
+    if isinstance(result, Tensor) and result.is_quantized:
+        used = node.graph.owning_module.meta.get("activation_range")  # from precision/torch_ao
+        return width_of_range(*used) if used else torch.iinfo(result.dtype).bits
+    if isinstance(module, RoundHalf):
+        return RoundHalf.bits
+    if isinstance(module, FakeQuantizeBase):
+        return fake_quantize_bits(module)
+    if is_brevitas(module):
+        return proxy_bits(getattr(module, "act_quant", getattr(module, "output_quant", None))) or FLOAT_BITS
+    sources = [widths[source] for source in node.all_input_nodes]
+    called = node.target if node.op in ("call_function", "call_method") else None
+    if isinstance(module, (nn.ReLU, Gate)) or called in _KEEPS_WIDTH_TARGETS or only_moves(node):
+        return sources[0]
+    if node.op.startswith("call_") and sources and max(sources) == RoundHalf.bits and is_exact(node):
+        return RoundHalf.bits
+    return FLOAT_BITS

@@ -1,0 +1,211 @@
+"""Networks: settings in, a torch.nn.Module out that maps images [n, c, h, w] to logits [n, num_classes].
+
+    model = build_model({"name": "vgg_tiny", "width": 0.5}, in_channels=1, num_classes=10, image_size=8)
+
+The name is one of qprune's own, `torchvision:<name>`, or `module:function`, the user's own. A new network is
+one file with a function `build`, and one line below. The weights are drawn from PyTorch's global generator:
+with the same torch.manual_seed before it, a build is the same.
+
+A user's function is called with the options, and with those of in_channels, num_classes and image_size that
+its signature takes. Nothing here imports torch before a network is built or a name outside this list is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qprune.registry import Registry, nearest
+from qprune.registry.errors import UserError
+from qprune.registry.show import show
+from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["build_model", "check_model", "load_checkpoint", "load_pretrained", "model_fingerprint", "model_names"]
+
+MODELS = Registry("model")
+_VERSIONS: dict[str, int] = {}
+
+
+def _add(name: str, version: int) -> None:
+    """version: raised when the same settings would give another network."""
+    MODELS.add(name, f"qprune.networks.{name}:build")
+    _VERSIONS[name] = version
+
+
+_add("vgg_tiny", version=1)
+_add("vgg_small", version=1)
+_add("vgg7", version=1)
+_add("resnet20", version=1)
+
+_DOOR = "torchvision:"
+MAX_WIDTH = 100  # of an own network: times the channels of its paper
+MAX_PARAMETERS = 100_000_000  # of an own network: 0.4 GB, and as much again for each of its copies
+_SHAPES = ("in_channels", "num_classes", "image_size")
+
+
+def model_names() -> list[str]:
+    """qprune's own networks; torchvision:<name> and module:function come on top."""
+    return MODELS.names()
+
+
+def check_model(settings: Mapping[str, Any]) -> None:
+    """UserError where the name or an option is bad. Builds nothing."""
+    name, options = _split(settings)
+    if name in _VERSIONS:
+        _own_options(name, options)
+    elif name.startswith(_DOOR):
+        from qprune.networks import torchvision_door
+
+        torchvision_door.check(name.removeprefix(_DOOR), **_door_options(name, options))
+    elif is_user_code(name):
+        check_options("model", name, load_function("model", name), options, dict.fromkeys(_SHAPES))
+    else:
+        valid = [*model_names(), "torchvision:<name>", "module:function"]
+        raise UserError(f"unknown model {name!r}{nearest(name, valid)}")
+
+
+def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """The network of settings {"name": ..., option: ...}, in training mode, its weights from the global generator.
+
+    Raises UserError for bad settings, and where the network can't map such images to num_classes logits.
+    """
+    check_model(settings)
+    name, options = _split(settings)
+    shapes = dict(zip(_SHAPES, (in_channels, num_classes, image_size), strict=True))
+    if name in _VERSIONS:
+        return _build_own(name, shapes, _own_options(name, options))
+    if name.startswith(_DOOR):
+        from qprune.networks import torchvision_door
+
+        model = torchvision_door.build(name.removeprefix(_DOOR), **shapes, **_door_options(name, options))
+    else:
+        model = _call_user(name, options, shapes)
+    _check_output(name, model, **shapes)
+    return model
+
+
+def model_fingerprint(settings: Mapping[str, Any]) -> str:
+    """A hash that changes when the network would: of name and options with their defaults, and of the version of an
+    own network, the source of a user's, the content of a weights file."""
+    check_model(settings)
+    name, options = _split(settings)
+    if name in _VERSIONS:
+        identity = [name, _own_options(name, options), _VERSIONS[name]]
+    elif name.startswith(_DOOR):
+        from qprune.networks import torchvision_door
+        from qprune.networks.weights import file_hash
+
+        asked = _door_options(name, options)
+        weights = asked.pop("weights")
+        if weights is not None and torchvision_door.is_file(weights):
+            weights = file_hash(weights)
+        elif weights is not None:
+            weights = torchvision_door.named_weights(name.removeprefix(_DOOR), weights).name  # DEFAULT -> its name
+        identity = [name, weights, *(value for value in asked.values() if value is not None)]
+    else:
+        identity = [name, options, source_hash("model", name)]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_pretrained(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Loads another network's tensors, in place, but for its head and its input normalisation.
+
+    source: what the tensors are of, for the UserError where they don't fit.
+    """
+    from qprune.networks import weights
+
+    weights.load_pretrained(network, tensors, source)
+
+
+def load_checkpoint(network: nn.Module, file: str | Path) -> None:
+    """Loads the tensors of a file (a state dict of torch.save, or safetensors) into a whole network, in place.
+
+    The file needn't have the input normalisation's. Raises UserError for a missing, damaged or unfitting file.
+    """
+    from qprune.networks import weights
+
+    weights.load_checkpoint(network, file)
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    name = settings.get("name")
+    if not isinstance(name, str):
+        raise UserError(f"model: the settings {dict(settings)!r} need a name, as in {{name: vgg_tiny}}.")
+    return name, {key: value for key, value in settings.items() if key != "name"}
+
+
+def _own_options(name: str, options: Mapping[str, Any]) -> dict[str, float]:
+    """{"width": ...} of an own network, checked, with its default."""
+    for option in options:
+        if option != "width":
+            raise UserError(f"model {name}: unknown option {option!r}{nearest(option, ['width'])}")
+    width = options.get("width", 1.0)
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= MAX_WIDTH:
+        allowed = f"a number above 0, at most {MAX_WIDTH}, as 0.5"
+        raise UserError(f"model {name}: width is {show(width)}; it must be {allowed}.")
+    return {"width": float(width)}
+
+
+def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, float]) -> nn.Module:
+    """An own network; UserError where it would fill the memory, before it does."""
+    import torch
+
+    build = MODELS.get(name)
+    with torch.device("meta"):  # shapes without values
+        count = sum(parameter.numel() for parameter in build(**shapes, **options).parameters())
+    if count > MAX_PARAMETERS:
+        raise UserError(
+            f"model {name}: width is {options['width']}, which makes {count:,} parameters; "
+            f"at most {MAX_PARAMETERS:,} are built: lower the width."
+        )
+    return build(**shapes, **options)
+
+
+def _door_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """{"weights", "hidden"} of a torchvision network, None where they aren't given."""
+    known = dict.fromkeys(("weights", "hidden"))
+    for option in options:
+        if option not in known:
+            raise UserError(f"model {name!r}: unknown option {option!r}{nearest(option, list(known))}")
+    return {**known, **options}
+
+
+def _call_user(name: str, options: Mapping[str, Any], shapes: Mapping[str, int]) -> nn.Module:
+    from torch import nn
+
+    function = load_function("model", name)
+    model = function(**check_options("model", name, function, options, shapes))
+    if not isinstance(model, nn.Module):
+        module, attribute = name.split(":")
+        raise UserError(
+            f"model {name!r}: the function {attribute} of {module} returned a {type(model).__name__}, "
+            "not a torch.nn.Module."
+        )
+    return model
+
+
+def _check_output(name: str, model: nn.Module, in_channels: int, num_classes: int, image_size: int) -> None:
+    """UserError where two black images don't give two rows of `num_classes` logits. Changes nothing in the model."""
+    import torch
+
+    was_training = model.training
+    images = torch.zeros(2, in_channels, image_size, image_size)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            logits = model.eval()(images)
+        except Exception as error:  # whatever the network's own code does on a shape that it can't take
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise UserError(f"model {name!r} can't take images of {list(images.shape[1:])}: {reason}") from error
+        finally:
+            model.train(was_training)
+    shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != [2, num_classes]:
+        raise UserError(
+            f"model {name!r} gives {shape} for 2 images of {num_classes} classes; [2, {num_classes}] is wanted."
+        )

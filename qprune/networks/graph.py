@@ -1,0 +1,149 @@
+"""The form in which every network flows through qprune: a torch.fx graph that normalises its own input."""
+
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+
+from qprune.registry.errors import UserError
+
+
+class Normalize(nn.Module):
+    """(images - mean) / std per channel: images are float in 0..1, [batch, c, h, w]."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))  # [c, 1, 1]
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Leaf(nn.Module):
+    """Base of qprune's own modules that tracing must not look into (gates, roundings)."""
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        if isinstance(module, (Normalize, Leaf, StochasticDepth)) or type(module).__module__.startswith("brevitas"):
+            return True
+        return super().is_leaf_module(module, qualified_name)
+
+
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    operator.itruediv: operator.truediv,
+    "add_": "add",
+    "mul_": "mul",
+    "sub_": "sub",
+    "div_": "div",
+    "relu_": "relu",
+    "clamp_": "clamp",
+}
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The model as a torch.fx graph, with every in-place operation made out-of-place.
+
+    Modules keep their names, so a layer is called what its author calls it. Scores are read and masks are
+    set between operations, which an in-place operation would overwrite.
+
+    Raises UserError where torch.fx can't follow the model's Python code.
+    """
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # torch.fx raises whatever the model's own code does on a proxy
+        raise UserError(
+            f"torch.fx can't trace {type(model).__name__}: {error}\n"
+            "qprune follows a network through torch.fx: forward must not branch on the values of tensors. "
+            "Move such code into a function wrapped with torch.fx.wrap, or rewrite it."
+        ) from error
+    network = fx.GraphModule(tracer.root, graph, type(model).__name__)
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            if node.target is F.dropout:
+                _dropout_as_module(network, node)
+                continue
+            if "training" in node.kwargs:  # tracing has frozen model.training into the graph
+                raise UserError(
+                    f"{type(model).__name__}: {node.target} depends on self.training, which torch.fx freezes; "
+                    "use the torch.nn module of that operation instead"
+                )
+            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+            if node.kwargs.get("inplace"):
+                node.kwargs = {**node.kwargs, "inplace": False}
+            if node.target in (F.relu, F.relu6, F.hardtanh, F.silu, F.hardswish) and len(node.args) > 1:
+                node.args = tuple(False if value is True else value for value in node.args)
+    for module in network.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False
+    graph.eliminate_dead_code()
+    network.recompile()
+    network.train(model.training)
+    return network
+
+
+def _dropout_as_module(network: fx.GraphModule, node: fx.Node) -> None:
+    """Replace F.dropout, whose `training` tracing has frozen, by a module that follows network.train()."""
+    rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+    network.add_submodule(node.name, nn.Dropout(rate))
+    node.op, node.target, node.args, node.kwargs = "call_module", node.name, (node.args[0],), {}
+
+
+def with_normalize(model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> fx.GraphModule:
+    """The traced model behind its input normalisation: takes images as the data set gives them, float in 0..1.
+
+    The model's own layer names are kept (no prefix); the normalisation is the submodule `normalize`.
+    """
+    network = trace(model)
+    image = next(node for node in network.graph.nodes if node.op == "placeholder")
+    network.add_submodule("normalize", Normalize(mean, std))
+    with network.graph.inserting_after(image):
+        normalised = network.graph.call_module("normalize", (image,))
+    image.replace_all_uses_with(normalised, delete_user_cb=lambda user: user is not normalised)
+    network.graph.lint()
+    network.recompile()
+    return network
+
+
+def module_of(node: fx.Node) -> nn.Module | None:
+    """The module that a call_module node runs, else None."""
+    if node.op != "call_module":
+        return None
+    return node.graph.owning_module.get_submodule(node.target)
+
+
+_MOVING_MODULES = (
+    nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity, StochasticDepth,
+)  # fmt: skip
+_MOVING_FUNCTIONS = {
+    torch.flatten, torch.reshape, torch.squeeze, F.dropout, F.dropout2d, F.max_pool2d, torch.max_pool2d,
+    F.adaptive_max_pool2d, "flatten", "view", "reshape", "squeeze", "contiguous",
+}  # fmt: skip
+
+
+def only_moves(node: fx.Node) -> bool:
+    """Whether the node hands on values of its first argument as they are (max pooling, flatten, dropout).
+
+    What arrives as integers leaves as integers of the same width.
+    """
+    if node.op == "call_module":
+        return isinstance(module_of(node), _MOVING_MODULES)
+    return node.op in ("call_function", "call_method") and node.target in _MOVING_FUNCTIONS
+
+
+def record_shapes(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> None:
+    """Run two images through the network in eval mode and note each tensor's shape in node.meta["tensor_meta"]."""
+    training = network.training
+    network.eval()
+    images = torch.rand(2, *image_shape, device=next(network.parameters()).device)
+    with torch.no_grad():
+        ShapeProp(network).propagate(images)
+    network.train(training)

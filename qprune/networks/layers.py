@@ -1,0 +1,56 @@
+"""What qprune's own networks are made of."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from qprune.registry.errors import UserError
+
+
+def scaled(channels: int, width: float) -> int:
+    """The channels of a layer in a network of that width; at least 1."""
+    return max(1, round(channels * width))
+
+
+def conv_bn(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution that keeps the image's size at stride 1, without bias, and the BN that follows it."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return conv, nn.BatchNorm2d(out_channels)
+
+
+def vgg_layers(layout: tuple[int | str, ...], in_channels: int, width: float) -> "OrderedDict[str, nn.Module]":
+    """3x3 convolution, BN and ReLU for each number of the layout, 2x2 max pooling for each "M".
+
+    Named conv1, bn1, relu1, conv2, ..., pool1, ... in the order of the layout.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    convs = pools = 0
+    for item in layout:
+        if item == "M":
+            pools += 1
+            layers[f"pool{pools}"] = nn.MaxPool2d(2)
+            continue
+        convs += 1
+        out_channels = scaled(item, width)
+        layers[f"conv{convs}"], layers[f"bn{convs}"] = conv_bn(in_channels, out_channels)
+        layers[f"relu{convs}"] = nn.ReLU()
+        in_channels = out_channels
+    return layers
+
+
+def initialise(model: nn.Module) -> nn.Module:
+    """The model, its convolutions drawn as in He et al. (ICCV 2015, Eq. 15, fan out); the rest as PyTorch does it."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def require_size(name: str, image_size: int, smallest: int) -> None:
+    """UserError where the pooling layers would leave nothing of the image."""
+    if image_size < smallest:
+        raise UserError(
+            f"model {name}: images of {image_size}x{image_size} are too small; it takes {smallest}x{smallest} on."
+        )

@@ -1,0 +1,17 @@
+"""Optional packages: which are there, and the extra that brings them."""
+
+from importlib.util import find_spec
+
+from qprune.registry.errors import UserError
+
+
+def have(*packages: str) -> bool:
+    """Whether all of them can be imported."""
+    return all(find_spec(package) for package in packages)
+
+
+def require(*packages: str, extra: str) -> None:
+    """Raises UserError, naming the extra, where a package can't be imported."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise UserError(f"this needs {', '.join(missing)}; install it with: pip install 'qprune[{extra}]'")

@@ -1,0 +1,27 @@
+"""Values as people type them, for error messages."""
+
+from typing import Any
+
+
+def show(value: Any) -> str:
+    """A value as it would be typed in YAML, in one line of at most 60 characters."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return shorten(
+            "{" + ", ".join(f"{show_key(key)}: {show(item)}" for key, item in list(value.items())[:20]) + "}"
+        )
+    if isinstance(value, (list, tuple)):
+        return shorten("[" + ", ".join(show(item) for item in list(value)[:20]) + "]")
+    return shorten(repr(value))
+
+
+def show_key(key: str) -> str:
+    """A key as it was typed; in quotes, escaped, where it has characters that can't be printed; never a long one."""
+    return shorten(key) if key.isprintable() else show(key)
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""The sweep file: YAML in, validated and frozen settings out."""

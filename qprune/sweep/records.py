@@ -1,0 +1,242 @@
+"""Finished stages -> one record per cell: JSON with everything, and the table of all cells as CSV and Parquet.
+
+Each file that is read again has a checksum: damage is an error that names the file, never another number.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qprune.storage.durable import draft_of, remove, set_aside, write_whole, writing
+from qprune.storage.results import AGAIN, COLUMNS, failure_file, network_file, record_file, sha256
+from qprune.storage.seal import Damaged, read_sealed_json, sealed_json
+from qprune.storage.sealed_table import sealed_table
+from qprune.storage.store import Store
+
+if TYPE_CHECKING:
+    from qprune.sweep.plan import Cell, Plan
+
+REFERENCES = (
+    "baseline_accuracy",
+    "baseline_val_accuracy",
+)  # of another cell, so in the table but not in a cell's record
+COST_COLUMNS = ("macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes")
+
+
+class Records:
+    """The record folder of one sweep: cells.csv, cells.parquet, cells/<cell>.json, networks/<cell>.safetensors.
+
+    Beside them: lambda.csv of criteria whose lambda is cross-validated, cells/<cell>.failed.json of a cell that failed, damaged/ what was not what had been written.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, store: Store):
+        self.folder, self.plan, self.store = Path(folder), plan, store
+        self.rows = {cell.id: _planned_row(plan, cell) for cell in plan.cells}
+
+    def finish(self, cell: Cell) -> None:
+        """Write the record of a cell whose stages are all done, unless it is there already, and keep its network.
+
+        Raises Damaged where the network that is to be kept is not what its stage wrote, StorageError.
+        """
+        remove(failure_file(self.folder, cell.id))
+        record = self._own_record(cell)
+        if record and record["network_sha256"] == self.store.meta(cell.network)["tensors_sha256"]:
+            self.rows[cell.id].update({key: value for key, value in record.items() if key in self.rows[cell.id]})
+        else:
+            self._write_record(cell)
+        if self.plan.config.keep != "none":
+            self._link_network(cell)
+
+    def forget(self, cell: Cell) -> None:
+        """Delete a record and network that the cell's name had under other settings, and what is noted of a failure."""
+        remove(failure_file(self.folder, cell.id))
+        path = record_file(self.folder, cell.id)
+        if path.exists() and self._own_record(cell) is None:
+            remove(network_file(self.folder, cell.id))
+            remove(path)
+
+    def check(self, cell: Cell) -> str | None:
+        """Move the cell's record and network into damaged/ where they are not what was written; what to tell of it.
+
+        To be called before forget() and finish(), which put them in place anew.
+        """
+        told = []
+        stage = cell.network
+        record, network = record_file(self.folder, cell.id), network_file(self.folder, cell.id)
+        expected = self.store.meta(stage)["tensors_sha256"] if self.store.done(stage) else None
+        try:
+            expected = read_sealed_json(record)["network_sha256"]
+        except FileNotFoundError:
+            pass
+        except Damaged:
+            told.append(self._set_aside(record))
+        if expected is not None and network.is_file() and sha256(network.read_bytes()) != expected:
+            told.append(self._set_aside(network))
+        return "; ".join(told) or None
+
+    def _set_aside(self, path: Path) -> str:
+        place = set_aside(path, self.folder / "damaged")
+        return f"{path} is damaged (wrong checksum); moved to {place}, made anew"
+
+    def _own_record(self, cell: Cell) -> dict | None:
+        """The cell's record, if it is that of these very stages, and undamaged."""
+        try:
+            record = read_sealed_json(record_file(self.folder, cell.id))
+        except (FileNotFoundError, Damaged):
+            return None
+        return record if {kind: stage["id"] for kind, stage in record["stages"].items()} == cell.stages else None
+
+    def _write_record(self, cell: Cell) -> None:
+        metas = {kind: self.store.meta(stage) for kind, stage in cell.stages.items()}
+        row = self.rows[cell.id]
+        row.update(_measured(metas))
+        evaluated = metas["evaluate"]
+        record = {
+            **{column: value for column, value in row.items() if column not in REFERENCES},
+            "cost": evaluated["cost"],
+            "network": evaluated["network"],
+            "network_sha256": self.store.meta(cell.network)["tensors_sha256"],
+            "validation": evaluated["val"],
+            "test": evaluated["test"],
+            "stages": {kind: {"id": stage, "seconds": metas[kind]["seconds"]} for kind, stage in cell.stages.items()},
+            "provenance": evaluated["provenance"],
+        }
+        write_whole(record_file(self.folder, cell.id), sealed_json(record))
+
+    def fail(self, cell: Cell, reason: str, log: str = "") -> None:
+        """Note that a cell could not be computed, why, and the end of what had been printed."""
+        if self.rows[cell.id]["status"] == "failed":
+            return  # of an earlier stage; what needs it fails for the same reason
+        self.rows[cell.id].update(status="failed", reason=reason)
+        note = {"cell": cell.id, "reason": reason, "log": log, "stages": cell.stages}
+        write_whole(failure_file(self.folder, cell.id), sealed_json(note))
+
+    def skip_all_but(self, asked: Collection[str]) -> list[Cell]:
+        """Mark as skipped what is neither asked for nor done nor failed; returns the cells that are done."""
+        for cell in self.plan.cells:
+            if cell.id not in asked and self.rows[cell.id]["status"] == "pending":
+                self.rows[cell.id]["status"] = "skipped"
+        return [cell for cell in self.plan.cells if self.rows[cell.id]["status"] == "done"]
+
+    def write_table(self, parquet: bool = False) -> None:
+        """Replace cells.csv (and cells.parquet) by all rows as they stand."""
+        frame = self.frame()
+        write_whole(self.folder / "cells.csv", sealed_table(frame.to_csv(index=False)))
+        if parquet:
+            buffer = io.BytesIO()
+            frame.to_parquet(buffer, engine="pyarrow", index=False, write_page_checksum=True)
+            write_whole(self.folder / "cells.parquet", buffer.getvalue())
+
+    def write_lambdas(self) -> None:
+        """Write lambda.csv, the losses by which cross-validation chose lambda, where a cell's criterion asks for it."""
+        from qprune.stages.cross_validation import curve_rows
+
+        rows = curve_rows(self.plan, self.store)
+        if not rows:
+            remove(self.folder / "lambda.csv")  # of an earlier sweep file
+            return
+        import pandas as pd
+
+        write_whole(self.folder / "lambda.csv", sealed_table(pd.DataFrame(rows).to_csv(index=False)))
+
+    def frame(self):
+        """All cells of the plan as a pandas DataFrame, whatever their status."""
+        import pandas as pd
+
+        for cell in self.plan.cells:
+            self._fill_references(cell)
+        return pd.DataFrame(list(self.rows.values()))
+
+    def keep_networks(self, kept: set[str]) -> None:
+        """Delete the networks of all cells but these."""
+        for cell in self.plan.cells:
+            if cell.id not in kept:
+                remove(network_file(self.folder, cell.id))
+                self.store.drop_tensors(cell.network)
+
+    def _fill_references(self, cell: Cell) -> None:
+        row = self.rows[cell.id]
+        for name, stage in (("baseline", cell.baseline), ("scratch", cell.scratch)):
+            if stage and row[f"{name}_accuracy"] is None and self.store.done(stage):
+                meta = self.store.meta(stage)
+                row[f"{name}_accuracy"] = meta["test"]["accuracy"]
+                row[f"{name}_val_accuracy"] = meta["val"]["accuracy"]
+
+    def _link_network(self, cell: Cell) -> None:
+        source = self.store.tensors_path(cell.network)
+        target = network_file(self.folder, cell.id)
+        if not source.exists() or (target.exists() and target.samefile(source)):
+            return  # NOTE renaming one link of a file to another does nothing, and would leave the draft behind
+        try:
+            content = source.read_bytes()
+        except FileNotFoundError:  # another sweep that shares it has just deleted it; the next run makes it again
+            return
+        if sha256(content) != self.store.meta(cell.network)["tensors_sha256"]:
+            raise Damaged(f"{source} is damaged (wrong checksum); {AGAIN}")
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = draft_of(target)
+            draft.unlink(missing_ok=True)
+            try:
+                os.link(source, draft)
+            except OSError:  # a file system without hard links
+                draft.write_bytes(content)
+            draft.replace(target)
+
+
+def _planned_row(plan: Plan, cell: Cell) -> dict:
+    row = dict.fromkeys(COLUMNS)
+    row.update(
+        cell=cell.id, sweep=plan.config.name, model=cell.model, data=cell.data, criterion=cell.criterion,
+        precision=cell.precision, pruning_ratio=cell.ratio, seed=cell.seed, status="pending",
+    )  # fmt: skip
+    row.update(
+        reason=None, order=cell.order, dense_val_accuracy=None, baseline_val_accuracy=None, scratch_accuracy=None,
+        scratch_val_accuracy=None,
+    )  # fmt: skip
+    recover, quantize = plan.stages[cell.stages["recover"]].settings, plan.stages[cell.stages["quantize"]].settings
+    recipe = recover["recipe"]
+    row.update(
+        batch_size=recipe["batch_size"], optimizer=recipe["optimizer"], momentum=recipe["momentum"],
+        weight_decay=recipe["weight_decay"], lr_dense=plan.stages[cell.stages["dense"]].settings["lr"],
+        lr_prune=recover["path_lr"], lr_finetune=recover["lr"], lr_quantize=quantize["lr"],
+        updates_between=plan.config.prune.updates_between, until=plan.config.prune.until,
+        channels_per_step=str(plan.config.prune.channels_per_step), min_channels=plan.config.prune.min_channels,
+        round_to=plan.config.prune.round_to, schedule=plan.config.prune.schedule,
+        normalize=plan.config.prune.normalize, method=plan.config.quantize.method, first_last_bits=quantize["first_last_bits"],
+    )  # fmt: skip
+    row.update(
+        {f"stage_{kind}": cell.stages.get(kind) for kind in ("dense", "path", "recover", "quantize", "evaluate")}
+    )
+    row.update(device=None, host=None, threads=None, versions=None, distill=plan.config.quantize.distill)
+    return row
+
+
+def _measured(metas: dict[str, dict]) -> dict:
+    evaluated, dense = metas["evaluate"], metas["dense"]
+    cost = evaluated["cost"]
+    values = {
+        "status": "done",
+        "achieved_ratio": metas["recover"]["achieved_ratio"],
+        "accuracy": evaluated["test"]["accuracy"],
+        "val_accuracy": evaluated["val"]["accuracy"],
+        "test_loss": evaluated["test"]["loss"],
+        "val_loss": evaluated["val"]["loss"],
+        "dense_accuracy": dense["test"]["accuracy"],
+        "dense_val_accuracy": dense["val"]["accuracy"],
+        **{column: cost[column] for column in COST_COLUMNS},
+        "relative_bops": cost["gbops"] / (dense["macs"] * 32 * 32 / 1e9),
+        "updates_dense": dense["updates"],
+        "updates_prune": metas["recover"]["updates_prune"],
+        "updates_finetune": metas["recover"]["updates_finetune"],
+        "updates_quantize": metas["quantize"]["updates"],
+        "seconds": sum(meta["seconds"] for meta in metas.values()),
+    }
+    values["total_updates"] = sum(values[f"updates_{part}"] for part in ("dense", "prune", "finetune", "quantize"))
+    provenance = evaluated["provenance"]
+    versions = " ".join(f"{package}={number}" for package, number in provenance["versions"].items())
+    return {**values, **{key: provenance[key] for key in ("device", "host", "threads")}, "versions": versions}

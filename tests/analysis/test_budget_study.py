@@ -1,0 +1,373 @@
+"""Fairness of updates, both orders, and the studies' answers in sentences, on cells whose answers are known."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_sweep import make_sweep
+from tiny_sweep import command
+
+from qprune.analysis.answers import answers, compare_answers
+from qprune.analysis.front import front_cells, operating_points
+from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
+from qprune.analysis.studies import budget, by_seed, criterion_means, orders, references
+from qprune.analysis.tables import accuracy_tables, markdown_table
+from qprune.report.build import report_data
+from qprune.report.details import curve_tables
+from qprune.storage.results import read_cells
+from qprune.storage.seal import sealed_json
+
+T = 4.302652729749464  # Student's t of 97.5% with two degrees of freedom
+COSTS = {"fp32": 16, "int4": 1}
+# of seeds 0, 1 and 2: the same three values around each mean, in another order, so that pairing matters
+DENSE, BASELINE, SCRATCH = [0.90, 0.91, 0.92], [0.93, 0.92, 0.94], [0.95, 0.94, 0.93]
+ACCURACIES = {
+    ("fp32", 0.0): BASELINE,
+    ("fp32", 0.5): [0.92, 0.91, 0.93],  # 1 point under the baseline in each seed, but above the network after N
+    ("int4", 0.0): [0.92, 0.92, 0.93],
+    ("int4", 0.5): [0.86, 0.85, 0.87],
+}
+
+
+def cells_of(accuracies, order="prune_first", seeds=3, **columns):
+    """Cells from (precision, ratio) -> validation accuracy of each seed; test accuracy is 5 points lower."""
+    rows = []
+    for (precision, ratio), values in accuracies.items():
+        for seed, value in enumerate(values[:seeds]):
+            row = {"sweep": "s", "model": "m", "data": "d", "criterion": "c", "order": order, "precision": precision}
+            row |= {"pruning_ratio": ratio, "seed": seed, "status": "done", "val_accuracy": value}
+            row |= {"accuracy": value - 0.05, "bit_gflops": COSTS[precision] * (1 - ratio), "weight_bytes": 1}
+            for name, known in (("dense", DENSE), ("baseline", BASELINE), ("scratch", SCRATCH)):
+                row |= {f"{name}_val_accuracy": known[seed], f"{name}_accuracy": known[seed] - 0.05}
+            row |= {"updates_dense": 100, "total_updates": 180} | columns
+            rows.append(row | {"cell": f"{order}-{precision}-{ratio}-{seed}"})
+    return pd.DataFrame(rows)
+
+
+CELLS = cells_of(ACCURACIES)
+FIRST = {place: [value + 0.01 for value in values] for place, values in ACCURACIES.items()}
+FIRST["int4", 0.5] = [0.88, 0.88, 0.88]  # 2, 3 and 1 points above
+BOTH = pd.concat([CELLS, cells_of(FIRST, "quantize_first")], ignore_index=True)
+
+
+def by_place(found):
+    return {(one.precision, one.ratio): one for one in found}
+
+
+def test_budget_by_hand():
+    one = by_place(budget(CELLS))["fp32", 0.5]
+    apparent = np.array(DENSE) - ACCURACIES["fp32", 0.5]  # -2, 0 and -1 points: it seems to gain
+    half = T * apparent.std(ddof=1) / math.sqrt(3)
+    assert one.apparent.mean == pytest.approx(-0.01)
+    assert (one.apparent.low, one.apparent.high) == pytest.approx((-0.01 - half, -0.01 + half))
+    assert (one.fair.mean, one.fair.low, one.fair.high) == pytest.approx((0.01, 0.01, 0.01))
+    assert one.scratch.mean == pytest.approx(0.02) and one.scratch.n == 3
+    assert one.extra.mean == pytest.approx(0.02)
+    for each in budget(CELLS) + budget(CELLS, "accuracy"):
+        assert each.fair.mean - each.apparent.mean == pytest.approx(each.extra.mean)
+    assert by_place(budget(CELLS))["fp32", 0.0].fair.mean == 0
+
+
+def test_budget_is_paired_by_seed():
+    some = CELLS[~((CELLS.precision == "fp32") & (CELLS.pruning_ratio == 0.5) & (CELLS.seed == 2))]
+    one = by_place(budget(some))["fp32", 0.5]
+    assert (one.apparent.mean, one.apparent.n) == (pytest.approx(-0.01), 2)
+    assert (one.extra.mean, one.extra.n) == (pytest.approx(0.02), 2)  # of the seeds that the place has
+    unfinished = CELLS.assign(status=["done" if seed < 1 else "pending" for seed in CELLS.seed])
+    one = by_place(budget(unfinished))["fp32", 0.5]
+    assert one.apparent.n == 1 and math.isnan(one.apparent.low)
+
+
+def test_budget_without_the_later_columns():
+    lacking = CELLS.drop(columns=["dense_val_accuracy", "scratch_val_accuracy"]).assign(scratch_accuracy=None)
+    one = by_place(budget(lacking))["fp32", 0.5]
+    assert (one.apparent.n, one.scratch.n, one.extra.n) == (0, 0, 0) and one.fair.n == 3
+    assert by_place(budget(lacking, "accuracy"))["fp32", 0.5].apparent.n == 3
+    assert list(references(lacking)) == ["baseline_val_accuracy"]
+    assert list(references(lacking, "accuracy")) == ["dense_accuracy", "baseline_accuracy"]
+
+
+def test_references_are_one_value_per_seed():
+    found = references(CELLS)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "dense_val_accuracy": DENSE, "baseline_val_accuracy": BASELINE, "scratch_val_accuracy": SCRATCH,
+    }  # fmt: skip
+
+
+def test_orders_by_hand():
+    found = by_place(orders(BOTH))
+    assert set(found) == set(ACCURACIES)
+    effect = found["int4", 0.5].effect
+    half = T * 0.01 / math.sqrt(3)
+    assert (effect.mean, effect.low, effect.high) == pytest.approx((0.02, 0.02 - half, 0.02 + half))
+    assert found["fp32", 0.5].effect.mean == pytest.approx(0.01)
+    assert orders(CELLS) == [] and orders(BOTH[BOTH.order == "quantize_first"]) == []
+    part = BOTH[~((BOTH.order == "prune_first") & (BOTH.seed == 1))]
+    assert by_place(orders(part))["int4", 0.5].effect.mean == pytest.approx(0.015)
+
+
+def test_orders_are_apart():
+    points = operating_points(BOTH)
+    assert len(points) == 8 and set(points.seeds) == {3}
+    assert points.set_index(["order", "precision", "pruning_ratio"]).val_accuracy[
+        "quantize_first", "int4", 0.5
+    ] == pytest.approx(0.88)
+    assert all(cell.startswith("quantize_first") for cell in front_cells(BOTH))  # the better at every cost
+    titles = [str(table.renderables[0]) for table in accuracy_tables(BOTH)]
+    assert [title.split(":")[0] for title in titles] == ["m on d, c", "m on d, c, quantize_first"]
+
+
+def answer(found, start):
+    (one,) = [one for one in found if one.question.startswith(start)]
+    return one
+
+
+def test_answers():
+    found = answers(CELLS)
+    assert len(found) == 4 and {one.group for one in found} == {"s: m on d, c"}
+    for one in found:
+        assert one.rows and {len(row) for row in one.rows} == {len(one.head)}
+
+    bears = answer(found, "How much")
+    assert "within 1 percentage point of" in bears.sentence
+    assert (
+        "fp32 50% (95%: 50% to 50%; there validation -1.00 points (95%: -1.00 to -1.00), test -1.00" in bears.sentence
+    )
+    assert "int4 0% (95%: none to 50%" not in bears.sentence  # 7 points are lost at 50%: its interval ends at 0%
+    int4 = [0.01, 0.0, 0.01]
+    half = T * np.std(int4, ddof=1) / math.sqrt(3)
+    assert (
+        f"int4 0% (95%: none to 0%; there validation -0.67 points (95%: {-0.67 - 100 * half:.2f} to" in bears.sentence
+    )
+    assert [row[:2] for row in bears.rows] == [("fp32", "50%"), ("int4", "0%")]
+    strict = answer(answers(CELLS, points=0.5), "How much")
+    assert "int4 none (its least loss is at 0%" in strict.sentence and "0.5 percentage points" in strict.sentence
+
+    equal = answer(found, "At equal")  # int4 at 1, pruned fp32 at 8; at 1 there is no pruned one
+    assert (
+        equal.sentence.startswith("Of 1 costs") and "no difference is shown (largest: at 8 bit_gflops" in equal.sentence
+    )
+    assert [row[0] for row in equal.rows] == ["1", "8"]
+    assert equal.rows[0][1] == "none that cheap" and equal.rows[0][-1] == "no overlap"
+    assert equal.rows[1][1] == "fp32 50%: 92.00% (test 87.00%)"
+
+    together = answer(found, "Do pruning")
+    effects = [0.86 - 0.92 - 0.92 + 0.93, 0.85 - 0.91 - 0.92 + 0.92, 0.87 - 0.93 - 0.93 + 0.94]
+    assert "at 1 both together lose more than the sum of both alone (largest: int4 at 50%" in together.sentence
+    assert together.rows[0][2] == f"{100 * np.mean(effects):+.2f}" and together.rows[0][6] == "more than the sum"
+
+    fair = answer(found, "What does")
+    assert "M = 80 more updates" in fair.sentence and "N = 100" in fair.sentence
+    assert "by +2.00 points (95%: -0.48 to +4.48) in validation accuracy and +2.00" in fair.sentence
+    assert "1 of 2 pruned points lose nothing against the network after N; 0 of these" in fair.sentence
+    assert fair.sentence.endswith("and 0 against one trained from scratch for N + M.")
+
+
+def test_answers_of_one_seed():
+    found = answers(cells_of(ACCURACIES, seeds=1))
+    assert "fp32 50% (one seed; there validation -1.00 points (one seed)" in answer(found, "How much").sentence
+    assert "one seed shows no interval" in answer(found, "At equal").sentence
+    assert answer(found, "Do pruning").rows[0][6] == "one seed: can't say"
+    assert "nan" not in " ".join(text for one in found for text in (one.sentence, *sum(one.rows, ())))
+
+
+def test_answers_of_what_there_is():
+    lacking = CELLS.drop(columns=["dense_val_accuracy", "scratch_accuracy", "scratch_val_accuracy"])
+    fair = answer(answers(lacking), "What does").sentence
+    assert "by +2.00 points (95%: -0.48 to +4.48) in test accuracy. By mean test accuracy" in fair
+    assert "scratch" not in fair
+    quantised = answers(CELLS[CELLS.precision == "int4"])
+    assert "no cost at which" in answer(quantised, "At equal").sentence
+    assert "needs FP32" in answer(quantised, "Do pruning").sentence
+    unpruned = answer(answers(CELLS[CELLS.pruning_ratio == 0]), "What does").sentence
+    assert unpruned.endswith("test accuracy.")
+    none = answers(CELLS.assign(baseline_accuracy=math.nan, baseline_val_accuracy=math.nan))
+    assert "of fp32 nothing can be said" in answer(none, "How much").sentence
+    assert answers(CELLS.assign(status="pending")) == []
+
+
+def test_answer_on_both_orders():
+    found = answers(BOTH)
+    assert {one.group for one in found} == {"s: m on d, c", "s: m on d, c, quantize_first"}
+    first = answer(found, "Prune first")
+    assert first.sentence.startswith(
+        "Of 4 points done by both, quantising first and pruning first: at 3 quantising first"
+    )
+    assert "at 1 no difference is shown (largest: int4 at 50%, validation +2.00 points" in first.sentence
+    assert [row[6] for row in first.rows] == ["quantising first"] * 3 + ["no difference shown"]
+
+
+def test_answer_on_criteria():
+    """Of the pruned points alone: unpruned networks are the same whatever the criterion."""
+    cells = pd.concat([CELLS.assign(criterion="taylor"), cells_of(FIRST).assign(criterion="other")], ignore_index=True)
+    found = answer(answers(cells), "Does another criterion")
+    assert found.sentence.startswith(
+        "other: Of 2 points done by both, other and taylor: at 1 other is the more accurate"
+    )
+    assert [row[:4] for row in found.rows] == [("other", "fp32", "50%", "+1.00"), ("other", "int4", "50%", "+2.00")]
+    assert [row[7] for row in found.rows] == ["other", "no difference shown"]
+    assert not any(one.question.startswith("Does another") for one in answers(CELLS))
+
+
+def test_answer_on_sweeps():
+    cells = pd.concat([CELLS, cells_of(FIRST, sweep="t"), cells_of(FIRST, sweep="u", model="n")], ignore_index=True)
+    (found,) = compare_answers(cells)
+    assert (found.group, found.question) == ("t: m on d, c", "t or s?") and len(found.rows) == 4
+    assert found.rows[1][:5] == ("fp32", "50%", "+1.00", "+1.00 to +1.00", "+1.00")
+
+
+def test_markdown_table():
+    text = markdown_table(("a", "b|c"), [("longer", "1\n2")])
+    assert text.splitlines() == ["| a      | b\\|c |", "| ------ | ---- |", "| longer | 1 2  |"]
+
+
+# --- tables, records and pages ---------------------------------------------------------------------------------------
+
+
+def test_older_tables_read_as_prune_first(tmp_path):
+    old = read_cells(make_sweep(tmp_path / "old", orders=None))
+    new = read_cells(make_sweep(tmp_path / "new"))
+    assert "order" not in (tmp_path / "old" / "made" / "cells.csv").read_text().splitlines()[0]
+    assert set(old.order) == {"prune_first"}
+    assert operating_points(old).equals(operating_points(new))
+    data = report_data([tmp_path / "old" / "made"])
+    (group,) = data["groups"]
+    assert group["orders"]["val_accuracy"] == []
+    assert list(group["budget"]["val_accuracy"]["lines"]) == ["baseline_val_accuracy"]
+    assert list(group["budget"]["accuracy"]["lines"]) == ["dense_accuracy", "baseline_accuracy"]
+
+
+def test_page_data_of_both_orders(tmp_path):
+    folder = make_sweep(tmp_path, orders=("prune_first", "quantize_first"), scratch=True)
+    data = report_data([folder])
+    assert [group["order"] for group in data["groups"]] == ["prune_first", "quantize_first"]
+    assert data["groups"][0]["orders"] == data["groups"][1]["orders"]
+    assert len(data["groups"][0]["orders"]["val_accuracy"]) == 20
+    lines = data["groups"][0]["budget"]["val_accuracy"]["lines"]
+    assert lines["scratch_val_accuracy"] == pytest.approx([0.981, 0.001, 3])
+    assert lines["dense_val_accuracy"] == pytest.approx([0.97, 0, 3])
+    assert data["groups"][0]["budget"]["updates"] == [100, 180]
+
+
+def test_curves_of_quantising_first_follow_each_other(tmp_path):
+    """Dense N, then the Q updates at the precision, then path and fine-tuning."""
+    curve = [[0, 1.0], [10, 0.5]]
+    inputs = {"path-x-00002": ["path-x-00001"], "path-x-00001": ["quantize_dense-1"]}
+    walked = {"path-x-00001": 20, "path-x-00002": 30}
+    ids = {"dense": "dense-1", "quantize": "quantize_dense-1", "path": "path-x-00002", "recover": "recover-1"}
+    for stage in [*ids.values(), "path-x-00001"]:
+        (tmp_path / stage).mkdir()
+        meta = {"updates": walked.get(stage, 0), "inputs": inputs.get(stage, [])}
+        meta |= dict.fromkeys(("curve", "curve_prune", "curve_finetune"), curve)
+        (tmp_path / stage / "stage.json").write_bytes(sealed_json(meta))
+    record = {"cell": "c", "stages": {kind: {"id": stage} for kind, stage in ids.items()}}
+    record |= {"updates_dense": 100, "updates_prune": 50, "updates_finetune": 20, "updates_quantize": 10}
+
+    def starts(record):
+        tables = curve_tables(tmp_path, [record])
+        return [(part, tables["curves"][place]["at"]) for part, place in tables["cells"][0]]
+
+    assert starts(record | {"order": "quantize_first"}) == [(0, 0), (4, 100), (1, 110), (1, 130), (2, 140), (3, 160)]
+    assert starts(record) == [(0, 0), (1, 100), (1, 120), (2, 130), (3, 150), (4, 170)]
+
+
+def test_report_prints_answers(tmp_path):
+    folder = make_sweep(tmp_path, orders=("prune_first", "quantize_first"), scratch=True)
+    done = command("report", folder, "--answers", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("report:") and (folder / "report.html").is_file()
+    heads = re.findall(r"^#+ .*", done.stdout, re.MULTILINE)
+    assert heads.count("### At equal bit_gflops: prune or quantise?") == 2
+    assert heads.count("### Prune first or quantise first?") == 1
+    assert "## made: net on digits, taylor, quantize_first" in heads
+    assert "| precision | largest ratio |" in done.stdout
+    done = command("report", make_sweep(tmp_path / "pending", pending=60), "--answers", cwd=tmp_path)
+    assert done.returncode == 2 and "no finished cell" in done.stderr and "Traceback" not in done.stderr
+
+
+# Lambda ---------------------------------------------------------------------------------------------------------------
+
+
+def lambdas_of(losses: dict, seeds=3, folds=2):
+    """Rows of lambda.csv: (lambda, ratio) -> loss of seed 0; it is 0.1 more for each seed, 0.02 for each fold."""
+    rows = []
+    for seed in range(seeds):
+        for fold in range(folds):
+            for (weight, ratio), loss in losses.items():
+                row = {"model": "m", "data": "d", "criterion": "c", "seed": seed, "chosen": 1.0, "lambda": weight}
+                rows.append(row | {"ratio": ratio, "fold": fold, "loss": loss + 0.1 * seed + 0.02 * fold})
+    return pd.DataFrame(rows)
+
+
+LAMBDAS = lambdas_of({(0.0, 0.5): 1.0, (0.0, 0.9): 2.0, (1.0, 0.5): 0.8, (1.0, 0.9): 2.1})
+
+
+def test_lambda_curve_by_hand():
+    curve = {(one.weight, one.ratio): one for one in lambda_curve(LAMBDAS)}
+    assert list(curve) == [(0.0, None), (1.0, None), (0.0, 0.5), (1.0, 0.5), (0.0, 0.9), (1.0, 0.9)]
+    assert curve[0.0, None].loss.mean == pytest.approx(1.5 + 0.1 + 0.01)
+    assert curve[1.0, None].gain.mean == pytest.approx(-0.05) and curve[1.0, 0.5].gain.mean == pytest.approx(-0.2)
+    assert curve[1.0, None].gain.low == pytest.approx(-0.05)  # every seed gains alike
+    assert curve[1.0, None].loss.high == pytest.approx(1.56 + T * 0.1 / math.sqrt(3))
+    assert chosen_lambdas(LAMBDAS) == {0: 1.0, 1: 1.0, 2: 1.0}
+
+
+def test_lambda_in_words():
+    *_, answer = answers(CELLS, lambdas=LAMBDAS)
+    assert answer.question == "Which lambda does cross-validation choose?"
+    assert "chose lambda = 1 (seed 0), 1 (seed 1), 1 (seed 2)" in answer.sentence
+    assert "least at lambda 1, -0.0500 (-0.0500 to -0.0500) against that of lambda 0" in answer.sentence
+    assert answer.rows[0] == ("0", "1.6100", "+0.0000", "+0.0000 to +0.0000", "3")
+
+
+# --- the order of the criteria ---------------------------------------------------------------------------------------
+
+
+def test_criterion_means_take_what_all_have_done():
+    one = cells_of({("fp32", 0.5): [0.9, 0.8, 0.7], ("int4", 0.5): [0.5, 0.4, 0.3]}, criterion="taylor")
+    other = cells_of(
+        {("fp32", 0.5): [0.8, 0.8], ("int4", 0.5): [0.1, 0.1], ("fp32", 0.7): [0.0, 0.0]}, criterion="random"
+    )
+    means = criterion_means(pd.concat([one, other], ignore_index=True))
+    assert means == {"taylor": pytest.approx({0: 0.7, 1: 0.6}), "random": pytest.approx({0: 0.45, 1: 0.45})}
+
+
+def test_answer_on_the_order_of_criteria():
+    """Taylor is best on both sweeps; the others change places, which no seed settles."""
+    accuracies = {
+        "s": {"taylor": [0.90, 0.91, 0.92], "activation": [0.80, 0.82, 0.81], "random": [0.805, 0.80, 0.815]},
+        "t": {"taylor": [0.70, 0.71, 0.70], "activation": [0.60, 0.62, 0.61], "random": [0.615, 0.61, 0.62]},
+    }
+    parts = [
+        cells_of({("fp32", 0.5): values}, sweep=sweep, criterion=criterion, data=f"d{sweep}")
+        for sweep, own in accuracies.items()
+        for criterion, values in own.items()
+    ]
+    (found,) = compare_answers(pd.concat(parts, ignore_index=True))
+    assert found.question == "Is the order of the criteria the same everywhere?"
+    assert found.sentence.startswith("Not the same on all 2, by mean validation accuracy over all pruned points.")
+    assert "Kendall's tau between two of them is 0.33 on average" in found.sentence
+    assert "settle: 2 pairs of criteria, none of them both ways." in found.sentence
+    assert [row[1] for row in found.rows] == [
+        "taylor 91.00, activation 81.00, random 80.67",
+        "taylor 70.33, random 61.50, activation 61.00",
+    ]
+    assert "taylor over activation by +10.00 points" in found.rows[0][2] and "activation over" not in found.rows[0][2]
+    (alone,) = [compare_answers(pd.concat(parts[:3] + [parts[0].assign(sweep="t")], ignore_index=True))]
+    assert all("order of the criteria" not in one.question for one in alone)
+
+
+def test_criteria_that_sweeps_do_not_share_have_no_order():
+    pairs = {"s": ("taylor", "random"), "t": ("activation", "apoz")}
+    cells = pd.concat([cells_of(FIRST, sweep=sweep, criterion=name) for sweep in pairs for name in pairs[sweep]])
+    assert compare_answers(cells.reset_index(drop=True)) == []
+
+
+def test_a_point_of_which_a_seed_was_skipped_is_none():
+    cells = cells_of({("fp32", 0.5): [0.9, 0.8, 0.7], ("int4", 0.5): [0.99, 0.0, 0.0]}, criterion="taylor")
+    cells.loc[(cells.precision == "int4") & (cells.seed > 0), "status"] = "skipped"
+    assert list(operating_points(cells).precision) == ["fp32"]
+    assert criterion_means(cells) == {"taylor": pytest.approx({0: 0.9, 1: 0.8, 2: 0.7})}
+    assert [place for place in by_seed(cells, "val_accuracy")] == [("fp32", 0.5)]

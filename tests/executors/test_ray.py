@@ -1,0 +1,297 @@
+"""A sweep on a Ray cluster: a node lost, a worker dead, an address where nobody answers."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from tiny_sweep import COMMAND, environment, run_inline, tiny_config, write_tiny
+
+ray = pytest.importorskip("ray")
+
+from ray import exceptions  # noqa: E402
+
+from qprune.executors.base import ENDS  # noqa: E402
+from qprune.executors.local import LOG_BYTES  # noqa: E402
+from qprune.executors.ray_tasks import RayExecutor, ended_by, room, seen  # noqa: E402
+from qprune.registry.errors import UserError  # noqa: E402
+from qprune.stages import Stage  # noqa: E402
+from qprune.storage.seal import read_sealed_json  # noqa: E402
+from qprune.storage.store import Store  # noqa: E402
+from qprune.sweep.run import run_sweep  # noqa: E402
+
+OF_THE_RUN = [
+    "seconds",
+    "host",
+    "device",
+    "threads",
+    "versions",
+    "checksum",
+]  # columns that may differ between two runs
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+USER_CODE = """
+import os, signal, time
+from torch import nn
+
+
+
+def small(num_classes):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(4, num_classes))
+
+
+def waits(num_classes):
+    # for a file "go", in each worker that has begun with it
+    if os.getpid() != DRIVER and not os.path.exists("go"):
+        open(f"here-{os.getpid()}", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.05)
+    return small(num_classes)
+
+
+def dies(num_classes):
+    if os.getpid() != DRIVER:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return small(num_classes)
+
+
+def complains(num_classes):
+    if os.getpid() != DRIVER:
+        print("x" * 3000, flush=True)
+        os.system("echo from another program")
+        print("from Python")
+        raise RuntimeError("no such luck")
+    return small(num_classes)
+"""
+
+
+# Without a cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (exceptions.WorkerCrashedError(), "died"),
+        (exceptions.OutOfMemoryError("full"), "died"),
+        (exceptions.NodeDiedError("gone"), "lost"),
+        (exceptions.LocalRayletDiedError(), "lost"),
+        (exceptions.ObjectLostError("00" * 28, None, ""), "lost"),
+        (exceptions.OwnerDiedError("00" * 28, None, ""), "lost"),
+        (exceptions.RayTaskError("f", "the trace", ValueError("unforeseen")), "failed"),
+        (exceptions.RuntimeEnvSetupError("no such luck"), "failed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_how_a_task_ended(error, kind):
+    event = ended_by(error, "dense-a")
+    assert event.kind == kind and event.kind in ENDS and event.stage == "dense-a" and event.reason
+    if kind == "failed":
+        assert not event.lasting  # it was no fault of the stage
+
+
+def test_an_unforeseen_error_is_named_as_it_was_raised():
+    error = exceptions.RayTaskError("f", "the trace", ValueError("unforeseen"))
+    assert ended_by(error, "dense-a").reason == "ValueError: unforeseen"
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpus", "tasks"),
+    [
+        ({"CPU": 4.0}, 1, 0, 4),
+        ({"CPU": 5.0}, 2, 0, 2),
+        ({"CPU": 4.0}, 1, 0.25, 0),
+        ({"CPU": 16.0, "GPU": 1.0}, 1, 0.25, 4),
+        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.4, 4),  # two on each: a share is of one GPU
+        ({"CPU": 3.0, "GPU": 1.0}, 1, 0.1, 3),
+        ({"CPU": 40.0, "GPU": 1.0}, 1, 0.1, 10),
+        ({"memory": 1e9}, 1, 0, 0),
+    ],
+)
+def test_room_on_a_node(node, cpus, gpus, tasks):
+    assert room(node, cpus, gpus) == tasks
+
+
+def test_what_another_node_writes_is_waited_for(tmp_path):
+    store = Store(tmp_path)
+    assert not seen(store, ["dense-a"], seconds=0.2)
+    writer = threading.Timer(0.3, lambda: store.write("dense-a", {}, None))
+    writer.start()
+    assert seen(store, ["dense-a"], seconds=10)
+    writer.join()
+
+
+@pytest.fixture
+def silent_port():
+    """A port that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_an_address_without_a_cluster_is_refused_quickly(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", "ray://127.0.0.1:10001", "localhost:99999", "nonsense"):
+        start = time.monotonic()
+        with pytest.raises(UserError, match=rf"--address {address}: .*ray start"), RayExecutor(1, tmp_path, address):
+            pass
+        assert time.monotonic() - start < 10 and not ray.is_initialized()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_that_never_answers_is_given_up(tmp_path, silent_port, monkeypatch):
+    monkeypatch.setattr("qprune.executors.ray_tasks.CONNECT_SECONDS", 3)
+    with (
+        pytest.raises(UserError, match="no Ray cluster takes a driver there within 3 s"),
+        RayExecutor(1, tmp_path, f"127.0.0.1:{silent_port}"),
+    ):
+        pass
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("qprune.registry.packages.find_spec", lambda package: None)
+    with pytest.raises(UserError, match=r"pip install 'qprune\[ray\]'"), RayExecutor(1, tmp_path):
+        pass
+
+
+# On a cluster -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head node without CPUs, and one node with one."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+    cluster.add_node(**NODE)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def user_code(tmp_path, monkeypatch):
+    (tmp_path / "fickle.py").write_text(f"DRIVER = {os.getpid()}\n{USER_CODE}")
+    monkeypatch.chdir(tmp_path)
+
+
+def rows_of(folder) -> pd.DataFrame:
+    return pd.read_csv(folder / "results/tiny/cells.csv").set_index("cell")
+
+
+def sweep_on(executor_of, folder, *overrides: str) -> tuple[int, str]:
+    text = io.StringIO()
+    config = tiny_config(folder, *overrides)
+    code = run_sweep(config, folder / "results", lambda _, store: executor_of(store), Console(file=text, width=200))
+    return code, text.getvalue()
+
+
+@pytest.mark.slow
+def test_a_node_is_lost_and_nothing_else(cluster, tmp_path, user_code):
+    """Three nodes with one CPU each, one killed while all three compute: the records are those of a local run."""
+    nodes = [cluster.add_node(**NODE) for _ in range(2)]
+
+    class Watched(RayExecutor):
+        room: list[int] = []
+
+        def free(self) -> int:
+            self.room.append(super().free())
+            return self.room[-1]
+
+        def events(self, timeout: float):
+            if len(nodes) == 2 and len(list(tmp_path.glob("here-*"))) == 3:
+                cluster.remove_node(nodes.pop(), allow_graceful=False)
+            events = super().events(timeout)
+            if any(event.kind == "lost" for event in events):  # until then the node's worker may live on, and must wait
+                (tmp_path / "go").touch()
+            return events
+
+    grid = ("seeds=[0,1,2]", "precisions=[fp32]", "model=fickle:waits", "prune.channels_per_step=1")
+    for name in ("ray", "local"):
+        (tmp_path / name).mkdir()
+    code, text = sweep_on(lambda store: Watched(1, store, cluster.address), tmp_path / "ray", *grid)
+    assert len(nodes) == 1 and Watched.room[0] == 3
+    cluster.remove_node(nodes.pop())
+    assert code == 0 and text.count("the node was lost; trying once more") == 1, text
+    assert not list((tmp_path / "ray/results/stages").glob(".cluster-*"))
+    assert run_inline(tiny_config(tmp_path / "local", *grid), tmp_path / "local/results")[0] == 0
+    left, right = (rows_of(tmp_path / name) for name in ("ray", "local"))
+    assert len(left) == 3 * 2 and (left.status == "done").all()
+    for cell in left.index:
+        ours, theirs = (
+            read_sealed_json(tmp_path / name / f"results/tiny/cells/{cell}.json") for name in ("ray", "local")
+        )
+        assert all(ours[key] == theirs[key] for key in ("network_sha256", "cost", "validation", "test")), cell
+    left, right = (rows.drop(columns=OF_THE_RUN) for rows in (left, right))
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+@pytest.mark.slow
+def test_user_code_that_dies_or_complains(cluster, tmp_path, user_code):
+    small = ("seeds=0", "precisions=fp32", "prune.ratios=0", "train.updates=5", "finetune={updates: 2}")
+    model = "model=[fickle:small,fickle:dies,fickle:complains]"
+    code, text = sweep_on(lambda store: RayExecutor(1, store, cluster.address), tmp_path, *small, model)
+    rows = rows_of(tmp_path).reset_index().set_index("model")
+    assert code == 1, text
+    assert rows.status.to_dict() == {"fickle_small": "done", "fickle_dies": "failed", "fickle_complains": "failed"}
+    assert rows.reason["fickle_dies"] == "the worker process died, 2 times"
+    assert rows.reason["fickle_complains"].startswith("RuntimeError: no such luck")
+    (note,) = (tmp_path / "results/tiny/cells").glob("fickle_complains*.failed.json")
+    log = json.loads(note.read_text())["log"]
+    assert len(log) == LOG_BYTES - 1  # without the newline at its end
+    assert log.startswith("x") and log.endswith("x\nfrom another program\nfrom Python")
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_is_told(cluster, tmp_path, monkeypatch):
+    """As if another folder lay under the same path on the node."""
+    with RayExecutor(1, tmp_path, cluster.address) as executor:
+        executor._token.unlink()
+        executor.start(Stage("dense-a", "dense", {}, (), 1, "a"))
+        events = []
+        while not events:
+            events = executor.events(5)
+    (event,) = events
+    assert event.kind == "stopped" and f"{tmp_path} isn't the same on the node" in event.reason
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_leaves_no_process(tmp_path):
+    """SIGTERM, while stages are computed on a cluster that the sweep started."""
+    marker = f"QPRUNE_TEST_RUN={tmp_path}"
+    name, _, value = marker.partition("=")
+    arguments = [*COMMAND, "sweep", write_tiny(tmp_path), "--executor", "ray", "--set", "train.updates=100000"]
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, env={**environment(), name: value}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    locks = tmp_path / "results/stages/.locks"
+    deadline = time.monotonic() + 60
+    while not (locks.is_dir() and list(locks.iterdir())) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len(processes_with(marker)) > 3  # the cluster's
+    process.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM and b"To go on: qprune sweep" in output, output
+    assert time.monotonic() - start < 10
+    while processes_with(marker) and time.monotonic() - start < 10:
+        time.sleep(0.1)
+    assert not processes_with(marker)
+    assert not list((tmp_path / "results/stages").glob(".cluster-*"))
+
+
+def processes_with(variable: str) -> list[str]:
+    """Ids of processes that were started with an environment variable."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if variable.encode() in (place / "environ").read_bytes().split(b"\0"):
+                found.append(place.name)
+        except OSError:  # it has ended, or isn't ours
+            continue
+    return found

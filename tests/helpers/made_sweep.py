@@ -1,0 +1,132 @@
+"""Sweeps that look finished without any training, of any size and with any names: for tests of what reads them."""
+
+import base64
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qprune.storage.results import COLUMNS
+from qprune.storage.seal import sealed_json
+
+BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+TEST_IMAGES, VAL_IMAGES = 400, 200
+REFERENCES = ("dense_val_accuracy", "scratch_accuracy", "scratch_val_accuracy")
+
+
+def make_sweep(
+    folder: Path,
+    name: str = "made",
+    models: tuple[str, ...] = ("net",),
+    criteria: tuple[str, ...] = ("taylor",),
+    precisions: tuple[str, ...] = tuple(BITS),
+    ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    layers: int = 6,
+    failed: dict[str, str] | None = None,
+    pending: int = 0,
+    noise: int = 0,
+    curves: bool = True,
+    orders: tuple[str, ...] | None = ("prune_first",),
+    scratch: bool = False,
+) -> Path:
+    """Write <folder>/<name's last part>/ and <folder>/stages/; returns the sweep's folder.
+
+    failed: cell -> reason; pending: how many of the last cells are; noise: seed of the accuracies' noise;
+    orders: None for a table without the columns that came later; scratch: also accuracies from scratch.
+    """
+    draws = np.random.default_rng(noise)
+    out = Path(folder) / "made"
+    (out / "cells").mkdir(parents=True)
+    rows = []
+    for number, (model, criterion, order, precision, ratio, seed) in enumerate(
+        itertools.product(models, criteria, orders or ("prune_first",), precisions, ratios, seeds)
+    ):
+        first = "" if order == "prune_first" else f"-{order}"
+        cell = f"{model}-digits-{criterion}{first}-{precision}-r{ratio:.2f}-s{seed}".replace("/", "_")
+        row = dict.fromkeys(COLUMNS) | {"reason": None, "baseline_val_accuracy": None, "device": None, "host": None}
+        row |= {"threads": None, "versions": None, "cell": cell, "sweep": name, "model": model, "data": "digits"}
+        row |= {
+            "criterion": criterion,
+            "order": order,
+            "precision": precision,
+            "pruning_ratio": ratio,
+            "seed": seed,
+            "status": "pending",
+        }
+        row |= dict.fromkeys(REFERENCES)
+        rows.append(row)
+        if cell in (failed or {}):
+            row |= {"status": "failed", "reason": failed[cell]}
+            continue
+        bits = BITS.get(precision, 2 + number % 7)
+        size = (1 + models.index(model)) * (1 - ratio) ** 1.5
+        kept = [max(1, round(32 * (1 - ratio) * draws.uniform(0.8, 1.2))) for _ in range(layers)]
+        shapes = [
+            {"name": f"conv{i}", "type": "Conv2d", "macs": 9 * 64 * k * 32, "w_bits": bits, "a_bits": bits}
+            | {"weight_elements": 9 * k * 32, "channels_in": 32, "channels_out": k, "kernel": [3, 3], "groups": 1}
+            for i, k in enumerate(kept)
+        ]
+        correct = {part: draws.random(n) < 0.99 - 0.3 * ratio**4 - 0.02 / bits for part, n in _SPLITS.items()}
+        row |= {
+            "status": "done", "achieved_ratio": ratio, "accuracy": correct["test"].mean(), "val_accuracy": correct["validation"].mean(),
+            "test_loss": 1 - correct["test"].mean(), "val_loss": 1 - correct["validation"].mean(), "dense_accuracy": 0.98, "dense_val_accuracy": 0.97,
+            **({"scratch_accuracy": 0.99 + seed / 1000, "scratch_val_accuracy": 0.98 + seed / 1000} if scratch else {}),
+            "macs": int(6e8 * size), "gflops": 1.2 * size, "bit_gflops": 1.2 * size * (bits / 32) ** 2, "gbops": 614.4 * size * (bits / 32) ** 2,
+            "linear_gflops": 1.2 * size * bits / 32, "gbops_acc": 700 * size * (bits / 32) ** 2, "params": int(7e4 * size),
+            "relative_bops": size / (1 + models.index(model)) * (bits / 32) ** 2, "weight_bytes": 2.9e5 * size * bits / 32,
+            "updates_dense": 100, "updates_prune": 50, "updates_finetune": 20, "updates_quantize": 10, "total_updates": 180,
+            "seconds": 3.5, "device": "cpu", "host": "here", "threads": 1, "versions": "torch=2",
+        }  # fmt: skip
+        stages = {"dense": f"dense-{model}-{seed}", "quantize": f"quantize-{number}", "recover": f"recover-{number}"}
+        record = {
+            **{key: value.item() if hasattr(value, "item") else value for key, value in row.items()},
+            "cost": {"layers": shapes},
+            **{part: {"correct": _pack(right), "images": len(right)} for part, right in correct.items()},
+            "stages": {kind: {"id": _file(stage), "seconds": 1} for kind, stage in stages.items()},
+        }
+        (out / "cells" / f"{cell}.json").write_bytes(sealed_json(record))
+        if curves:
+            _write_stages(Path(folder) / "stages", record["stages"])
+    for row in rows[len(rows) - pending :]:
+        row |= dict.fromkeys((*COLUMNS[COLUMNS.index("accuracy") :], *REFERENCES)) | {"status": "pending"}
+    _fill_baselines(rows)
+    table = pd.DataFrame(rows)
+    table.drop(columns=[] if orders else ["order", *REFERENCES]).to_csv(out / "cells.csv", index=False)
+    (out / "sweep.json").write_bytes(
+        sealed_json({"settings": {"name": name}, "until": 0.9, "file": {"path": name, "text": f"name: {name}"}})
+    )
+    return out
+
+
+_SPLITS = {"validation": VAL_IMAGES, "test": TEST_IMAGES}
+
+
+def _pack(right: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def _file(stage: str) -> str:
+    return "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in stage)
+
+
+def _write_stages(folder: Path, stages: dict) -> None:
+    curve = [[update, round(2 / (1 + update), 5)] for update in range(0, 100, 2)]
+    for kind, stage in stages.items():
+        path = folder / stage["id"] / "stage.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True)
+            keys = ("curve_prune", "curve_finetune") if kind == "recover" else ("curve",)
+            path.write_bytes(sealed_json({"updates": 100, "inputs": []} | dict.fromkeys(keys, curve)))
+
+
+def _fill_baselines(rows: list[dict]) -> None:
+    baselines = {
+        (row["model"], row["seed"]): row
+        for row in rows
+        if (row["precision"], row["pruning_ratio"], row["order"]) == ("fp32", 0, "prune_first")
+    }
+    for row in rows:
+        if row["status"] == "done" and (base := baselines.get((row["model"], row["seed"]))):
+            row["baseline_accuracy"], row["baseline_val_accuracy"] = base["accuracy"], base["val_accuracy"]
