@@ -23,7 +23,7 @@ from qprune.analysis.studies import (
     largest_ratio,
     paired_differences,
 )
-from qprune.analysis.tables import with_order
+from qprune.analysis.tables import with_method
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,22 @@ class Answer:
 
 
 def answers(cells, points: float = 1.0, lambdas=None) -> list[Answer]:
-    """The answers of each sweep, model, data set, criterion and order that has done cells. cells: as read_cells gives.
+    """The answers of each sweep, model, data set, criterion and method that has done cells. cells: as read_cells gives.
 
     lambdas: as read_lambdas gives, of the one sweep that there is; points: how many percentage points of validation accuracy a network may lose and still count as bearing its ratio.
     """
     found = []
     done = measured(cells)
-    for (sweep, model, data, criterion, order), own in done.groupby(GROUP, sort=False):
-        name = f"{sweep}: {model} on {data}, {with_order(criterion, order)}"
+    for (sweep, model, data, criterion, method), own in done.groupby(GROUP, sort=False):
+        name = f"{sweep}: {model} on {data}, {with_method(criterion, method)}"
         for question, answer in QUESTIONS.items():
             found.append(Answer(name, question, *(answer(own, points) if question == BEARS else answer(own))))
-    for (sweep, model, data, criterion), own in done.groupby([one for one in GROUP if one != "order"], sort=False):
-        if own.order.nunique() > 1:
+    for (sweep, model, data, criterion), own in done.groupby([one for one in GROUP if one != "method"], sort=False):
+        if own.method.nunique() > 1:
             found.append(Answer(f"{sweep}: {model} on {data}, {criterion}", ORDERS, *_orders(own)))
-    for (sweep, model, data, order), own in done.groupby([one for one in GROUP if one != "criterion"], sort=False):
+    for (sweep, model, data, method), own in done.groupby([one for one in GROUP if one != "criterion"], sort=False):
         if own.criterion.nunique() > 1 and TAYLOR in set(own.criterion):
-            found.append(Answer(f"{sweep}: {with_order(f'{model} on {data}', order)}", CRITERIA, *_criteria(own)))
+            found.append(Answer(f"{sweep}: {with_method(f'{model} on {data}', method)}", CRITERIA, *_criteria(own)))
     if lambdas is not None and len(done):
         for (model, data, criterion), own in lambdas.groupby(["model", "data", "criterion"], sort=False):
             name = f"{done.sweep.iloc[0]}: {model} on {data}, {criterion}"
@@ -215,7 +215,7 @@ def _fair(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def compare_answers(cells) -> list[Answer]:
-    """How each sweep differs from the first one, where they have the same model, data set, criterion and order; and
+    """How each sweep differs from the first one, where they have the same model, data set, criterion and method; and
     whether the criteria come in the same order everywhere."""
     found = []
     done = measured(cells)
@@ -225,8 +225,8 @@ def compare_answers(cells) -> list[Answer]:
             base = done[done.sweep == first]
             base = base[(base[[one for one in GROUP if one != "sweep"]] == list(key)).all(axis=1)]
             if len(base):
-                model, data, criterion, order = key
-                name = f"{sweep}: {model} on {data}, {with_order(criterion, order)}"
+                model, data, criterion, method = key
+                name = f"{sweep}: {model} on {data}, {with_method(criterion, method)}"
                 found.append(Answer(name, f"{sweep} or {first}?", *_difference(own, base, sweep, first)))
     return [*found, *_same_order(done)]
 
@@ -236,7 +236,7 @@ def _same_order(cells) -> list[Answer]:
     from scipy.stats import kendalltau
 
     rows, orders, settled = [], [], set()
-    for (sweep, model, data, order), own in cells.groupby([one for one in GROUP if one != "criterion"], sort=False):
+    for (sweep, model, data, method), own in cells.groupby([one for one in GROUP if one != "criterion"], sort=False):
         means = {name: seeds for name, seeds in criterion_means(own).items() if seeds}
         if len(means) < 2:
             continue
@@ -251,7 +251,7 @@ def _same_order(cells) -> list[Answer]:
                 settled.add((better, worse))
         texts = [f"{name} {100 * overall[name]:.2f}" for name in ranked]
         rows.append(
-            (f"{sweep}: {with_order(f'{model} on {data}', order)}", ", ".join(texts), "; ".join(apart) or "none")
+            (f"{sweep}: {with_method(f'{model} on {data}', method)}", ", ".join(texts), "; ".join(apart) or "none")
         )
     if len(rows) < 2:
         return []
@@ -273,7 +273,7 @@ def _same_order(cells) -> list[Answer]:
 
 
 def _orders(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    parts = (cells[cells.order == order] for order in ("quantize_first", "prune_first"))
+    parts = (cells[cells.method == method] for method in ("quantize_first", "prune_first"))
     return _difference(*parts, "quantising first", "pruning first")
 
 

@@ -5,7 +5,7 @@ A cost is to be small and an accuracy large. Choices go by validation accuracy; 
 
 import numpy as np
 
-GROUP = ["sweep", "model", "data", "criterion", "order"]  # within it, (precision, ratio, seed) names one cell
+GROUP = ["sweep", "model", "data", "criterion", "method"]  # within it, (precision, ratio, seed) names one cell
 POINT = [*GROUP, "precision", "pruning_ratio"]
 STUDY = ["model", "data"]  # points are compared within one model and data set
 COSTS = ("bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "latency_ms")

@@ -1,7 +1,7 @@
 """The comparisons that a sweep is for, paired by seed.
 
-Each takes the done cells of one sweep, model, data set, criterion and order: (precision, ratio, seed) names one of them.
-Only orders() takes those of both orders, and differences() two such groups of cells.
+Each takes the done cells of one sweep, model, data set, criterion and method: (precision, ratio, seed) names one of them.
+Only orders() takes those of both methods, and differences() two such groups of cells.
 """
 
 from dataclasses import dataclass
@@ -141,13 +141,13 @@ def orders(cells, column: str = "val_accuracy") -> list[Difference]:
     cells: of one sweep, model, data set and criterion, of both orders. For an accuracy, above 0 means that quantising
     first is the better.
     """
-    return differences(*(cells[cells.order == order] for order in ("quantize_first", "prune_first")), column)
+    return differences(*(cells[cells.method == method] for method in ("quantize_first", "prune_first")), column)
 
 
 def criterion_means(cells, column: str = "val_accuracy") -> dict[str, dict[int, float]]:
     """Criterion -> seed -> mean of the column over all pruned (precision, ratio) that every criterion has done.
 
-    cells: of one sweep, model, data set and order. Left out for all are seeds that a criterion lacks altogether, and
+    cells: of one sweep, model, data set and method. Left out for all are seeds that a criterion lacks altogether, and
     places that some criterion lacks with any other seed.
     """
     pruned = measured(cells)

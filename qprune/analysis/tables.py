@@ -12,10 +12,10 @@ COLUMNS = 5  # precisions beside each other: more don't fit 80 columns
 
 
 def accuracy_tables(cells) -> list[Group]:
-    """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set, criterion and order."""
+    """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set, criterion and method."""
     tables = []
-    for (model, data, criterion, order), group in cells.groupby(["model", "data", "criterion", "order"], sort=False):
-        what = f"{model} on {data}, {with_order(criterion, order)}"
+    for (model, data, criterion, method), group in cells.groupby(["model", "data", "criterion", "method"], sort=False):
+        what = f"{model} on {data}, {with_method(criterion, method)}"
         title = f"{what}: test accuracy (%), mean ± sd over {group.seed.nunique()} seed(s)"
 
         done = measured(group)
@@ -27,9 +27,9 @@ def accuracy_tables(cells) -> list[Group]:
     return tables
 
 
-def with_order(criterion: str, order: str) -> str:
-    """A criterion, and the order where it isn't the usual one, prune_first."""
-    return criterion if order == "prune_first" else f"{criterion}, {order}"
+def with_method(criterion: str, method: str) -> str:
+    """A criterion, and the method where it isn't the usual one, prune_first."""
+    return criterion if method == "prune_first" else f"{criterion}, {method}"
 
 
 def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -161,8 +161,8 @@ def _sweep(label: str, folder: Path, cells) -> dict:
 
 
 def _group(row: dict, cells, points, correct: dict) -> dict:
-    """The comparisons within one sweep, model, data set, criterion and order, and with the other order where there is one."""
-    both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "order"])]
+    """The comparisons within one sweep, model, data set, criterion and method, and with the other method where there is one."""
+    both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "method"])]
     own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
     own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
     cells, first = cells[own], points[own_points]

@@ -19,7 +19,7 @@ from qprune.analysis.pick import (
     price_of_limits,
 )
 from qprune.analysis.published import Published, read_published, standings
-from qprune.analysis.tables import markdown_table, with_order
+from qprune.analysis.tables import markdown_table, with_method
 from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
 from qprune.report.cells import read_measured
@@ -151,7 +151,7 @@ def print_published(points, published: list[Published]) -> None:
 
 def _made(point) -> str:
     """What makes an operating point among those of its sweep, model and data set."""
-    criterion = with_order(point.criterion, point.order)
+    criterion = with_method(point.criterion, point.method)
     return f"{point.precision}, {100 * point.pruning_ratio:g}% pruned, {criterion}, {point.seeds} seed(s)"
 
 
@@ -202,7 +202,7 @@ def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folde
         row = points.iloc[place]
         values = {
             "precision": row.precision, "pruning_ratio": float(row.pruning_ratio), "model": row.model, "data": row.data,
-            "criterion": row.criterion, "order": row.order, "seeds": int(row.seeds), "val_accuracy": _number(row.val_accuracy),
+            "criterion": row.criterion, "method": row.method, "seeds": int(row.seeds), "val_accuracy": _number(row.val_accuracy),
             "test_accuracy": _number(row.accuracy), "baseline_val_accuracy": _number(row.baseline_val_accuracy),
             "baseline_test_accuracy": _number(row.baseline_accuracy), "cell": row.cell,
         }  # fmt: skip
@@ -241,7 +241,7 @@ def print_pick(answer: dict, prefer: str) -> None:
         return
     if answer["decided_by"] != prefer:
         print(f"note: what fits has no {prefer}, so the most accurate is picked")
-    made = f"{chosen['model']}, {with_order(chosen['criterion'], chosen['order'])}"
+    made = f"{chosen['model']}, {with_method(chosen['criterion'], chosen['method'])}"
     print(f"{chosen['precision']}, {100 * chosen['pruning_ratio']:g}% pruned ({made})")
     print(f"  {answer['feasible']} of {answer['points']} operating points fit {limits}; prefer {answer['decided_by']}")
     base = answer["baseline"]

@@ -94,7 +94,7 @@ def curve_tables(stages: Path, records: list[dict | None]) -> dict:
         ids = {kind: stage["id"] for kind, stage in record["stages"].items()}
         chain = path_chain(ids["path"]) if "path" in ids else []
         dense = record["updates_dense"]
-        quantized_first = record.get("order") == "quantize_first"  # older records don't say, and are prune_first
+        quantized_first = record.get("method") == "quantize_first"  # older records don't say, and are prune_first
         start = dense + quantized_first * record["updates_quantize"]  # of the pruning
         pruned = start + record["updates_prune"]
         walked = [start + report(stage).get("updates", 0) for stage in chain]  # where each snapshot ends

@@ -47,9 +47,56 @@ def read_cells(folder: Path):
     lacking = [column for column in COLUMNS if column not in cells]
     if lacking:
         raise UserError(f"{path} is no table of cells: it has no column {lacking[0]!r}; run the sweep again")
-    if "order" not in cells:
-        cells["order"] = "prune_first"  # the only one that there was before there was the column
-    return cells
+    return _in_present_names(cells)
+
+
+# Columns whose name was another one; the first is in tables only since there has been more than one method.
+OLD_NAMES = {
+    "order": "method",
+    "method": "quantization",
+    "stage_path": "stage_prune",
+    "stage_recover": "stage_finetune",
+}
+
+
+def _in_present_names(cells):
+    """A table as it is written now: one of an older qprune has other names, and columns for what is rows now."""
+    if "quantization" in cells or ("method" in cells and "order" not in cells and "scratch_accuracy" not in cells):
+        return cells
+    cells = cells.rename(columns=OLD_NAMES)
+    if "method" not in cells:
+        cells["method"] = "prune_first"
+    return _with_scratch_rows(cells)
+
+
+def _with_scratch_rows(cells):
+    """The networks trained from scratch as long as a cell, one for each model, data set and seed, as rows of their own."""
+    import pandas as pd
+
+    columns = {"scratch_accuracy": "accuracy", "scratch_val_accuracy": "val_accuracy"}
+    if not set(columns) <= set(cells):
+        return cells
+    known = cells[cells.scratch_accuracy.notna() & cells.relative_bops.notna()]
+    is_dense = (known.precision == "fp32") & (known.pruning_ratio == 0)
+    known = known.assign(is_dense=is_dense).sort_values("is_dense", ascending=False, kind="stable")
+    rows = known.groupby(["model", "data", "seed"], sort=False).head(1).copy()
+    without = ~rows.is_dense  # a grid without the dense FP32 network: what its costs are is in those of the others
+    gflops = rows.bit_gflops[without] / rows.relative_bops[without]
+    for column in ("gflops", "bit_gflops", "linear_gflops"):
+        rows.loc[without, column] = gflops
+    rows.loc[without, "gbops"] = 512 * gflops
+    rows.loc[without, "macs"] = (1e9 / 2 * gflops).round()
+    rows.loc[without, ["gbops_acc", "params", "weight_bytes"]] = None
+    rows = rows.drop(columns=["is_dense", *columns.values()]).rename(columns=columns)
+    rows["cell"] = [f"{row.model}-{row.data}-scratch-fp32-r0.00-s{row.seed}" for row in rows.itertuples()]
+    rows["updates_dense"] = rows.total_updates
+    settled = {"criterion": "none", "method": "scratch", "precision": "fp32", "status": "done", "relative_bops": 1.0}
+    zeros = dict.fromkeys(
+        ("pruning_ratio", "achieved_ratio", "updates_prune", "updates_finetune", "updates_quantize"), 0
+    )
+    rows = rows.assign(**settled, **zeros, test_loss=None, val_loss=None, seconds=None)
+    rows[[column for column in rows if column.startswith("stage_")]] = None
+    return pd.concat([cells.drop(columns=list(columns)), rows[cells.columns.drop(list(columns))]], ignore_index=True)
 
 
 def read_lambdas(folder: Path):

@@ -256,10 +256,10 @@ def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
     """Ratio x precision, means over seeds, one table per model, data set and criterion."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in plan.cells:
-        groups.setdefault((cell.model, cell.data, cell.criterion, cell.order), []).append(cell)
+        groups.setdefault((cell.model, cell.data, cell.criterion, cell.method), []).append(cell)
     tables = []
-    for (model, data, criterion, order), cells in groups.items():
-        first = "" if order == "prune_first" else f", {order}"
+    for (model, data, criterion, method), cells in groups.items():
+        first = "" if method == "prune_first" else f", {method}"
         title = f"{model} on {data}, {criterion}{first}: bit_gflops, mean over seeds ('?' until the path is walked and widths are chosen)"
         known: dict[tuple[str, float], list[float]] = {}
         for cell in cells:

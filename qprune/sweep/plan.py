@@ -55,7 +55,7 @@ class Cell:
     model: str
     data: str
     criterion: str
-    order: str
+    method: str
     precision: str
     ratio: float
     seed: int
@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def network(self) -> str:
-        return self.stages["quantize" if self.order == "prune_first" else "recover"]
+        return self.stages["quantize" if self.method == "prune_first" else "recover"]
 
 
 @dataclass(frozen=True)

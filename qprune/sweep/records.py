@@ -195,7 +195,7 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
         precision=cell.precision, pruning_ratio=cell.ratio, seed=cell.seed, status="pending",
     )  # fmt: skip
     row.update(
-        reason=None, order=cell.order, dense_val_accuracy=None, baseline_val_accuracy=None, scratch_accuracy=None,
+        reason=None, method=cell.method, dense_val_accuracy=None, baseline_val_accuracy=None, scratch_accuracy=None,
         scratch_val_accuracy=None,
     )  # fmt: skip
     recover, quantize = plan.stages[cell.stages["recover"]].settings, plan.stages[cell.stages["quantize"]].settings
@@ -207,7 +207,7 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
         updates_between=plan.config.prune.updates_between, until=plan.config.prune.until,
         channels_per_step=str(plan.config.prune.channels_per_step), min_channels=plan.config.prune.min_channels,
         round_to=plan.config.prune.round_to, schedule=plan.config.prune.schedule,
-        normalize=plan.config.prune.normalize, method=plan.config.quantize.method, first_last_bits=quantize["first_last_bits"],
+        normalize=plan.config.prune.normalize, quantization=plan.config.quantize.method, first_last_bits=quantize["first_last_bits"],
     )  # fmt: skip
     row.update(
         {f"stage_{kind}": cell.stages.get(kind) for kind in ("dense", "path", "recover", "quantize", "evaluate")}

@@ -60,7 +60,7 @@ class Search:
 class Point:
     """A point of the grid: its place for the Gaussian process, and its cells, one for each seed."""
 
-    variant: tuple[str, str]  # criterion, order
+    variant: tuple[str, str]  # criterion, method
     bits: tuple[float, float]  # of weights, of activations
     ratio: float
     cells: tuple[Cell, ...]
@@ -73,11 +73,11 @@ class _Study:
         self.plan = plan
         groups: dict[tuple, list[Cell]] = {}
         for cell in cells:  # points of equal work (ratio 0 of two criteria) are one
-            groups.setdefault((cell.order, cell.precision, cell.ratio, cell.criterion), []).append(cell)
+            groups.setdefault((cell.method, cell.precision, cell.ratio, cell.criterion), []).append(cell)
         points = {}
         for group in groups.values():
             first = group[0]
-            point = Point((first.criterion, first.order), bits_of(first.precision), first.ratio, tuple(group))
+            point = Point((first.criterion, first.method), bits_of(first.precision), first.ratio, tuple(group))
             points.setdefault(tuple(cell.stages["evaluate"] for cell in group), point)
         self.points = list(points.values())
         self.twins: dict[str, list[Cell]] = {}
@@ -236,7 +236,7 @@ def hypervolume_gains(known: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 # Foretelling ----------------------------------------------------------------------------------------------------------
 
-# Standard deviations of what precision, ratio, both together, and criterion and order change, and of one seed's noise.
+# Standard deviations of what precision, ratio, both together, and criterion and method change, and of one seed's noise.
 ACCURACY = (0.05, 0.08, 0.02, 0.02, 0.005)
 COST = (0.5, 0.7, 0.2, 0.3, 0.05)  # in octaves
 NOISE_OF_LOSS = 0.2  # how much noisier accuracy is where some is lost, for each point lost

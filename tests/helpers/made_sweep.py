@@ -49,7 +49,7 @@ def make_sweep(
         row |= {"threads": None, "versions": None, "cell": cell, "sweep": name, "model": model, "data": "digits"}
         row |= {
             "criterion": criterion,
-            "order": order,
+            "method": order,
             "precision": precision,
             "pruning_ratio": ratio,
             "seed": seed,
@@ -93,7 +93,7 @@ def make_sweep(
         row |= dict.fromkeys((*COLUMNS[COLUMNS.index("accuracy") :], *REFERENCES)) | {"status": "pending"}
     _fill_baselines(rows)
     table = pd.DataFrame(rows)
-    table.drop(columns=[] if orders else ["order", *REFERENCES]).to_csv(out / "cells.csv", index=False)
+    table.drop(columns=[] if orders else ["method", *REFERENCES]).to_csv(out / "cells.csv", index=False)
     (out / "sweep.json").write_bytes(
         sealed_json({"settings": {"name": name}, "until": 0.9, "file": {"path": name, "text": f"name: {name}"}})
     )
@@ -125,7 +125,7 @@ def _fill_baselines(rows: list[dict]) -> None:
     baselines = {
         (row["model"], row["seed"]): row
         for row in rows
-        if (row["precision"], row["pruning_ratio"], row["order"]) == ("fp32", 0, "prune_first")
+        if (row["precision"], row["pruning_ratio"], row["method"]) == ("fp32", 0, "prune_first")
     }
     for row in rows:
         if row["status"] == "done" and (base := baselines.get((row["model"], row["seed"]))):

@@ -40,11 +40,11 @@ const POINTS = unpack(DATA.points, [
 ]);
 POINTS.group = DATA.points.group;
 POINTS.count = POINTS.group.length;
-for (const name of ["sweep", "model", "data", "criterion", "order"])
+for (const name of ["sweep", "model", "data", "criterion", "method"])
   POINTS[name] = POINTS.group.map((group) => DATA.groups[group][name]);
 
 const CELLS = unpack(DATA.cells, [
-  "cell", "sweep", "model", "data", "criterion", "order", "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy",
+  "cell", "sweep", "model", "data", "criterion", "method", "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy",
   "accuracy", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", ...Object.keys(TITLES), "gbops", "macs",
   "params", "speedup", "total_updates", "seconds", "reason",
 ]);
@@ -57,8 +57,8 @@ const COLOURS = Object.fromEntries(
   PRECISIONS.filter((name) => name !== "fp32").map((name, place) => [name, PALETTE[place % PALETTE.length]])
 );
 COLOURS.fp32 = "#000000";
-const VARYING = ["sweep", "model", "criterion", "order"].filter((name) => distinct(CELLS[name]).length > 1);
-/** What tells a point's or cell's marker: those of sweep, model, criterion and order that there are several of. */
+const VARYING = ["sweep", "model", "criterion", "method"].filter((name) => distinct(CELLS[name]).length > 1);
+/** What tells a point's or cell's marker: those of sweep, model, criterion and method that there are several of. */
 const familyOf = (table, row) => VARYING.map((name) => table[name][row]).join(" · ");
 POINTS.family = POINTS.group.map((_, row) => familyOf(POINTS, row));
 CELLS.family = CELLS.point.map((_, row) => familyOf(CELLS, row));

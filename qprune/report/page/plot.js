@@ -257,7 +257,7 @@ function cardOf(table, row) {
   const spread = (name) => (many && POINTS[`${name}_sd`]?.[row] ? ` ± ${(100 * POINTS[`${name}_sd`][row]).toFixed(2)}` : "");
   const title = [table.precision[row], `${ratioText(table.pruning_ratio[row])} pruned`].join(", ");
   const facts = [
-    ["model", table.model[row]], ["data", table.data[row]], ["criterion", table.criterion[row]], ...(VARYING.includes("order") ? [["order", table.order[row]]] : []),
+    ["model", table.model[row]], ["data", table.data[row]], ["criterion", table.criterion[row]], ...(VARYING.includes("method") ? [["method", table.method[row]]] : []),
     many ? ["seeds", POINTS.seeds[row]] : ["seed", CELLS.seed[row]],
     ["achieved ratio", ratioText(table.achieved_ratio[row])],
     ["validation accuracy", percent(table.val_accuracy[row], 2) + spread("val_accuracy")],

@@ -1,6 +1,6 @@
 // What the sweep is for: how much each precision bears, interaction, prune or quantise, which first, the grid.
 
-/** The number of the sweep, model, data set, criterion and order that the studies are about. */
+/** The number of the sweep, model, data set, criterion and method that the studies are about. */
 function groupNow() {
   const fitting = groupsNow();
   return fitting.includes(Number(state.group)) && state.group !== "" ? Number(state.group) : fitting[0] ?? null;
