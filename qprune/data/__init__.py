@@ -20,19 +20,20 @@ from qprune.data import user
 from qprune.data.augmentation import augment
 from qprune.data.base import SOURCES, Dataset, Split, channel_statistics, first_of_train
 from qprune.data.options import COMMON, check_name, fill_augment, fill_options, fill_subset
+from qprune.registry import Entry
 from qprune.registry.errors import UserError
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
 __all__ = ["Dataset", "Split", "augment", "check_data", "data_fingerprint", "data_names", "load_data"]
 
-SOURCES.add("digits", "qprune.data.digits:SOURCE")
-SOURCES.add("mnist", "qprune.data.mnist:SOURCE")
-SOURCES.add("fashion_mnist", "qprune.data.fashion_mnist:SOURCE")
-SOURCES.add("cifar10", "qprune.data.cifar10:SOURCE")
-SOURCES.add("cifar100", "qprune.data.cifar100:SOURCE")
-SOURCES.add("flowers102", "qprune.data.flowers102:SOURCE")
-SOURCES.add("tiny_imagenet", "qprune.data.tiny_imagenet:SOURCE")
-SOURCES.add("imagefolder", "qprune.data.imagefolder:SOURCE")
+SOURCES.add(Entry("digits", "qprune.data.digits:SOURCE"))
+SOURCES.add(Entry("mnist", "qprune.data.mnist:SOURCE"))
+SOURCES.add(Entry("fashion_mnist", "qprune.data.fashion_mnist:SOURCE"))
+SOURCES.add(Entry("cifar10", "qprune.data.cifar10:SOURCE"))
+SOURCES.add(Entry("cifar100", "qprune.data.cifar100:SOURCE"))
+SOURCES.add(Entry("flowers102", "qprune.data.flowers102:SOURCE"))
+SOURCES.add(Entry("tiny_imagenet", "qprune.data.tiny_imagenet:SOURCE"))
+SOURCES.add(Entry("imagefolder", "qprune.data.imagefolder:SOURCE"))
 
 _VERSION = 1  # raised when the same files and options would give other tensors
 _PLACES = ("root", "download")  # where the files lie doesn't change what is in them
@@ -56,7 +57,7 @@ def check_data(settings: Mapping[str, Any]) -> None:
     a user's own module that does."""
     resolved = _resolve(settings)
     if resolved["name"] in SOURCES.names():
-        SOURCES.get(resolved["name"]).check(resolved["options"])
+        SOURCES.load(resolved["name"]).check(resolved["options"])
 
 
 def data_fingerprint(settings: Mapping[str, Any]) -> str:
@@ -64,7 +65,7 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
     options with their defaults, and the version of this code. Where the files lie doesn't enter."""
     resolved = _resolve(settings)
     name, options = resolved["name"], resolved["options"]
-    content = SOURCES.get(name).fingerprint(options) if name in SOURCES.names() else source_hash("data", name)
+    content = SOURCES.load(name).fingerprint(options) if name in SOURCES.names() else source_hash("data", name)
     kept = {
         **resolved,
         "options": {key: value for key, value in options.items() if key not in _PLACES or name not in SOURCES.names()},
@@ -85,7 +86,7 @@ def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"data {name!r}: an option is no plain value of YAML ({error}).") from error
         default = None
     else:
-        source = SOURCES.get(name)
+        source = SOURCES.load(name)
         options, default = fill_options(name, settings, source.options), source.augment
     kinds = fill_augment(name, settings, default)
     return {"name": name, "options": options, "augment": kinds, "subset": fill_subset(name, settings)}
@@ -96,7 +97,7 @@ def _load(canonical: str, fingerprint: str) -> Dataset:
     """The data of resolved settings; the fingerprint is there so that changed files are read again."""
     resolved = json.loads(canonical)
     name, options, subset, kinds = (resolved[key] for key in ("name", "options", "subset", "augment"))
-    parts = SOURCES.get(name).load(options) if name in SOURCES.names() else user.call(name, options)
+    parts = SOURCES.load(name).load(options) if name in SOURCES.names() else user.call(name, options)
     if isinstance(parts, Dataset):  # the user's function has made it all
         train = first_of_train(parts.train, subset) if subset else parts.train
         return replace(parts, train=train, augment=parts.augment if kinds is None else tuple(kinds))

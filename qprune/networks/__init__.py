@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qprune.registry import Registry, nearest
+from qprune.registry import Entry, Registry, nearest
 from qprune.registry.errors import UserError
 from qprune.registry.show import show
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
@@ -34,7 +34,7 @@ _VERSIONS: dict[str, int] = {}
 
 def _add(name: str, version: int) -> None:
     """version: raised when the same settings would give another network."""
-    MODELS.add(name, f"qprune.networks.{name}:build")
+    MODELS.add(Entry(name, f"qprune.networks.{name}:build"))
     _VERSIONS[name] = version
 
 
@@ -156,7 +156,7 @@ def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, float
     """An own network; UserError where it would fill the memory, before it does."""
     import torch
 
-    build = MODELS.get(name)
+    build = MODELS.load(name)
     with torch.device("meta"):  # shapes without values
         count = sum(parameter.numel() for parameter in build(**shapes, **options).parameters())
     if count > MAX_PARAMETERS:

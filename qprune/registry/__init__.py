@@ -1,36 +1,90 @@
-"""Names for the things that a sweep file chooses from; looked up without importing what they stand for."""
+"""Names for the things that a sweep file chooses from; looked up without importing what they stand for.
 
-import difflib
+    STAGES = Registry("stage", Entry("dense", "qprune.stages.dense:Dense", version=1), ...)
+    STAGES.get("dense").version, STAGES.load("dense"), STAGES.names()
+
+What others ask of a kind is an attribute of its entry: a frozen dataclass that extends Entry.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any, Generic, TypeVar
 
 from qprune.registry.errors import UserError
+from qprune.registry.options import Option
+from qprune.registry.show import nearest, show
+
+__all__ = ["Entry", "Registry", "nearest"]
 
 
-def nearest(name: str, valid: list[str]) -> str:
-    """ "; did you mean 'x'? (valid: ...)" for error messages."""
-    close = difflib.get_close_matches(str(name), valid, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (valid: {', '.join(valid)})"
+@dataclass(frozen=True)
+class Entry:
+    """One thing that can be chosen by its name.
+
+    place: "module:attribute", or a "module" whose functions are what is chosen
+    version: raised when the same settings would give another result
+    options: what may be set beside the name
+    """
+
+    name: str
+    place: str
+    version: int = field(default=1, kw_only=True)
+    options: Mapping[str, Option] = field(default_factory=dict, kw_only=True)
+
+    def load(self) -> Any:
+        """The object behind the name, imported on first use."""
+        module, _, attribute = self.place.partition(":")
+        return getattr(import_module(module), attribute) if attribute else import_module(module)
 
 
-class Registry:
-    """Name -> "module:attribute", imported on first use. Registering a name twice raises ValueError."""
+AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
-    def __init__(self, kind: str):
+
+class Registry(Generic[AnyEntry]):
+    """The entries of one kind, by name, in the order in which they were added."""
+
+    def __init__(self, kind: str, *entries: AnyEntry):
         self.kind = kind
-        self._places: dict[str, str] = {}
+        self._entries: dict[str, AnyEntry] = {}
+        for entry in entries:
+            self.add(entry)
 
-    def add(self, name: str, place: str) -> None:
-        if name in self._places:
-            raise ValueError(f"{self.kind} {name!r} is registered twice: {self._places[name]} and {place}")
-        self._places[name] = place
+    def add(self, entry: AnyEntry) -> None:
+        """Raises ValueError where the name is there already."""
+        if entry.name in self:
+            place = self.get(entry.name).place
+            raise ValueError(f"{self.kind} {entry.name!r} is registered twice: {place} and {entry.place}")
+        self._entries[entry.name] = entry
+
+    @contextmanager
+    def temporarily(self, *entries: AnyEntry) -> Iterator[None]:
+        """The entries are there for as long as this lasts: for tests."""
+        before = dict(self._entries)
+        try:
+            for entry in entries:
+                self.add(entry)
+            yield
+        finally:
+            self._entries = before
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
 
     def names(self) -> list[str]:
-        return list(self._places)
+        return list(self._entries)
 
-    def get(self, name: str):
-        """The object behind a name. Raises UserError naming the nearest valid name."""
-        if name not in self._places:
-            raise UserError(f"unknown {self.kind} {name!r}{nearest(name, self.names())}")
-        module, attribute = self._places[name].split(":")
-        return getattr(import_module(module), attribute)
+    def get(self, name: str) -> AnyEntry:
+        """Raises UserError naming the nearest valid name."""
+        if name not in self:
+            raise UserError(f"unknown {self.kind} {show(name)}{self.hint(name)}")
+        return self._entries[name]
+
+    def hint(self, name: str) -> str:
+        """What an unknown name may have meant, from "; " on."""
+        return nearest(name, self.names())
+
+    def load(self, name: str) -> Any:
+        """The object behind a name; UserError as in `get`."""
+        return self.get(name).load()

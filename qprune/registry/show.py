@@ -1,6 +1,14 @@
-"""Values as people type them, for error messages."""
+"""Values as people type them, and the names that they may have meant, for error messages."""
 
+import difflib
 from typing import Any
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """ "; did you mean 'x'? (valid: ...)" for error messages."""
+    close = difflib.get_close_matches(str(name), valid, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (valid: {', '.join(valid)})"
 
 
 def show(value: Any) -> str:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import qprune.data.base as base
 from qprune.data import Dataset, augment, check_data, data_fingerprint, data_names, load_data
 from qprune.data.idx import read_idx
+from qprune.registry import Entry
 from qprune.registry.errors import UserError
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -130,7 +131,7 @@ def test_missing_files_say_where_they_were_looked_for_and_the_remedy(name, tmp_p
 
 def test_a_name_registered_twice_raises():
     with pytest.raises(ValueError, match="registered twice"):
-        base.SOURCES.add("digits", "somewhere:else")
+        base.SOURCES.add(Entry("digits", "somewhere:else"))
     assert data_names() == [
         "digits",
         "mnist",

@@ -21,6 +21,7 @@ from qprune.networks import (
 )
 from qprune.networks.graph import with_normalize
 from qprune.networks.weights import head_name
+from qprune.registry import Entry
 from qprune.registry.errors import UserError
 
 OWN = [("vgg_tiny", 1, 8), ("vgg_small", 1, 28), ("vgg7", 3, 32), ("resnet20", 3, 32)]
@@ -184,7 +185,7 @@ def test_checking_and_fingerprinting_own_networks_does_not_import_torch():
 
 def test_a_name_registered_twice_raises():
     with pytest.raises(ValueError, match="registered twice"):
-        MODELS.add("vgg7", "somewhere:else")
+        MODELS.add(Entry("vgg7", "somewhere:else"))
     assert model_names() == ["vgg_tiny", "vgg_small", "vgg7", "resnet20"]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qprune.pruning.criteria.options import COMMON, CURVATURE, LAMBDA, Option, as_text, fill
-from qprune.registry import Registry, nearest
+from qprune.registry import Entry, Registry, nearest
 from qprune.registry.errors import UserError
 from qprune.registry.show import show
 
@@ -21,7 +21,7 @@ _OPTIONS: dict[str, dict[str, Option]] = {}
 
 
 def _add(name: str, attribute: str, module: str | None = None, options: Mapping[str, Option] | None = None) -> None:
-    _CRITERIA.add(name, f"qprune.pruning.criteria.{module or name}:{attribute}")
+    _CRITERIA.add(Entry(name, f"qprune.pruning.criteria.{module or name}:{attribute}"))
     _OPTIONS[name] = {**(options or {}), **COMMON}
 
 
@@ -73,7 +73,7 @@ def get_criterion(settings: str | Mapping[str, Any]):
     if options.get("lambda") == "cv":
         raise UserError(f"criterion {name}: lambda must be chosen first; a number is needed where it is 'cv'")
     own = {f"{key}_" if key == "lambda" else key: value for key, value in options.items() if key not in COMMON}
-    criterion = _CRITERIA.get(name)(**own)
+    criterion = _CRITERIA.load(name)(**own)
     criterion.flops_lambda = options["flops_lambda"]
     return criterion
 
