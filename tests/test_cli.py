@@ -8,6 +8,7 @@ import time
 
 import pandas as pd
 import pytest
+from processes import group_is_empty, heed_ctrl_c, wait_until
 from tiny_sweep import COMMAND, TINY, command, environment, write_tiny
 
 from qprune.storage.results import read_cells
@@ -181,27 +182,6 @@ def test_damage_is_said_and_mended(resumable):
     assert "16 of 16 cells done; 2 stages computed" in run.stdout
     assert len(list((stages / "damaged").iterdir())) == 2
     pd.testing.assert_frame_equal(read_cells(resumable / "results/tiny").set_index("cell"), cells)
-
-
-def group_is_empty(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def wait_until(condition, seconds: float, process: subprocess.Popen | None = None) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
-def heed_ctrl_c() -> None:
-    """Tests that run in the background of a shell inherit an ignored SIGINT, and would hand it on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

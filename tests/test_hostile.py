@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import write_cifar100, write_idx, write_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
-from test_data import write_cifar100, write_idx, write_picture
 from tiny_sweep import TINY, command, environment, run_inline, tiny_config, write_tiny
 
 import qprune

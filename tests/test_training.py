@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from small_training import classes, small_network
 from torch.nn import functional as F
 
 from qprune.data import Split
@@ -27,19 +27,6 @@ def numbered(count: int) -> Split:
     """Images whose labels are their numbers, and whose pixels are, too."""
     numbers = torch.arange(count)
     return Split(numbers.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous(), numbers)
-
-
-def classes(count: int = 48) -> Split:
-    generator = torch.Generator().manual_seed(5)
-    images = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.randint(0, 4, (count,), generator=generator))
-
-
-def small_network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(144, 4)
-    )
 
 
 def test_cosine_by_hand():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 from networks import batch, make, warm_up
-from test_qonnx import total_cost
+from qonnx_cost import total_cost
 from torch.utils.flop_counter import FlopCounterMode
 
 from qprune.cost import count_cost

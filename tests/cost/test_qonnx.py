@@ -3,24 +3,12 @@
 import pytest
 import torch
 from networks import Depthwise, Plain, Residual, batch, make, small, warm_up
+from qonnx_cost import total_cost
 
-from qprune.cost import count_cost
 from qprune.precision import get_precision
 
 pytest.importorskip("onnxoptimizer")
-inference_cost = pytest.importorskip("qonnx.util.inference_cost").inference_cost
-
-
-def total_cost(network, name, images, folder, **options):
-    from brevitas.export import export_qonnx
-
-    precision = get_precision(name, **options).choose(network, images)
-    prepared = precision.prepare(network, images)
-    path = folder / "network.onnx"
-    export_qonnx(precision.finish(prepared), args=images[:1], export_path=str(path), dynamo=False)
-    return inference_cost(str(path), discount_sparsity=False)["total_cost"], count_cost(
-        prepared, tuple(images.shape[1:])
-    )
+pytest.importorskip("qonnx")
 
 
 @pytest.mark.parametrize("kind", [Plain, Residual, Depthwise])

@@ -8,10 +8,10 @@ import socket
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import processes_with
 from rich.console import Console
 from tiny_sweep import COMMAND, environment, run_inline, tiny_config, write_tiny
 
@@ -283,15 +283,3 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path):
         time.sleep(0.1)
     assert not processes_with(marker)
     assert not list((tmp_path / "results/stages").glob(".cluster-*"))
-
-
-def processes_with(variable: str) -> list[str]:
-    """Ids of processes that were started with an environment variable."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if variable.encode() in (place / "environ").read_bytes().split(b"\0"):
-                found.append(place.name)
-        except OSError:  # it has ended, or isn't ours
-            continue
-    return found

@@ -20,11 +20,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from test_sharing import same_rows
+from processes import members, running
+from same import check_complete, contents, leftovers
 from tiny_sweep import COMMAND, environment
 
 from qprune.settings.config import load_config
-from qprune.storage.results import read_cells, read_network, read_record
+from qprune.storage.results import read_cells, read_record
 from qprune.storage.store import Store
 from qprune.sweep.plan import make_plan
 
@@ -93,72 +94,6 @@ class Watch(threading.Thread):
         self.join()
         self.look()
         assert not self.problems, self.problems
-
-
-def running(store: Store) -> dict[int, str]:
-    """Process -> the stage that it computes: whose lock it holds, as the system knows."""
-    inodes = {}
-    for path in (store.folder / ".locks").glob("*"):
-        try:
-            inodes[path.stat().st_ino] = path.name
-        except FileNotFoundError:
-            continue
-    found = {}
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if "FLOCK" in fields[1] and (stage := inodes.get(int(fields[5].rpartition(":")[2]))):
-            found[int(fields[4])] = stage
-    return found
-
-
-def members(session: int) -> dict[int, str]:
-    """The living processes of a session: id -> command line."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, _, _, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(own) == session and state not in "ZX":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def leftovers(results: Path) -> list[str]:
-    """Files that only a running sweep, or one that was killed, has: drafts, locks, unfinished work, damaged things."""
-    files = (file.relative_to(results) for file in results.rglob("*") if file.is_file())
-    return sorted(str(file) for file in files if "damaged" in file.parts or any(p.startswith(".") for p in file.parts))
-
-
-def contents(results: Path) -> dict[str, object]:
-    """Path -> what every finished file holds, but for seconds, host and checksums: JSON as values, tensors as bytes."""
-    found = {}
-    for file in results.rglob("*"):
-        if file.suffix == ".json" and file.name != "sweep.json":  # which has the sweep file's path
-            found[str(file.relative_to(results))] = _without_times(json.loads(file.read_text()))
-        elif file.suffix == ".safetensors":
-            found[str(file.relative_to(results))] = file.read_bytes()
-    return found
-
-
-def _without_times(value):
-    if isinstance(value, dict):
-        return {key: _without_times(each) for key, each in value.items() if key not in ("seconds", "host", "sha256")}
-    return value
-
-
-def same_files(left: Path, right: Path) -> None:
-    """Two results folders hold the same."""
-    left, right = contents(left), contents(right)
-    assert left.keys() == right.keys(), left.keys() ^ right.keys()
-    different = {name: _differing(value, right[name]) for name, value in left.items() if value != right[name]}
-    assert not different, different
-
-
-def _differing(left, right):
-    if isinstance(left, dict) and isinstance(right, dict):
-        return {key: (left.get(key), right.get(key)) for key in left | right if left.get(key) != right.get(key)}
-    return "other tensors"
 
 
 class Run:
@@ -235,17 +170,6 @@ def check_whole(folder: Path) -> None:
         read_cells(sweep)
 
 
-def check_complete(folder: Path, undisturbed: Path, name: str = "soak") -> None:
-    """The same cells, records, stages and networks as in the undisturbed sweep, and nothing left behind."""
-    left, right = (read_cells(each / "results" / name).set_index("cell") for each in (folder, undisturbed))
-    assert list(left.index) == list(right.index) and set(left.status) == {"done"}
-    same_rows(left, right)
-    same_files(folder / "results", undisturbed / "results")
-    for cell in left.index:
-        read_network(folder / "results" / name, read_record(folder / "results" / name, cell))
-    assert not leftovers(folder / "results"), leftovers(folder / "results")
-
-
 def begin(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "soak.yaml").write_text(SWEEP)
@@ -320,7 +244,7 @@ def soak(folder: Path, kills: int, seed: int = 0, workers: int = 2, settings: li
         computed = int(re.search(r"(\d+) stages computed", run.printed())[1])
         assert missing - in_run["worker"] <= computed <= missing, (missing, computed, in_run)
         assert set(watch.finished) == set(plan.stages)
-        check_complete(place, base)
+        check_complete(place, base, "soak")
         found["complete"] += 1
         found["savings of unfinished work"] += sum(watch.went_on.values())
         found["logs left in TMPDIR"] += len(list((place / "tmp").glob("qprune-log-*")))

@@ -32,6 +32,7 @@ N = 40
 P = 7 * 2  # half of the 112 maps are gone after 56 / 8 = 7 steps of 2 updates
 F = 256 // 32  # one epoch
 Q = 6
+SMALL = ("seeds=0", "precisions=[fp32,int4]", "train.updates=5", "finetune={updates: 2}", "quantize.updates=2")
 
 
 def write_tiny(folder: Path) -> Path:

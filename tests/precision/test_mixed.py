@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks import Depthwise, Plain, Residual, small
-from test_resume import CPU, LONG, Killed, copy_of, killed_at
+from stops import CPU, LONG, Killed, copy_of, killed_at
 from tiny_sweep import MAPS, F, N, P, Q, run_inline, tiny_config
 from torch import nn
 

@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from test_resume import CPU, LONG, Killed, copy_of, killed_at
-from test_training import classes, small_network
+from small_training import classes, small_network
+from stops import CPU, LONG, Killed, copy_of, killed_at
 from tiny_sweep import F, N, P, Q, run_inline, tiny_config
 from torch import nn
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stops import CPU, LONG, Killed, copy_of, killed_at
 from tiny_sweep import tiny_config
 
 from qprune.stages import compute, cross_validation, partial
@@ -9,16 +10,7 @@ from qprune.storage.seal import Damaged
 from qprune.storage.store import Store
 from qprune.sweep.plan import make_plan
 
-CPU = torch.device("cpu")
-LONG = (  # several epochs of 8 updates in every part of every stage
-    "seeds=0", "model={name: resnet20, width: 0.25}", "train.updates=20", "prune.channels_per_step=2",
-    "finetune={updates: 18}", "quantize.updates=20", "prune.until=0.75", "prune.ratios=[0,0.5]",
-)  # fmt: skip
 KINDS = ["dense", "path", "recover", "fp16", "int8", "int4"]
-
-
-class Killed(BaseException):
-    """As sudden as kill -9: nothing catches it."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,25 +30,6 @@ def undisturbed(request, tmp_path_factory):
     for stage in stages.values():
         compute(stage, store, CPU)
     return stages, store
-
-
-def copy_of(store: Store, names, folder) -> Store:
-    copy = Store(folder)
-    for name in names:
-        copy.write(name, store.meta(name), store.tensors(name) if store.has_tensors(name) else None)
-    return copy
-
-
-def killed_at(update: int):
-    made = 0
-
-    def tick(updates: int) -> None:
-        nonlocal made
-        made += updates
-        if made >= update:
-            raise Killed
-
-    return tick
 
 
 def find(stages: dict, kind: str):

@@ -6,10 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from soak import check_complete, leftovers, members
-from test_cli import wait_until
-from test_failures import SMALL
-from tiny_sweep import COMMAND, environment, run_inline, tiny_config, write_tiny
+from processes import members, wait_until
+from same import check_complete, leftovers
+from tiny_sweep import COMMAND, SMALL, environment, run_inline, tiny_config, write_tiny
 
 from qprune.stages import partial
 from qprune.storage.durable import StorageError

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from tiny_sweep import run_inline, run_workers, tiny_config
+from tiny_sweep import SMALL, run_inline, run_workers, tiny_config
 
 from qprune import stages
 from qprune.executors.attempt import attempt
@@ -70,7 +70,6 @@ def raises(num_classes):
         raise RuntimeError("[/no] such luck")
     return small(num_classes)
 '''
-SMALL = ("seeds=0", "precisions=[fp32,int4]", "train.updates=5", "finetune={updates: 2}", "quantize.updates=2")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from same import same_rows
 from tiny_sweep import Inline, count_kinds, run_inline, run_workers, tiny_config
 
 import qprune
@@ -15,19 +16,9 @@ from qprune.storage.store import Store
 from qprune.sweep.plan import make_plan
 from qprune.sweep.run import missing_stages, wanted_networks
 
-UNSHARED = ["seconds", "host"]  # of a row, where all else is the same on every machine and in every run
-
 
 def rows_of(folder, name="tiny"):
     return read_cells(folder / "results" / name).set_index("cell")
-
-
-def same_rows(left: pd.DataFrame, right: pd.DataFrame, *but: str) -> None:
-    """The cells of both tables have the same values in every column but these."""
-    common = left.index.intersection(right.index)
-    assert len(common)
-    left, right = (frame.loc[common].drop(columns=[*UNSHARED, *but]) for frame in (left, right))
-    pd.testing.assert_frame_equal(left, right, check_exact=True, check_dtype=False)
 
 
 def tensors_of(folder, stage):

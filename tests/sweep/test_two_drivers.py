@@ -6,9 +6,9 @@ import signal
 import subprocess
 
 import pytest
-from soak import Watch, check_complete, leftovers, members, running, same_files
-from test_cli import wait_until
-from test_sharing import same_rows
+from processes import members, running, wait_until
+from same import check_complete, leftovers, same_files, same_rows
+from soak import Watch
 from tiny_sweep import COMMAND, environment, run_workers, tiny_config, write_tiny
 
 from qprune.storage.results import read_cells
