@@ -3,8 +3,9 @@
     data = load_data({"name": "digits"})
     images = augment(data.train.images[:64].float() / 255, data.augment, generator)
 
-A new data set is one file with a SOURCE and one line below. Options of all: `augment` (a name or a list of
-none, flip, crop, shift) and `subset` (the first n images of a fixed stratified shuffle of train).
+A new data set is one file with `load`, `fingerprint` and `check` (see base.Source) and one line below. Options of
+all: `augment` (a name or a list of none, flip, crop, shift) and `subset` (the first n images of a fixed stratified
+shuffle of train).
 """
 
 from __future__ import annotations
@@ -18,30 +19,34 @@ from typing import Any
 
 from qprune.data import user
 from qprune.data.augmentation import augment
-from qprune.data.base import SOURCES, Dataset, Split, channel_statistics, first_of_train
-from qprune.data.options import COMMON, check_name, fill_augment, fill_options, fill_subset
-from qprune.registry import Entry
+from qprune.data.base import Dataset, Split, channel_statistics, first_of_train
+from qprune.data.options import COMMON, FILES, ROOT, SIZE, DataEntry
+from qprune.registry import Registry
 from qprune.registry.errors import UserError
+from qprune.registry.options import fill, split_name
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
-__all__ = ["Dataset", "Split", "augment", "check_data", "data_fingerprint", "data_names", "load_data"]
+__all__ = ["DATA_SETS", "Dataset", "Split", "augment", "check_data", "data_fingerprint", "data_names", "load_data"]
 
-SOURCES.add(Entry("digits", "qprune.data.digits:SOURCE"))
-SOURCES.add(Entry("mnist", "qprune.data.mnist:SOURCE"))
-SOURCES.add(Entry("fashion_mnist", "qprune.data.fashion_mnist:SOURCE"))
-SOURCES.add(Entry("cifar10", "qprune.data.cifar10:SOURCE"))
-SOURCES.add(Entry("cifar100", "qprune.data.cifar100:SOURCE"))
-SOURCES.add(Entry("flowers102", "qprune.data.flowers102:SOURCE"))
-SOURCES.add(Entry("tiny_imagenet", "qprune.data.tiny_imagenet:SOURCE"))
-SOURCES.add(Entry("imagefolder", "qprune.data.imagefolder:SOURCE"))
-
-_VERSION = 1  # raised when the same files and options would give other tensors
-_PLACES = ("root", "download")  # where the files lie doesn't change what is in them
+DATA_SETS = Registry(
+    "data set",
+    DataEntry("digits", "qprune.data.digits"),
+    DataEntry("mnist", "qprune.data.mnist:SOURCE", options=FILES, augment=("shift2",)),
+    DataEntry("fashion_mnist", "qprune.data.fashion_mnist:SOURCE", options=FILES, augment=("flip", "crop2")),
+    DataEntry("cifar10", "qprune.data.cifar10:SOURCE", options=FILES, augment=("flip", "crop4")),
+    DataEntry("cifar100", "qprune.data.cifar100:SOURCE", options=FILES, augment=("flip", "crop4")),
+    DataEntry("flowers102", "qprune.data.flowers102", options=FILES | SIZE, augment=("flip", "crop")),
+    DataEntry("tiny_imagenet", "qprune.data.tiny_imagenet", options=ROOT | SIZE, augment=("flip", "crop")),
+    DataEntry(
+        "imagefolder", "qprune.data.imagefolder", options=ROOT | SIZE, augment=("flip", "crop"), named_by_root=True
+    ),
+)
+_USERS = 1  # version of what is made of a user's function
 
 
 def data_names() -> list[str]:
     """The registered data sets. A name module:function, the user's own, isn't among them."""
-    return SOURCES.names()
+    return DATA_SETS.names()
 
 
 def load_data(settings: Mapping[str, Any]) -> Dataset:
@@ -56,8 +61,8 @@ def check_data(settings: Mapping[str, Any]) -> None:
     """UserError where the name, an option or the files are bad. Loads nothing, and imports torch for nothing but
     a user's own module that does."""
     resolved = _resolve(settings)
-    if resolved["name"] in SOURCES.names():
-        SOURCES.load(resolved["name"]).check(resolved["options"])
+    if resolved["name"] in DATA_SETS:
+        DATA_SETS.load(resolved["name"]).check(resolved["options"])
 
 
 def data_fingerprint(settings: Mapping[str, Any]) -> str:
@@ -65,31 +70,33 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
     options with their defaults, and the version of this code. Where the files lie doesn't enter."""
     resolved = _resolve(settings)
     name, options = resolved["name"], resolved["options"]
-    content = SOURCES.load(name).fingerprint(options) if name in SOURCES.names() else source_hash("data", name)
-    kept = {
-        **resolved,
-        "options": {key: value for key, value in options.items() if key not in _PLACES or name not in SOURCES.names()},
-    }
-    text = json.dumps([_VERSION, kept, content], sort_keys=True)
+    if name in DATA_SETS:
+        entry = DATA_SETS.get(name)
+        version, content = entry.version, entry.load().fingerprint(options)
+        options = {key: value for key, value in options.items() if entry.options[key].identity}
+    else:
+        version, content = _USERS, source_hash("data", name)
+    text = json.dumps([version, {**resolved, "options": options}, content], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     """{"name", "options", "augment", "subset"} with every default filled in and everything checked."""
-    name = check_name(settings)
-    if is_user_code(name) and name not in SOURCES.names():
-        options = {key: value for key, value in settings.items() if key not in ("name", *COMMON)}
-        check_options("data", name, load_function("data", name), options, {})
+    name, given = split_name("data", settings, "digits")
+    if is_user_code(name) and name not in DATA_SETS:
+        common = {key: given.pop(key) for key in COMMON if key in given}
+        check_options("data", name, load_function("data", name), given, {})
         try:
-            json.dumps(options)
+            json.dumps(given)
         except TypeError as error:
             raise UserError(f"data {name!r}: an option is no plain value of YAML ({error}).") from error
-        default = None
-    else:
-        source = SOURCES.load(name)
-        options, default = fill_options(name, settings, source.options), source.augment
-    kinds = fill_augment(name, settings, default)
-    return {"name": name, "options": options, "augment": kinds, "subset": fill_subset(name, settings)}
+        return {"name": name, "options": given, **fill(f"data {name!r}", common, COMMON)}
+    entry = DATA_SETS.get(name)
+    options = fill(f"data {name}", given, {**entry.options, **COMMON})
+    common = {key: options.pop(key) for key in COMMON}
+    if common["augment"] is None:
+        common["augment"] = entry.augment
+    return {"name": name, "options": options, **common}
 
 
 @functools.lru_cache(maxsize=4)
@@ -97,7 +104,7 @@ def _load(canonical: str, fingerprint: str) -> Dataset:
     """The data of resolved settings; the fingerprint is there so that changed files are read again."""
     resolved = json.loads(canonical)
     name, options, subset, kinds = (resolved[key] for key in ("name", "options", "subset", "augment"))
-    parts = SOURCES.load(name).load(options) if name in SOURCES.names() else user.call(name, options)
+    parts = DATA_SETS.load(name).load(options) if name in DATA_SETS else user.call(name, options)
     if isinstance(parts, Dataset):  # the user's function has made it all
         train = first_of_train(parts.train, subset) if subset else parts.train
         return replace(parts, train=train, augment=parts.augment if kinds is None else tuple(kinds))

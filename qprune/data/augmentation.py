@@ -6,12 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 from qprune.registry.errors import UserError
+from qprune.registry.show import show
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-KINDS = ("none", "flip", "crop", "shift")
+KINDS = "none, flip, crop or shift, the last two also with their pixels, as crop4 (1 to 99)"  # in words
 _KIND = re.compile(r"(flip|none)|(crop|shift)([1-9]\d?)?")
 
 
@@ -39,15 +40,16 @@ def augment(images: Tensor, kinds: tuple[str, ...], generator: torch.Generator) 
     return images
 
 
+def is_kind(kind: object) -> bool:
+    """Whether it is one of KINDS."""
+    return isinstance(kind, str) and _KIND.fullmatch(kind) is not None
+
+
 def parse_kind(kind: str) -> tuple[str, int | None]:
     """ "crop4" -> ("crop", 4), "flip" -> ("flip", None); UserError for an unknown kind."""
-    match = _KIND.fullmatch(kind) if isinstance(kind, str) else None
-    if match is None:
-        shown = repr(kind) if len(repr(kind)) <= 60 else f"{kind!r:.57}..."
-        raise UserError(
-            f"augment: {shown} is no augmentation. Known are none, flip, crop and shift, the last two also with "
-            "their pixels, as crop4 (1 to 99)."
-        )
+    if not is_kind(kind):
+        raise UserError(f"augment: {show(kind)} is no augmentation; it must be {KINDS}")
+    match = _KIND.fullmatch(kind)
     return match[1] or match[2], int(match[3]) if match[3] else None
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qprune.registry import Registry
 from qprune.registry.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,21 +57,15 @@ class Parts:
 
 @dataclass(frozen=True)
 class Source:
-    """One registered data set.
+    """Where a data set comes from: this, or a module with these three functions.
 
-    options: its own options and their defaults. augment: the default augmentation.
     load(options) -> Parts. fingerprint(options) -> str, of the content. check(options) raises UserError where
     files are missing; it loads nothing and doesn't import torch.
     """
 
-    options: Mapping[str, Any]
-    augment: tuple[str, ...]
     load: Callable[[dict], Parts]
     fingerprint: Callable[[dict], str]
     check: Callable[[dict], None]
-
-
-SOURCES = Registry("data set")
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -78,4 +78,4 @@ def cifar_source(name: str, class_name: str, folder: str, files: tuple[str, ...]
             read(options)
         return hash_files((file, root_of(options) / folder / file) for file in files)
 
-    return Source({"root": None, "download": False}, ("flip", "crop4"), load, fingerprint, check)
+    return Source(load, fingerprint, check)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Parts, Source, make_split, stratified_split
+from qprune.data.base import Parts, make_split, stratified_split
 from qprune.registry.errors import UserError
 
 
@@ -52,6 +52,3 @@ def fingerprint(options: dict) -> str:
 
 def check(options: dict) -> None:
     _read()
-
-
-SOURCE = Source(options={}, augment=(), load=load, fingerprint=fingerprint, check=check)

@@ -16,6 +16,5 @@ SOURCE = idx_source(
     "fashion_mnist",
     "FashionMNIST",
     CLASS_NAMES,
-    augment=("flip", "crop2"),
     system_folder=Path("/usr/share/datasets/fashion-mnist"),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Parts, Source, make_split
+from qprune.data.base import Parts, make_split
 from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
 from qprune.data.pictures import decode_pictures
 from qprune.registry.errors import UserError
@@ -100,6 +100,3 @@ def fingerprint(options: dict) -> str:
     folder = _folder(options)
     files = [folder / file for file in MATRICES] + sorted((folder / "jpg").glob("image_*.jpg"))
     return hash_files((file.name, file) for file in files)
-
-
-SOURCE = Source({"root": None, "download": False, "image_size": 64}, ("flip", "crop"), load, fingerprint, check)

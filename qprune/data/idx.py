@@ -93,7 +93,6 @@ def idx_source(
     name: str,
     class_name: str,
     class_names: tuple[str, ...],
-    augment: tuple[str, ...],
     system_folder: Path | None = None,
 ) -> Source:
     """The source of a data set in idx files. class_name: torchvision's, which downloads.
@@ -152,4 +151,4 @@ def idx_source(
     def fingerprint(options: dict) -> str:
         return hash_files(sorted(locate(options).items()))
 
-    return Source({"root": None, "download": False}, augment, load, fingerprint, check)
+    return Source(load, fingerprint, check)

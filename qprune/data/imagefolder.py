@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Parts, Source, Split, make_split, stratified_split
+from qprune.data.base import Parts, Split, make_split, stratified_split
 from qprune.data.files import hash_files
 from qprune.data.pictures import SUFFIXES, decode_pictures
 from qprune.registry import nearest
@@ -138,6 +138,3 @@ def fingerprint(options: dict) -> str:
 
 def check(options: dict) -> None:
     list_pictures(_root(options))
-
-
-SOURCE = Source({"root": None, "image_size": 64}, ("flip", "crop"), load, fingerprint, check)

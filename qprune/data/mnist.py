@@ -5,4 +5,4 @@ The official 10,000 test images are the test split; 6,000 of the 60,000 training
 
 from qprune.data.idx import idx_source
 
-SOURCE = idx_source("mnist", "MNIST", tuple(str(digit) for digit in range(10)), augment=("shift2",))
+SOURCE = idx_source("mnist", "MNIST", tuple(str(digit) for digit in range(10)))

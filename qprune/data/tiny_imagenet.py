@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Parts, Source, hold_out_val, make_split
+from qprune.data.base import Parts, hold_out_val, make_split
 from qprune.data.files import default_root, hash_files
 from qprune.data.pictures import decode_pictures
 from qprune.registry.errors import UserError
@@ -74,6 +74,3 @@ def fingerprint(options: dict) -> str:
 
 def check(options: dict) -> None:
     _root(options)
-
-
-SOURCE = Source({"root": None, "image_size": 64}, ("flip", "crop"), load, fingerprint, check)

@@ -20,33 +20,45 @@ from typing import TYPE_CHECKING, Any
 
 from qprune.registry import Entry, Registry, nearest
 from qprune.registry.errors import UserError
+from qprune.registry.options import Option, as_float, fill, is_number, is_whole, split_name
 from qprune.registry.show import show
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["build_model", "check_model", "load_checkpoint", "load_pretrained", "model_fingerprint", "model_names"]
+__all__ = [
+    "MODELS", "build_model", "check_model", "load_checkpoint", "load_pretrained", "model_fingerprint", "model_names",
+]  # fmt: skip
 
-MODELS = Registry("model")
-_VERSIONS: dict[str, int] = {}
-
-
-def _add(name: str, version: int) -> None:
-    """version: raised when the same settings would give another network."""
-    MODELS.add(Entry(name, f"qprune.networks.{name}:build"))
-    _VERSIONS[name] = version
-
-
-_add("vgg_tiny", version=1)
-_add("vgg_small", version=1)
-_add("vgg7", version=1)
-_add("resnet20", version=1)
-
-_DOOR = "torchvision:"
 MAX_WIDTH = 100  # of an own network: times the channels of its paper
 MAX_PARAMETERS = 100_000_000  # of an own network: 0.4 GB, and as much again for each of its copies
 _SHAPES = ("in_channels", "num_classes", "image_size")
+
+WIDTH = {
+    "width": Option(
+        1.0,
+        lambda value: is_number(value) and 0 < value <= MAX_WIDTH,
+        f"a number above 0, at most {MAX_WIDTH}, as 0.5",
+        as_float,
+    )
+}
+MODELS = Registry(
+    "model",
+    Entry("vgg_tiny", "qprune.networks.vgg_tiny:build", options=WIDTH),
+    Entry("vgg_small", "qprune.networks.vgg_small:build", options=WIDTH),
+    Entry("vgg7", "qprune.networks.vgg7:build", options=WIDTH),
+    Entry("resnet20", "qprune.networks.resnet20:build", options=WIDTH),
+)
+_DOOR = "torchvision:"
+_DOOR_OPTIONS = {
+    "weights": Option(
+        None, lambda value: value is None or isinstance(value, str), "null, the name of torchvision's, or a file"
+    ),
+    "hidden": Option(
+        None, lambda value: value is None or is_whole(value, 1, 4096), "a whole number from 1 to 4096, or null"
+    ),
+}
 
 
 def model_names() -> list[str]:
@@ -56,18 +68,7 @@ def model_names() -> list[str]:
 
 def check_model(settings: Mapping[str, Any]) -> None:
     """UserError where the name or an option is bad. Builds nothing."""
-    name, options = _split(settings)
-    if name in _VERSIONS:
-        _own_options(name, options)
-    elif name.startswith(_DOOR):
-        from qprune.networks import torchvision_door
-
-        torchvision_door.check(name.removeprefix(_DOOR), **_door_options(name, options))
-    elif is_user_code(name):
-        check_options("model", name, load_function("model", name), options, dict.fromkeys(_SHAPES))
-    else:
-        valid = [*model_names(), "torchvision:<name>", "module:function"]
-        raise UserError(f"unknown model {name!r}{nearest(name, valid)}")
+    _resolve(settings)
 
 
 def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int, image_size: int) -> nn.Module:
@@ -75,15 +76,14 @@ def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int,
 
     Raises UserError for bad settings, and where the network can't map such images to num_classes logits.
     """
-    check_model(settings)
-    name, options = _split(settings)
+    name, options = _resolve(settings)
     shapes = dict(zip(_SHAPES, (in_channels, num_classes, image_size), strict=True))
-    if name in _VERSIONS:
-        return _build_own(name, shapes, _own_options(name, options))
+    if name in MODELS:
+        return _build_own(name, shapes, options)
     if name.startswith(_DOOR):
         from qprune.networks import torchvision_door
 
-        model = torchvision_door.build(name.removeprefix(_DOOR), **shapes, **_door_options(name, options))
+        model = torchvision_door.build(name.removeprefix(_DOOR), **shapes, **options)
     else:
         model = _call_user(name, options, shapes)
     _check_output(name, model, **shapes)
@@ -93,24 +93,41 @@ def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int,
 def model_fingerprint(settings: Mapping[str, Any]) -> str:
     """A hash that changes when the network would: of name and options with their defaults, and of the version of an
     own network, the source of a user's, the content of a weights file."""
-    check_model(settings)
-    name, options = _split(settings)
-    if name in _VERSIONS:
-        identity = [name, _own_options(name, options), _VERSIONS[name]]
+    name, options = _resolve(settings)
+    if name in MODELS:
+        identity = [name, options, MODELS.get(name).version]
     elif name.startswith(_DOOR):
         from qprune.networks import torchvision_door
         from qprune.networks.weights import file_hash
 
-        asked = _door_options(name, options)
-        weights = asked.pop("weights")
+        weights = options["weights"]
         if weights is not None and torchvision_door.is_file(weights):
             weights = file_hash(weights)
         elif weights is not None:
             weights = torchvision_door.named_weights(name.removeprefix(_DOOR), weights).name  # DEFAULT -> its name
-        identity = [name, weights, *(value for value in asked.values() if value is not None)]
+        identity = [name, weights] if options["hidden"] is None else [name, weights, options["hidden"]]
     else:
         identity = [name, options, source_hash("model", name)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _resolve(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options, checked, with every default filled in (a user's function's: as given)."""
+    name, given = split_name("model", settings, "vgg_tiny")
+    if name in MODELS:
+        return name, fill(f"model {name}", given, MODELS.get(name).options)
+    if name.startswith(_DOOR):
+        from qprune.networks import torchvision_door
+
+        options = fill(f"model {name!r}", given, _DOOR_OPTIONS)
+        torchvision_door.check(name.removeprefix(_DOOR), **options)
+        return name, options
+    if is_user_code(name):
+        check_options("model", name, load_function("model", name), given, dict.fromkeys(_SHAPES))
+        return name, given
+    raise UserError(
+        f"unknown model {show(name)}{nearest(name, [*model_names(), 'torchvision:<name>', 'module:function'])}"
+    )
 
 
 def load_pretrained(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -133,26 +150,7 @@ def load_checkpoint(network: nn.Module, file: str | Path) -> None:
     weights.load_checkpoint(network, file)
 
 
-def _split(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    name = settings.get("name")
-    if not isinstance(name, str):
-        raise UserError(f"model: the settings {dict(settings)!r} need a name, as in {{name: vgg_tiny}}.")
-    return name, {key: value for key, value in settings.items() if key != "name"}
-
-
-def _own_options(name: str, options: Mapping[str, Any]) -> dict[str, float]:
-    """{"width": ...} of an own network, checked, with its default."""
-    for option in options:
-        if option != "width":
-            raise UserError(f"model {name}: unknown option {option!r}{nearest(option, ['width'])}")
-    width = options.get("width", 1.0)
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= MAX_WIDTH:
-        allowed = f"a number above 0, at most {MAX_WIDTH}, as 0.5"
-        raise UserError(f"model {name}: width is {show(width)}; it must be {allowed}.")
-    return {"width": float(width)}
-
-
-def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, float]) -> nn.Module:
+def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, Any]) -> nn.Module:
     """An own network; UserError where it would fill the memory, before it does."""
     import torch
 
@@ -161,19 +159,9 @@ def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, float
         count = sum(parameter.numel() for parameter in build(**shapes, **options).parameters())
     if count > MAX_PARAMETERS:
         raise UserError(
-            f"model {name}: width is {options['width']}, which makes {count:,} parameters; "
-            f"at most {MAX_PARAMETERS:,} are built: lower the width."
+            f"model {name}: with {show(options)} it has {count:,} parameters; at most {MAX_PARAMETERS:,} are built"
         )
     return build(**shapes, **options)
-
-
-def _door_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """{"weights", "hidden"} of a torchvision network, None where they aren't given."""
-    known = dict.fromkeys(("weights", "hidden"))
-    for option in options:
-        if option not in known:
-            raise UserError(f"model {name!r}: unknown option {option!r}{nearest(option, list(known))}")
-    return {**known, **options}
 
 
 def _call_user(name: str, options: Mapping[str, Any], shapes: Mapping[str, int]) -> nn.Module:

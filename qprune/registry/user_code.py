@@ -13,6 +13,7 @@ from typing import Any
 
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
+from qprune.registry.options import Option, fill
 
 
 def is_user_code(name: object) -> bool:
@@ -73,20 +74,18 @@ def check_options(
     except ValueError as error:  # a builtin without a signature
         raise UserError(f"{what} {name!r}: its parameters can't be read ({error}); name a Python function.") from error
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = {p.name for p in by_name}
+    by_name = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for option in given:
         if option in offered:
             raise UserError(f"{what} {name!r}: option {option!r} is set by qprune and can't be given.")
-        if option not in names and not takes_all:
-            taken = sorted(names - set(offered))
-            raise UserError(f"{what} {name!r}: unknown option {option!r}{nearest(option, taken)}")
-    arguments = {key: value for key, value in offered.items() if key in names or takes_all} | dict(given)
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
-    missing = positional + [p.name for p in by_name if p.default is p.empty and p.name not in arguments]
+    taken = [*by_name, *(given if takes_all else ())]
+    options = {option: Option(by_name.get(option)) for option in sorted(set(taken) - set(offered))}
+    filled = fill(f"{what} {name!r}", given, options)
+    missing = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
+    missing += [option for option, value in filled.items() if value is inspect.Parameter.empty]
     if missing:
         raise UserError(f"{what} {name!r}: the function needs the option {missing[0]!r}, which isn't given.")
-    return arguments
+    return {key: value for key, value in offered.items() if key in by_name or takes_all} | filled
 
 
 def source_hash(what: str, name: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import qprune.data.base as base
-from qprune.data import Dataset, augment, check_data, data_fingerprint, data_names, load_data
+from qprune.data import DATA_SETS, Dataset, augment, check_data, data_fingerprint, data_names, load_data
 from qprune.data.idx import read_idx
 from qprune.registry import Entry
 from qprune.registry.errors import UserError
@@ -101,10 +101,10 @@ def test_loaded_data_are_kept_in_memory():
         ({"root": "x"}, "need a name"),
         ({"name": "digits", "augmnt": "flip"}, r"digits: unknown option 'augmnt'; did you mean 'augment'\?"),
         ({"name": "mnist", "rot": "x"}, r"mnist: unknown option 'rot'; did you mean 'root'\?"),
-        ({"name": "digits", "augment": "flop"}, "digits: augment: 'flop' is no augmentation"),
+        ({"name": "digits", "augment": "flop"}, "digits: augment is 'flop'; it must be none, flip, crop or shift"),
         ({"name": "digits", "augment": 3}, "augment is 3"),
         ({"name": "digits", "subset": 0}, "subset is 0; it must be a whole number"),
-        ({"name": "digits", "subset": True}, "subset is True"),
+        ({"name": "digits", "subset": True}, "subset is true; it must be a whole number"),
         ({"name": "mnist", "download": "yes"}, "download is 'yes'; it must be true or false"),
         ({"name": "imagefolder"}, "root is missing"),
         ({"name": "imagefolder", "root": "/nowhere/at/all"}, "no folder /nowhere/at/all"),
@@ -130,7 +130,7 @@ def test_missing_files_say_where_they_were_looked_for_and_the_remedy(name, tmp_p
 
 def test_a_name_registered_twice_raises():
     with pytest.raises(ValueError, match="registered twice"):
-        base.SOURCES.add(Entry("digits", "somewhere:else"))
+        DATA_SETS.add(Entry("digits", "somewhere:else"))
     assert data_names() == [
         "digits",
         "mnist",
@@ -393,7 +393,7 @@ def test_flowers102_has_the_official_splits(tmp_path):
 
 USER_CODE = """
 import numpy as np
-from qprune.data import Dataset, Split
+from qprune.data import DATA_SETS, Dataset, Split
 def pairs(count=40, val=True, size=6):
     part = lambda n: (np.full((n, size, size), 7, np.uint8), np.arange(n) % 4)
     return {"train": part(count), "test": part(8), **({"val": part(4)} if val else {})}

@@ -152,7 +152,7 @@ def test_resnet20s_shortcuts_are_sums_of_two_branches():
         ({"name": "torchvision:resnet18", "weigths": None}, r"unknown option 'weigths'; did you mean 'weights'\?"),
         ({"name": "torchvision:resnet18", "weights": "IMAGENET1K_V3"}, "unknown weights.*did you mean 'IMAGENET1K_V1'"),
         ({"name": "torchvision:resnet18", "weights": "no/file.pth"}, "no weights file no/file.pth"),
-        ({"name": "torchvision:resnet18", "weights": 3}, "unknown weights 3"),
+        ({"name": "torchvision:resnet18", "weights": 3}, "weights is 3; it must be null, the name of torchvision's"),
         ({"name": "torchvision:resnet18", "hidden": 64}, "hidden is of AlexNet and VGG alone"),
         ({"name": "torchvision:vgg11", "hidden": 0}, "hidden is 0; it must be a whole number from 1 to 4096"),
         ({"name": "torchvision:vgg11", "hidden": 64, "weights": "DEFAULT"}, "weights are for 4,096 hidden units"),

@@ -9,43 +9,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qprune.pruning.criteria.options import COMMON, CURVATURE, LAMBDA, Option, as_text, fill
-from qprune.registry import Entry, Registry, nearest
+from qprune.pruning.criteria.options import COMMON, CURVATURE, LAMBDA, CriterionEntry, as_text, conflict
+from qprune.registry import Registry
 from qprune.registry.errors import UserError
-from qprune.registry.show import show
+from qprune.registry.options import fill, split_name
 
-__all__ = ["check_criterion", "criterion_label", "criterion_names", "get_criterion"]
+__all__ = ["CRITERIA", "CriterionEntry", "check_criterion", "criterion_label", "criterion_names", "get_criterion"]
 
-_CRITERIA = Registry("criterion")
-_OPTIONS: dict[str, dict[str, Option]] = {}
-
-
-def _add(name: str, attribute: str, module: str | None = None, options: Mapping[str, Option] | None = None) -> None:
-    _CRITERIA.add(Entry(name, f"qprune.pruning.criteria.{module or name}:{attribute}"))
-    _OPTIONS[name] = {**(options or {}), **COMMON}
-
-
-_add("taylor", "Taylor")
-_add("taylor_signed", "TaylorSigned")
-_add("taylor_element", "TaylorElement")
-_add("taylor_activation", "TaylorActivation", options={"lambda": LAMBDA})
-_add("taylor_2019", "Taylor2019")
-_add("activation", "Activation")
-_add("activation_std", "ActivationStd")
-_add("apoz", "Apoz")
-_add("gradient_variance", "GradientVariance")
-_add("low_variance_low_activation", "LowVarianceLowActivation")
-_add("obd_gate", "ObdGate", "obd", CURVATURE)
-_add("obd_element", "ObdElement", "obd", CURVATURE)
-_add("obd_lecun", "ObdLecun")
-_add("bn_gamma", "BnGamma")
-_add("weight_norm", "WeightNorm")
-_add("random", "Random")
+_HERE = "qprune.pruning.criteria"
+CRITERIA = Registry(
+    "criterion",
+    CriterionEntry("taylor", f"{_HERE}.taylor:Taylor"),
+    CriterionEntry("taylor_signed", f"{_HERE}.taylor_signed:TaylorSigned"),
+    CriterionEntry("taylor_element", f"{_HERE}.taylor_element:TaylorElement"),
+    CriterionEntry("taylor_activation", f"{_HERE}.taylor_activation:TaylorActivation", options=LAMBDA),
+    CriterionEntry("taylor_2019", f"{_HERE}.taylor_2019:Taylor2019"),
+    CriterionEntry("activation", f"{_HERE}.activation:Activation"),
+    CriterionEntry("activation_std", f"{_HERE}.activation_std:ActivationStd"),
+    CriterionEntry("apoz", f"{_HERE}.apoz:Apoz"),
+    CriterionEntry("gradient_variance", f"{_HERE}.gradient_variance:GradientVariance", several_minibatches=True),
+    CriterionEntry(
+        "low_variance_low_activation",
+        f"{_HERE}.low_variance_low_activation:LowVarianceLowActivation",
+        several_minibatches=True,
+    ),
+    CriterionEntry("obd_gate", f"{_HERE}.obd:ObdGate", options=CURVATURE),
+    CriterionEntry("obd_element", f"{_HERE}.obd:ObdElement", options=CURVATURE),
+    CriterionEntry("obd_lecun", f"{_HERE}.obd_lecun:ObdLecun", quantized=False),
+    CriterionEntry("bn_gamma", f"{_HERE}.bn_gamma:BnGamma"),
+    CriterionEntry("weight_norm", f"{_HERE}.weight_norm:WeightNorm"),
+    CriterionEntry("random", f"{_HERE}.random:Random"),
+)
 
 
 def criterion_names() -> list[str]:
     """The criteria that a sweep file may name."""
-    return _CRITERIA.names()
+    return CRITERIA.names()
 
 
 def check_criterion(settings: Mapping[str, Any]) -> None:
@@ -60,7 +59,8 @@ def criterion_label(settings: Mapping[str, Any]) -> str:
     they mean the same. Raises UserError as check_criterion does.
     """
     name, options = _filled(settings)
-    changed = [key for key, value in options.items() if value != _OPTIONS[name][key].default]
+    known = {**CRITERIA.get(name).options, **COMMON}
+    changed = [key for key, value in options.items() if value != known[key].default]
     return ".".join([name, *(f"{key}_{as_text(options[key])}" for key in changed)])
 
 
@@ -73,16 +73,15 @@ def get_criterion(settings: str | Mapping[str, Any]):
     if options.get("lambda") == "cv":
         raise UserError(f"criterion {name}: lambda must be chosen first; a number is needed where it is 'cv'")
     own = {f"{key}_" if key == "lambda" else key: value for key, value in options.items() if key not in COMMON}
-    criterion = _CRITERIA.load(name)(**own)
+    criterion = CRITERIA.load(name)(**own)
     criterion.flops_lambda = options["flops_lambda"]
     return criterion
 
 
 def _filled(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and all options. Raises UserError."""
-    name = settings.get("name")
-    if not isinstance(name, str):
-        raise UserError(f"criterion: the settings {show(dict(settings))} need a name, as in {{name: taylor}}.")
-    if name not in _OPTIONS:
-        raise UserError(f"unknown criterion {show(name)}{nearest(name, criterion_names())}")
-    return name, fill(name, {key: value for key, value in settings.items() if key != "name"}, _OPTIONS[name])
+    name, given = split_name("criterion", settings, "taylor")
+    options = fill(f"criterion {name}", given, {**CRITERIA.get(name).options, **COMMON})
+    if text := conflict(options):
+        raise UserError(f"criterion {name}: {text}")
+    return name, options

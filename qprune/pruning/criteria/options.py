@@ -1,70 +1,56 @@
-"""The options of criteria: their defaults, and checks. Nothing here imports torch."""
+"""What is registered of a criterion, and the options of criteria. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qprune.registry import nearest
-from qprune.registry.errors import UserError
-from qprune.registry.show import show
+from qprune.registry import Entry
+from qprune.registry.options import Option, as_float, is_number, is_whole, one_of
 
 
-@dataclass(frozen=True)
-class Option:
-    """default: what holds where none is given; is_valid: value -> bool; allowed: what is, in words."""
+@dataclass(frozen=True, kw_only=True)
+class CriterionEntry(Entry):
+    """A criterion: the class at `place`, made with its options (COMMON's come on top).
 
-    default: Any
-    is_valid: Callable[[Any], bool]
-    allowed: str
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def weight(default: float) -> Option:
-    """A factor of a term: a number from 0 to a billion."""
-    return Option(default, lambda value: _is_number(value) and 0 <= value <= 1e9, "a number from 0 to 1e9")
-
-
-LAMBDA = Option(
-    1.0, lambda value: value == "cv" or (_is_number(value) and 0 <= value <= 1e9), 'a number from 0 to 1e9, or "cv"'
-)
-ESTIMATORS = ("exact", "mc", "hutchinson")
-CURVATURE = {
-    "estimator": Option("mc", lambda value: value in ESTIMATORS, f"one of {', '.join(ESTIMATORS)}"),
-    "samples": Option(
-        1,
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000,
-        "a whole number from 1 to 10000",
-    ),
-}
-COMMON = {"flops_lambda": weight(0.0)}  # of every criterion: Molchanov et al. (ICLR 2017), Eq. 9
-
-
-def fill(name: str, given: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
-    """All options of a criterion, defaults where none is given, whole numbers of a float option as float.
-
-    Raises UserError for an unknown option, a bad value, and one that has no effect beside another.
+    several_minibatches: whether it needs two of them or more since the last removal
+    quantized: whether it works on a network with quantisers
     """
-    for option, value in given.items():
-        if option not in options:
-            raise UserError(f"criterion {name}: unknown option {show(option)}{nearest(str(option), list(options))}")
-        if not options[option].is_valid(value):
-            raise UserError(f"criterion {name}: {option} is {show(value)}; it must be {options[option].allowed}")
-    filled = {option: given.get(option, spec.default) for option, spec in options.items()}
-    if filled.get("estimator") == "exact" and filled["samples"] != 1:
-        raise UserError(
-            f"criterion {name}: samples is {filled['samples']}, but estimator exact draws none; leave samples out, "
+
+    several_minibatches: bool = False
+    quantized: bool = True
+
+    @property
+    def has_lambda(self) -> bool:
+        """Whether it has a lambda, a number that cross-validation can choose ("cv")."""
+        return "lambda" in self.options
+
+
+def is_weight(value: Any) -> bool:
+    """Whether it may be the factor of a term."""
+    return is_number(value) and 0 <= value <= 1e9
+
+
+LAMBDA = {
+    "lambda": Option(1.0, lambda value: value == "cv" or is_weight(value), 'a number from 0 to 1e9, or "cv"', as_float)
+}
+CURVATURE = {
+    "estimator": one_of("mc", "exact", "hutchinson"),
+    "samples": Option(1, lambda value: is_whole(value, 1, 10_000), "a whole number from 1 to 10000"),
+}
+COMMON = {"flops_lambda": Option(0.0, is_weight, "a number from 0 to 1e9", as_float)}  # Molchanov et al. 2017, Eq. 9
+
+
+def conflict(options: Mapping[str, Any]) -> str | None:
+    """What is wrong with options that are each valid: one that has no effect beside another."""
+    if options.get("estimator") == "exact" and options["samples"] != 1:
+        return (
+            f"samples is {options['samples']}, but estimator exact draws none; leave samples out, "
             "or take estimator mc or hutchinson"
         )
-    for option, spec in options.items():
-        if isinstance(spec.default, float) and _is_number(filled[option]):
-            filled[option] = float(filled[option]) + 0.0  # -0.0 -> 0.0
-    return filled
+    return None
 
 
 def as_text(value: Any) -> str:
