@@ -5,7 +5,6 @@ percentage points, paired by seed, with 95% intervals over seeds.
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from qprune.analysis.front import GROUP, measured, operating_points
@@ -22,8 +21,18 @@ from qprune.analysis.studies import (
     interactions,
     largest_ratio,
     paired_differences,
+    studied_groups,
+    without_scratch,
 )
 from qprune.analysis.tables import with_method
+
+BEARS = "How much pruning does each precision bear?"
+EQUAL_COST = "At equal bit_gflops: prune or quantise?"
+ADDITIVE = "Do pruning and quantising together lose more than the sum of both alone?"
+FAIR = "What does the unpruned network have after the same updates?"
+ORDERS = "Prune first or quantise first?"
+CRITERIA = "Does another criterion keep more accuracy than Taylor?"
+TAYLOR = "taylor"
 
 
 @dataclass(frozen=True)
@@ -37,17 +46,24 @@ class Answer:
     rows: list[tuple[str, ...]]
 
 
-def answers(cells, points: float = 1.0, lambdas=None) -> list[Answer]:
+def answers(cells, percentage_points: float = 1.0, lambdas=None) -> list[Answer]:
     """The answers of each sweep, model, data set, criterion and method that has done cells. cells: as read_cells gives.
 
-    lambdas: as read_lambdas gives, of the one sweep that there is; points: how many percentage points of validation accuracy a network may lose and still count as bearing its ratio.
+    percentage_points: how much validation accuracy a network may lose and still count as bearing its ratio; lambdas: as
+    read_lambdas gives, of the one sweep that there is.
     """
     found = []
-    done = measured(cells)
-    for (sweep, model, data, criterion, method), own in done.groupby(GROUP, sort=False):
-        name = f"{sweep}: {model} on {data}, {with_method(criterion, method)}"
-        for question, answer in QUESTIONS.items():
-            found.append(Answer(name, question, *(answer(own, points) if question == BEARS else answer(own))))
+    for group, own, scratch in studied_groups(cells):
+        name = (
+            f"{group['sweep']}: {group['model']} on {group['data']}, {with_method(group['criterion'], group['method'])}"
+        )
+        found += [
+            Answer(name, BEARS, *_bears(own, percentage_points)),
+            Answer(name, EQUAL_COST, *_equal_cost(own)),
+            Answer(name, ADDITIVE, *_additive(own)),
+            Answer(name, FAIR, *_fair(own, scratch)),
+        ]
+    done = without_scratch(measured(cells))
     for (sweep, model, data, criterion), own in done.groupby([one for one in GROUP if one != "method"], sort=False):
         if own.method.nunique() > 1:
             found.append(Answer(f"{sweep}: {model} on {data}, {criterion}", ORDERS, *_orders(own)))
@@ -85,7 +101,7 @@ def _span(one: Interval) -> str:
     return f"{one.low:+.4f} to {one.high:+.4f}" if one.n > 1 else "one seed"
 
 
-def _bears(cells, points: float) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _bears(cells, percentage_points: float) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     by_validation = drops(cells)
     on_test = {(one.precision, one.ratio): one.drop for one in drops(cells, "accuracy", "baseline_accuracy")}
     said, rows = [], []
@@ -94,7 +110,7 @@ def _bears(cells, points: float) -> tuple[str, tuple[str, ...], list[tuple[str, 
         if not own:
             said.append(f"of {precision} nothing can be said, for its rows have no baseline")
             continue
-        bears = largest_ratio(own, points)
+        bears = largest_ratio(own, percentage_points)
         shown = next(one for one in own if one.drop is bears.drop)
         test = on_test[precision, shown.ratio]
         span = f"{_ratio(bears.low)} to {_ratio(bears.high)}" if bears.drop.n > 1 else "one seed"
@@ -103,9 +119,9 @@ def _bears(cells, points: float) -> tuple[str, tuple[str, ...], list[tuple[str, 
             (precision, _ratio(bears.ratio), span, _ratio(shown.ratio), *_texts(_minus(bears.drop)), *_texts(_minus(test)))
             + (str(bears.drop.n),)
         )  # fmt: skip
-    unit = "point" if points == 1 else "points"
+    unit = "point" if percentage_points == 1 else "points"
     sentence = (
-        f"Largest pruning ratio whose mean validation accuracy stays within {points:g} percentage {unit} of the "
+        f"Largest pruning ratio whose mean validation accuracy stays within {percentage_points:g} percentage {unit} of the "
         f"unpruned FP32 baseline of equal updates: {'; '.join(said)}."
     )
     head = ("precision", "largest ratio", "95%", "change at", "validation", "95%", "test", "95%", "seeds")
@@ -174,12 +190,12 @@ def _additive(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     )
 
 
-def _fair(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _fair(cells, scratch) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     """Counts go by validation where the table has it after N, else by test: nothing is chosen here."""
     head = ("precision", "pruned")
     for reference in ("after N", "after N + M", "from scratch, N + M", "extra training"):
         head += (f"{reference}: validation", "test")
-    both = list(zip(budget(cells), budget(cells, "accuracy"), strict=True))
+    both = list(zip(budget(cells, scratch), budget(cells, scratch, "accuracy"), strict=True))
     rows = []
     for pair in both:
         changes = [_minus(getattr(one, part)) for part in ("apparent", "fair", "scratch") for one in pair]
@@ -218,7 +234,7 @@ def compare_answers(cells) -> list[Answer]:
     """How each sweep differs from the first one, where they have the same model, data set, criterion and method; and
     whether the criteria come in the same order everywhere."""
     found = []
-    done = measured(cells)
+    done = without_scratch(measured(cells))
     first, *others = cells.sweep.unique()
     for sweep in others:
         for key, own in done[done.sweep == sweep].groupby([one for one in GROUP if one != "sweep"], sort=False):
@@ -309,18 +325,6 @@ def _difference(these, those, name: str, other: str) -> tuple[str, tuple[str, ..
     return sentence, head, rows
 
 
-BEARS = "How much pruning does each precision bear?"
-ORDERS = "Prune first or quantise first?"
-CRITERIA = "Does another criterion keep more accuracy than Taylor?"
-TAYLOR = "taylor"
-QUESTIONS: dict[str, Callable] = {  # each takes the cells of one group; _bears also the points that may be lost
-    BEARS: _bears,
-    "At equal bit_gflops: prune or quantise?": _equal_cost,
-    "Do pruning and quantising together lose more than the sum of both alone?": _additive,
-    "What does the unpruned network have after the same updates?": _fair,
-}
-
-
 def _beside(effects: list, on_test: list) -> list[tuple[str, float, Interval, Interval]]:
     """(precision, ratio, effect on validation accuracy, on test accuracy); both are of the same places."""
     return [(one.precision, one.ratio, one.effect, test.effect) for one, test in zip(effects, on_test, strict=True)]
@@ -382,4 +386,4 @@ def _in_brackets(one: Interval) -> str:
 
 def _with_interval(one: Interval) -> str:
     mean, span = _texts(one)
-    return f"{mean} points ({span})" if one.n <= 1 else f"{mean} points (95%: {span})"
+    return f"{mean} percentage points ({span})" if one.n <= 1 else f"{mean} percentage points (95%: {span})"

@@ -86,8 +86,8 @@ def knee(cost: np.ndarray, accuracy: np.ndarray) -> int | None:
 def hypervolume(cost: np.ndarray, accuracy: np.ndarray, reference_cost: float, reference_accuracy: float) -> float:
     """Area that points dominate, in octaves of cost x accuracy: log2 of the cost, so that one 4-bit point isn't all of it.
 
-    reference_cost: of the dense FP32 network; reference_accuracy: 10 points under the baseline's. Points with a nan
-    count nothing. moocore's algorithm.
+    reference_cost: of the dense FP32 network; reference_accuracy: 10 percentage points under the baseline's. Points
+    with a nan count nothing. moocore's algorithm.
     """
     import moocore
 

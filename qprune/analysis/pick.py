@@ -158,7 +158,8 @@ def pick(points, limits: Limits, prefer: str = "most-accurate", cost: str = "bit
 
 
 def miss(points, limits: Limits) -> np.ndarray:
-    """How far each point is from keeping the limits: the worst of them, in octaves of a cost, in 10 points of accuracy."""
+    """How far each point is from keeping the limits: the worst of them, in octaves of a cost,
+    in 10 percentage points of accuracy."""
     worst = np.zeros(len(points))
     for column, limit in limits.largest.items():
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,22 +1,44 @@
 """The comparisons that a sweep is for, paired by seed.
 
-Each takes the done cells of one sweep, model, data set, criterion and method: (precision, ratio, seed) names one of them.
-Only orders() takes those of both methods, and differences() two such groups of cells.
+Most take the cells of one GROUP, within which (precision, ratio, seed) names one: studied_groups() gives them. orders()
+and criterion_means() take several groups that differ in one column, differences() two.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from qprune.analysis.front import hypervolume, measured, operating_points
+from qprune.analysis.front import GROUP, hypervolume, measured, operating_points
 from qprune.analysis.statistics import Interval, interval
 
-BELOW_BASELINE = 0.10  # of the hypervolume's reference point: 10 points of accuracy
-# accuracy of a cell -> those of the unpruned FP32 network: after N updates; after N + M by warm restarts; from scratch
+BELOW_BASELINE = 0.10  # of the hypervolume's reference point: 10 percentage points of accuracy
+SCRATCH = (
+    "scratch"  # the method whose cells are unpruned FP32 networks, trained as long as the others under one schedule
+)
+# accuracy of a cell -> the same of the unpruned FP32 network of its seed: after N updates; after N + M by warm restarts
 REFERENCES = {
-    "val_accuracy": ("dense_val_accuracy", "baseline_val_accuracy", "scratch_val_accuracy"),
-    "accuracy": ("dense_accuracy", "baseline_accuracy", "scratch_accuracy"),
+    "val_accuracy": {"dense": "dense_val_accuracy", "baseline": "baseline_val_accuracy"},
+    "accuracy": {"dense": "dense_accuracy", "baseline": "baseline_accuracy"},
 }
+
+
+def without_scratch(cells):
+    """The cells of the grid: all but the networks from scratch, which are only held against these."""
+    return cells[cells.method != SCRATCH]
+
+
+def scratch_like(cells, group: dict):
+    """The networks from scratch among the cells that are of the group's sweep, model and data set."""
+    same = np.logical_and.reduce([cells[name] == group[name] for name in ("sweep", "model", "data")])
+    return cells[same & (cells.method == SCRATCH)]
+
+
+def studied_groups(cells):
+    """(GROUP's names -> values, its measured cells, the networks from scratch beside it) of each group of the grid."""
+    done = measured(cells)
+    for key, own in without_scratch(done).groupby(GROUP, sort=False):
+        group = dict(zip(GROUP, key, strict=True))
+        yield group, own, scratch_like(done, group)
 
 
 def by_seed(cells, column: str) -> dict[tuple[str, float], dict[int, float]]:
@@ -51,7 +73,7 @@ def drops(cells, column: str = "val_accuracy", baseline: str = "baseline_val_acc
 class Bears:
     """How much pruning a precision bears. Each is None where no ratio of the grid fulfils it.
 
-    ratio: the largest whose mean drop is within the allowed points. low: the largest whose drop's whole 95% interval
+    ratio: the largest whose mean drop is within what is allowed. low: the largest whose drop's whole 95% interval
     is; high: the largest where its lower end is. Together, the interval of `ratio`; None with one seed.
     drop: at `ratio`; where that is None, the least drop that there is.
     """
@@ -63,14 +85,14 @@ class Bears:
     drop: Interval
 
 
-def largest_ratio(precision_drops: list[Drop], points: float) -> Bears:
+def largest_ratio(precision_drops: list[Drop], percentage_points: float) -> Bears:
     """The largest ratio of one precision whose mean accuracy stays within so many percentage points of the baseline.
 
     Smaller ratios of the grid need not hold.
     """
 
     def largest(fits) -> Drop | None:
-        held = [one for one in precision_drops if fits(one.drop) <= points / 100 + 1e-9]  # nan fits nothing
+        held = [one for one in precision_drops if fits(one.drop) <= percentage_points / 100 + 1e-9]  # nan fits nothing
         return max(held, key=lambda one: one.ratio, default=None)
 
     best = largest(lambda drop: drop.mean)
@@ -186,30 +208,34 @@ class Budget:
     extra: Interval
 
 
-def budget(cells, column: str = "val_accuracy") -> list[Budget]:
-    """The losses of each (precision, ratio) against the references of that accuracy (val_accuracy or accuracy)."""
-    dense, baseline, scratch = (by_seed(cells, name) if name in cells else {} for name in REFERENCES[column])
+def budget(cells, scratch, column: str = "val_accuracy") -> list[Budget]:
+    """The losses of each (precision, ratio) against the references of that accuracy (val_accuracy or accuracy).
+
+    scratch: the networks from scratch of the same sweep, model and data set.
+    """
+    dense, baseline = (by_seed(cells, name) if name in cells else {} for name in REFERENCES[column].values())
+    from_scratch = by_seed(scratch, column).get(("fp32", 0.0), {})
     return [
         Budget(
             *place,
             apparent=interval(paired_differences(dense.get(place, {}), values)),
             fair=interval(paired_differences(baseline.get(place, {}), values)),
-            scratch=interval(paired_differences(scratch.get(place, {}), values)),
+            scratch=interval(paired_differences(from_scratch, values)),
             extra=interval(paired_differences(baseline.get(place, {}), dense.get(place, {}))),
         )
         for place, values in by_seed(cells, column).items()
     ]
 
 
-def references(cells, column: str = "val_accuracy") -> dict[str, np.ndarray]:
-    """Column of REFERENCES -> its value for each seed that has one; columns without any are left out."""
+def references(cells, scratch, column: str = "val_accuracy") -> dict[str, np.ndarray]:
+    """dense, baseline and scratch -> its value for each seed that has one; those without any are left out."""
     done = measured(cells)
+    tables = {name: (done, reference) for name, reference in REFERENCES[column].items() if reference in done}
     found = {}
-    for name in REFERENCES[column]:
-        if name in done:
-            values = done.groupby("seed")[name].first().astype(float).dropna()  # the same for all cells of a seed
-            if len(values):
-                found[name] = values.to_numpy()
+    for name, (table, reference) in (tables | {SCRATCH: (measured(scratch), column)}).items():
+        values = table.groupby("seed")[reference].first().astype(float).dropna()  # the same for all cells of a seed
+        if len(values):
+            found[name] = values.to_numpy()
     return found
 
 
@@ -259,11 +285,12 @@ def equal_cost(cells, points, cost: str = "bit_gflops") -> list[EqualCost]:
 def hypervolumes(cells) -> dict[str, Interval]:
     """Sweep -> hypervolume of its front by bit_gflops, seed by seed, in octaves x percentage points; of one data set.
 
-    The reference point is the same for all: the dearest dense FP32 network, 10 points under the mean of the baselines.
+    The reference point is the same for all: the dearest dense FP32 network, 10 percentage points under the mean of the
+    baselines.
     """
     done = measured(cells)
     cost = (done.bit_gflops / done.relative_bops).astype(float).max()
-    accuracy = done.groupby("sweep").baseline_val_accuracy.mean().mean() - BELOW_BASELINE
+    accuracy = without_scratch(done).groupby("sweep").baseline_val_accuracy.mean().mean() - BELOW_BASELINE
     volumes = {}
     for sweep, group in done.groupby("sweep", sort=False):
         seeds = [operating_points(seed) for _, seed in group.groupby("seed")]

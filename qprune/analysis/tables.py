@@ -7,18 +7,24 @@ from rich.table import Table
 from rich.text import Text
 
 from qprune.analysis.front import measured
+from qprune.analysis.studies import SCRATCH
 
 COLUMNS = 5  # precisions beside each other: more don't fit 80 columns
 
 
 def accuracy_tables(cells) -> list[Group]:
-    """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set, criterion and method."""
+    """Mean test accuracy (%) ± sd over seeds, ratio x precision, one table per model, data set, criterion and method.
+
+    Of networks from scratch, a line.
+    """
     tables = []
     for (model, data, criterion, method), group in cells.groupby(["model", "data", "criterion", "method"], sort=False):
         what = f"{model} on {data}, {with_method(criterion, method)}"
         title = f"{what}: test accuracy (%), mean ± sd over {group.seed.nunique()} seed(s)"
-
         done = measured(group)
+        if method == SCRATCH:  # it has no grid
+            tables.append(Group(Text(f"{title}: {_mean_sd(done.accuracy.astype(float))}")))
+            continue
 
         def entry(precision: str, ratio: float, done=done) -> str:
             return _mean_sd(done.accuracy[(done.precision == precision) & (done.pruning_ratio == ratio)].astype(float))
@@ -27,9 +33,11 @@ def accuracy_tables(cells) -> list[Group]:
     return tables
 
 
-def with_method(criterion: str, method: str) -> str:
-    """A criterion, and the method where it isn't the usual one, prune_first."""
-    return criterion if method == "prune_first" else f"{criterion}, {method}"
+def with_method(what: str, method: str) -> str:
+    """What is said of cells, e.g. their criterion, and their method where it isn't the usual one, prune_first."""
+    if what == "none":  # the criterion of a method that prunes nothing
+        return method
+    return what if method == "prune_first" else f"{what}, {method}"
 
 
 def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

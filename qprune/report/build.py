@@ -15,6 +15,7 @@ from qprune.analysis.published import Published, same_name
 from qprune.analysis.statistics import Interval
 from qprune.analysis.studies import (
     REFERENCES,
+    SCRATCH,
     budget,
     drops,
     equal_cost,
@@ -22,6 +23,7 @@ from qprune.analysis.studies import (
     interactions,
     orders,
     references,
+    scratch_like,
 )
 from qprune.report.cells import read_measured
 from qprune.report.details import (
@@ -83,7 +85,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
         "points": _columns(points, POINT_COLUMNS)
         | {"group": [group_of[tuple(row)] for row in points[GROUP].itertuples(index=False)]},
         "groups": [
-            _group(row, cells, points, correct) | {"lambda": _lambda(row, lambdas[row["sweep"]])}
+            row | {"studies": None if row["method"] == SCRATCH else _studies(row, cells, points, correct, lambdas)}
             for row in groups.to_dict("records")
         ],
         "hypervolumes": _hypervolumes(cells) if len(places) > 1 else [],
@@ -160,18 +162,18 @@ def _sweep(label: str, folder: Path, cells) -> dict:
     }
 
 
-def _group(row: dict, cells, points, correct: dict) -> dict:
+def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     """The comparisons within one sweep, model, data set, criterion and method, and with the other method where there is one."""
     both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "method"])]
     own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
     own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
+    scratch = scratch_like(cells, row)
     cells, first = cells[own], points[own_points]
     right = {cell: correct[row["sweep"], cell] for cell in cells.cell if (row["sweep"], cell) in correct}
     sampling = sampling_errors(cells, right)
     test = {(one.precision, one.ratio): one.drop for one in drops(cells, "accuracy", "baseline_accuracy")}
     number = [int(place) for place in first.index]
     return {
-        **row,
         "drops": [
             [one.precision, one.ratio, *_plain(one.drop), *_plain(test[one.precision, one.ratio])[:3]]
             + list(sampling.get((one.precision, one.ratio), (None, None, None)))
@@ -185,7 +187,8 @@ def _group(row: dict, cells, points, correct: dict) -> dict:
             column: [[one.precision, one.ratio, *_plain(one.effect)] for one in orders(both_orders, column)]
             for column in MEASURES
         },
-        "budget": {"updates": _updates(cells)} | {column: _budget(cells, column) for column in REFERENCES},
+        "budget": {"updates": _updates(cells)} | {column: _budget(cells, scratch, column) for column in REFERENCES},
+        "lambda": _lambda(row, lambdas[row["sweep"]]),
         "equal_cost": [
             [one.limit, *(None if best is None else number[best] for best in (one.pruned, one.quantised, one.both))]
             + _plain(one.difference)
@@ -205,15 +208,15 @@ def _lambda(row: dict, lambdas) -> dict | None:
     return {"chosen": list(chosen_lambdas(own).items()), "curve": curve, "folds": int(own.fold.nunique())}
 
 
-def _budget(cells, column: str) -> dict:
+def _budget(cells, scratch, column: str) -> dict:
     """What the page shows of the unpruned network's updates: lines (mean, sd, seeds), and rows as Budget's fields."""
     lines = {
         name: [_number(values.mean()), _number(values.std(ddof=1)) if len(values) > 1 else None, len(values)]
-        for name, values in references(cells, column).items()
+        for name, values in references(cells, scratch, column).items()
     }
     rows = [
         [one.precision, one.ratio, *(_plain(part) for part in (one.apparent, one.fair, one.scratch, one.extra))]
-        for one in budget(cells, column)
+        for one in budget(cells, scratch, column)
     ]
     return {"lines": lines, "rows": rows}
 

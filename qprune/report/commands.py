@@ -19,6 +19,7 @@ from qprune.analysis.pick import (
     price_of_limits,
 )
 from qprune.analysis.published import Published, read_published, standings
+from qprune.analysis.studies import without_scratch
 from qprune.analysis.tables import markdown_table, with_method
 from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
@@ -113,7 +114,7 @@ def compare_command(
         if mean is None:
             continue
         spread = f" (95%: {low:.1f} to {high:.1f}, {seeds} seeds)" if low is not None else " (one seed)"
-        print(f"{volume['sweep']} on {volume['data']}: hypervolume {mean:.1f} octaves x points{spread}")
+        print(f"{volume['sweep']} on {volume['data']}: hypervolume {mean:.1f} octaves x percentage points{spread}")
     if answers or results:
         cells = read_sweeps(folders, labels)[0]
     if results:
@@ -139,7 +140,7 @@ def print_published(points, published: list[Published]) -> None:
                 has = "no operating point is that cheap"
             else:
                 point = points.loc[standing.point]
-                gap = "" if standing.caveats else f" ({100 * (point.accuracy - one.accuracy):+.2f} points)"
+                gap = "" if standing.caveats else f" ({100 * (point.accuracy - one.accuracy):+.2f} percentage points)"
                 has = f"{100 * point.accuracy:.2f}%{gap} at {point[one.axis]:.4g} ({_made(point)})"
             print(f"  {standing.sweep}, {standing.model} on {standing.data}: {has}{caveats}")
     if points.empty:
@@ -217,7 +218,8 @@ def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folde
         prices = price_of_limits(points, limits, prefer, cost)
         answer["without"] = {limits.texts()[column]: entry(place) for column, place in prices.items()}
     else:
-        dense = points[(points.precision == "fp32") & (points.pruning_ratio == 0)]
+        grid = without_scratch(points)
+        dense = grid[(grid.precision == "fp32") & (grid.pruning_ratio == 0)]
         same = dense[dense.model == points.model.iloc[picked.chosen]]
         answer["baseline"] = entry(int(same.index[0])) if len(same) else None
         export = ["qprune", "export", str(folder), answer["pick"]["cell"], "--format", "onnx"]
@@ -247,7 +249,11 @@ def print_pick(answer: dict, prefer: str) -> None:
     base = answer["baseline"]
     for name in ("val_accuracy", "test_accuracy"):
         reference = chosen[f"baseline_{name}"]
-        against = "" if reference is None else f" ({100 * (chosen[name] - reference):+.2f} points to the FP32 baseline)"
+        against = (
+            ""
+            if reference is None
+            else f" ({100 * (chosen[name] - reference):+.2f} percentage points to the FP32 baseline)"
+        )
         print(f"  {name:<14} {100 * chosen[name]:.2f}%{against}")
     for name in dict.fromkeys((*SHOWN, answer["cost"])):
         if chosen.get(name) is not None:

@@ -117,7 +117,7 @@ def table(rows):
         "model": "m",
         "data": "d",
         "criterion": "c",
-        "order": "prune_first",
+        "method": "prune_first",
         "status": "done",
         "accuracy": 0.5,
         "weight_bytes": 1,

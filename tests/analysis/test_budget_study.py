@@ -12,7 +12,7 @@ from tiny_sweep import command
 from qprune.analysis.answers import answers, compare_answers
 from qprune.analysis.front import front_cells, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
-from qprune.analysis.studies import budget, by_seed, criterion_means, orders, references
+from qprune.analysis.studies import budget, by_seed, criterion_means, hypervolumes, orders, references, studied_groups
 from qprune.analysis.tables import accuracy_tables, markdown_table
 from qprune.report.build import report_data
 from qprune.report.details import curve_tables
@@ -31,22 +31,24 @@ ACCURACIES = {
 }
 
 
-def cells_of(accuracies, order="prune_first", seeds=3, **columns):
+def cells_of(accuracies, method="prune_first", seeds=3, **columns):
     """Cells from (precision, ratio) -> validation accuracy of each seed; test accuracy is 5 points lower."""
     rows = []
     for (precision, ratio), values in accuracies.items():
         for seed, value in enumerate(values[:seeds]):
-            row = {"sweep": "s", "model": "m", "data": "d", "criterion": "c", "order": order, "precision": precision}
+            row = {"sweep": "s", "model": "m", "data": "d", "criterion": "c", "method": method, "precision": precision}
             row |= {"pruning_ratio": ratio, "seed": seed, "status": "done", "val_accuracy": value}
             row |= {"accuracy": value - 0.05, "bit_gflops": COSTS[precision] * (1 - ratio), "weight_bytes": 1}
-            for name, known in (("dense", DENSE), ("baseline", BASELINE), ("scratch", SCRATCH)):
+            for name, known in (("dense", DENSE), ("baseline", BASELINE)):
                 row |= {f"{name}_val_accuracy": known[seed], f"{name}_accuracy": known[seed] - 0.05}
             row |= {"updates_dense": 100, "total_updates": 180} | columns
-            rows.append(row | {"cell": f"{order}-{precision}-{ratio}-{seed}"})
+            rows.append(row | {"cell": f"{method}-{precision}-{ratio}-{seed}"})
     return pd.DataFrame(rows)
 
 
 CELLS = cells_of(ACCURACIES)
+FROM_SCRATCH = cells_of({("fp32", 0.0): SCRATCH}, "scratch", criterion="none", updates_dense=180)
+ALL = pd.concat([CELLS, FROM_SCRATCH], ignore_index=True)
 FIRST = {place: [value + 0.01 for value in values] for place, values in ACCURACIES.items()}
 FIRST["int4", 0.5] = [0.88, 0.88, 0.88]  # 2, 3 and 1 points above
 BOTH = pd.concat([CELLS, cells_of(FIRST, "quantize_first")], ignore_index=True)
@@ -57,7 +59,7 @@ def by_place(found):
 
 
 def test_budget_by_hand():
-    one = by_place(budget(CELLS))["fp32", 0.5]
+    one = by_place(budget(CELLS, FROM_SCRATCH))["fp32", 0.5]
     apparent = np.array(DENSE) - ACCURACIES["fp32", 0.5]  # -2, 0 and -1 points: it seems to gain
     half = T * apparent.std(ddof=1) / math.sqrt(3)
     assert one.apparent.mean == pytest.approx(-0.01)
@@ -65,35 +67,85 @@ def test_budget_by_hand():
     assert (one.fair.mean, one.fair.low, one.fair.high) == pytest.approx((0.01, 0.01, 0.01))
     assert one.scratch.mean == pytest.approx(0.02) and one.scratch.n == 3
     assert one.extra.mean == pytest.approx(0.02)
-    for each in budget(CELLS) + budget(CELLS, "accuracy"):
+    for each in budget(CELLS, FROM_SCRATCH) + budget(CELLS, FROM_SCRATCH, "accuracy"):
         assert each.fair.mean - each.apparent.mean == pytest.approx(each.extra.mean)
-    assert by_place(budget(CELLS))["fp32", 0.0].fair.mean == 0
+    assert by_place(budget(CELLS, FROM_SCRATCH))["fp32", 0.0].fair.mean == 0
 
 
 def test_budget_is_paired_by_seed():
     some = CELLS[~((CELLS.precision == "fp32") & (CELLS.pruning_ratio == 0.5) & (CELLS.seed == 2))]
-    one = by_place(budget(some))["fp32", 0.5]
+    one = by_place(budget(some, FROM_SCRATCH[FROM_SCRATCH.seed > 0]))["fp32", 0.5]
+    assert (one.scratch.mean, one.scratch.n) == (pytest.approx(SCRATCH[1] - 0.91), 1)
     assert (one.apparent.mean, one.apparent.n) == (pytest.approx(-0.01), 2)
     assert (one.extra.mean, one.extra.n) == (pytest.approx(0.02), 2)  # of the seeds that the place has
     unfinished = CELLS.assign(status=["done" if seed < 1 else "pending" for seed in CELLS.seed])
-    one = by_place(budget(unfinished))["fp32", 0.5]
+    one = by_place(budget(unfinished, FROM_SCRATCH))["fp32", 0.5]
     assert one.apparent.n == 1 and math.isnan(one.apparent.low)
 
 
 def test_budget_without_the_later_columns():
-    lacking = CELLS.drop(columns=["dense_val_accuracy", "scratch_val_accuracy"]).assign(scratch_accuracy=None)
-    one = by_place(budget(lacking))["fp32", 0.5]
+    lacking, none = CELLS.drop(columns=["dense_val_accuracy"]), FROM_SCRATCH[:0]
+    one = by_place(budget(lacking, none))["fp32", 0.5]
     assert (one.apparent.n, one.scratch.n, one.extra.n) == (0, 0, 0) and one.fair.n == 3
-    assert by_place(budget(lacking, "accuracy"))["fp32", 0.5].apparent.n == 3
-    assert list(references(lacking)) == ["baseline_val_accuracy"]
-    assert list(references(lacking, "accuracy")) == ["dense_accuracy", "baseline_accuracy"]
+    assert by_place(budget(lacking, none, "accuracy"))["fp32", 0.5].apparent.n == 3
+    assert list(references(lacking, none)) == ["baseline"]
+    assert list(references(lacking, none, "accuracy")) == ["dense", "baseline"]
 
 
 def test_references_are_one_value_per_seed():
-    found = references(CELLS)
+    found = references(CELLS, FROM_SCRATCH)
     assert {name: values.tolist() for name, values in found.items()} == {
-        "dense_val_accuracy": DENSE, "baseline_val_accuracy": BASELINE, "scratch_val_accuracy": SCRATCH,
+        "dense": DENSE, "baseline": BASELINE, "scratch": SCRATCH,
     }  # fmt: skip
+    assert references(CELLS, FROM_SCRATCH, "accuracy")["scratch"] == pytest.approx([value - 0.05 for value in SCRATCH])
+
+
+def test_from_scratch_are_held_against_their_own_sweep_model_and_data():
+    other = FROM_SCRATCH.assign(val_accuracy=0.0)
+    beside = [other.assign(**{name: "other"}) for name in ("sweep", "model", "data")]
+    ((group, own, scratch),) = studied_groups(pd.concat([*beside, ALL], ignore_index=True))
+    assert group == {"sweep": "s", "model": "m", "data": "d", "criterion": "c", "method": "prune_first"}
+    assert list(own.cell) == list(CELLS.cell) and list(scratch.val_accuracy) == SCRATCH
+
+
+def test_from_scratch_are_operating_points_without_studies(tmp_path):
+    points = operating_points(ALL)
+    assert len(points) == 5 and points.val_accuracy.iloc[-1] == pytest.approx(np.mean(SCRATCH))
+    known = {name: ALL.bit_gflops for name in ("gflops", "linear_gflops")} | {"relative_bops": ALL.bit_gflops / 16}
+    assert hypervolumes(ALL.assign(**known))["s"] == hypervolumes(CELLS.assign(**known))["s"]
+    assert compare_answers(pd.concat([ALL, ALL.assign(sweep="t")])) == compare_answers(
+        pd.concat([CELLS, CELLS.assign(sweep="t")])
+    )
+    *grids, line = accuracy_tables(ALL)
+    (text,) = line.renderables
+    assert len(grids) == 1
+    assert str(text) == "m on d, scratch: test accuracy (%), mean ± sd over 3 seed(s): 89.0 ± 1.0"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_from_scratch_of_tables_of_either_kind(tmp_path, old):
+    """As rows, or as columns beside each cell, which are read as such rows."""
+    folder = make_sweep(tmp_path, methods=("prune_first", "quantize_first"), scratch=True, old=old)
+    names = (folder / "cells.csv").read_text().splitlines()[0].split(",")
+    assert ("scratch_accuracy" in names) == ("order" in names) == ("quantization" not in names) == old
+    cells = read_cells(folder)
+    scratch = cells[cells.method == "scratch"]
+    assert len(cells) == 123 and list(scratch.val_accuracy) == pytest.approx([0.98, 0.981, 0.982])
+    assert list(scratch.cell) == [f"net-digits-scratch-fp32-r0.00-s{seed}" for seed in range(3)]
+    dense = cells[(cells.precision == "fp32") & (cells.pruning_ratio == 0) & (cells.method == "prune_first")]
+    assert list(scratch.bit_gflops) == pytest.approx(list(dense.bit_gflops))
+    assert not any(name.startswith("scratch") for name in cells)
+    found = answers(cells)
+    assert {one.group for one in found} == {f"made: net on digits, taylor{name}" for name in ("", ", quantize_first")}
+    values = cells[(cells.precision == "int4") & (cells.pruning_ratio == 0.75) & (cells.method == "prune_first")]
+    change = 100 * np.mean(list(values.accuracy) - scratch.accuracy.to_numpy())
+    fair = next(one for one in found if one.question.startswith("What does"))
+    (row,) = [row for row in fair.rows if row[:2] == ("int4", "75%")]
+    assert dict(zip(fair.head, row, strict=False)) and row[7].startswith(f"{change:+.2f} (")
+    *grids, line = accuracy_tables(cells)
+    assert len(grids) == 2 and [str(text) for text in line.renderables] == [
+        "net on digits, scratch: test accuracy (%), mean ± sd over 3 seed(s): 99.1 ± 0.1"
+    ]
 
 
 def test_orders_by_hand():
@@ -103,15 +155,15 @@ def test_orders_by_hand():
     half = T * 0.01 / math.sqrt(3)
     assert (effect.mean, effect.low, effect.high) == pytest.approx((0.02, 0.02 - half, 0.02 + half))
     assert found["fp32", 0.5].effect.mean == pytest.approx(0.01)
-    assert orders(CELLS) == [] and orders(BOTH[BOTH.order == "quantize_first"]) == []
-    part = BOTH[~((BOTH.order == "prune_first") & (BOTH.seed == 1))]
+    assert orders(CELLS) == [] and orders(BOTH[BOTH.method == "quantize_first"]) == []
+    part = BOTH[~((BOTH.method == "prune_first") & (BOTH.seed == 1))]
     assert by_place(orders(part))["int4", 0.5].effect.mean == pytest.approx(0.015)
 
 
 def test_orders_are_apart():
     points = operating_points(BOTH)
     assert len(points) == 8 and set(points.seeds) == {3}
-    assert points.set_index(["order", "precision", "pruning_ratio"]).val_accuracy[
+    assert points.set_index(["method", "precision", "pruning_ratio"]).val_accuracy[
         "quantize_first", "int4", 0.5
     ] == pytest.approx(0.88)
     assert all(cell.startswith("quantize_first") for cell in front_cells(BOTH))  # the better at every cost
@@ -125,7 +177,7 @@ def answer(found, start):
 
 
 def test_answers():
-    found = answers(CELLS)
+    found = answers(ALL)
     assert len(found) == 4 and {one.group for one in found} == {"s: m on d, c"}
     for one in found:
         assert one.rows and {len(row) for row in one.rows} == {len(one.head)}
@@ -133,16 +185,18 @@ def test_answers():
     bears = answer(found, "How much")
     assert "within 1 percentage point of" in bears.sentence
     assert (
-        "fp32 50% (95%: 50% to 50%; there validation -1.00 points (95%: -1.00 to -1.00), test -1.00" in bears.sentence
+        "fp32 50% (95%: 50% to 50%; there validation -1.00 percentage points (95%: -1.00 to -1.00), test -1.00"
+        in bears.sentence
     )
     assert "int4 0% (95%: none to 50%" not in bears.sentence  # 7 points are lost at 50%: its interval ends at 0%
     int4 = [0.01, 0.0, 0.01]
     half = T * np.std(int4, ddof=1) / math.sqrt(3)
     assert (
-        f"int4 0% (95%: none to 0%; there validation -0.67 points (95%: {-0.67 - 100 * half:.2f} to" in bears.sentence
+        f"int4 0% (95%: none to 0%; there validation -0.67 percentage points (95%: {-0.67 - 100 * half:.2f} to"
+        in bears.sentence
     )
     assert [row[:2] for row in bears.rows] == [("fp32", "50%"), ("int4", "0%")]
-    strict = answer(answers(CELLS, points=0.5), "How much")
+    strict = answer(answers(ALL, percentage_points=0.5), "How much")
     assert "int4 none (its least loss is at 0%" in strict.sentence and "0.5 percentage points" in strict.sentence
 
     equal = answer(found, "At equal")  # int4 at 1, pruned fp32 at 8; at 1 there is no pruned one
@@ -160,23 +214,25 @@ def test_answers():
 
     fair = answer(found, "What does")
     assert "M = 80 more updates" in fair.sentence and "N = 100" in fair.sentence
-    assert "by +2.00 points (95%: -0.48 to +4.48) in validation accuracy and +2.00" in fair.sentence
+    assert "by +2.00 percentage points (95%: -0.48 to +4.48) in validation accuracy and +2.00" in fair.sentence
     assert "1 of 2 pruned points lose nothing against the network after N; 0 of these" in fair.sentence
     assert fair.sentence.endswith("and 0 against one trained from scratch for N + M.")
 
 
 def test_answers_of_one_seed():
     found = answers(cells_of(ACCURACIES, seeds=1))
-    assert "fp32 50% (one seed; there validation -1.00 points (one seed)" in answer(found, "How much").sentence
+    assert (
+        "fp32 50% (one seed; there validation -1.00 percentage points (one seed)" in answer(found, "How much").sentence
+    )
     assert "one seed shows no interval" in answer(found, "At equal").sentence
     assert answer(found, "Do pruning").rows[0][6] == "one seed: can't say"
     assert "nan" not in " ".join(text for one in found for text in (one.sentence, *sum(one.rows, ())))
 
 
 def test_answers_of_what_there_is():
-    lacking = CELLS.drop(columns=["dense_val_accuracy", "scratch_accuracy", "scratch_val_accuracy"])
+    lacking = CELLS.drop(columns=["dense_val_accuracy"])
     fair = answer(answers(lacking), "What does").sentence
-    assert "by +2.00 points (95%: -0.48 to +4.48) in test accuracy. By mean test accuracy" in fair
+    assert "by +2.00 percentage points (95%: -0.48 to +4.48) in test accuracy. By mean test accuracy" in fair
     assert "scratch" not in fair
     quantised = answers(CELLS[CELLS.precision == "int4"])
     assert "no cost at which" in answer(quantised, "At equal").sentence
@@ -195,7 +251,7 @@ def test_answer_on_both_orders():
     assert first.sentence.startswith(
         "Of 4 points done by both, quantising first and pruning first: at 3 quantising first"
     )
-    assert "at 1 no difference is shown (largest: int4 at 50%, validation +2.00 points" in first.sentence
+    assert "at 1 no difference is shown (largest: int4 at 50%, validation +2.00 percentage points" in first.sentence
     assert [row[6] for row in first.rows] == ["quantising first"] * 3 + ["no difference shown"]
 
 
@@ -227,28 +283,32 @@ def test_markdown_table():
 
 
 def test_older_tables_read_as_prune_first(tmp_path):
-    old = read_cells(make_sweep(tmp_path / "old", orders=None))
+    old = read_cells(make_sweep(tmp_path / "old", old=True))
     new = read_cells(make_sweep(tmp_path / "new"))
-    assert "order" not in (tmp_path / "old" / "made" / "cells.csv").read_text().splitlines()[0]
-    assert set(old.order) == {"prune_first"}
+    names = (tmp_path / "old" / "made" / "cells.csv").read_text().splitlines()[0].split(",")
+    assert not {"order", "method", "quantization"} & set(names)
+    assert set(old.method) == {"prune_first"}
     assert operating_points(old).equals(operating_points(new))
     data = report_data([tmp_path / "old" / "made"])
     (group,) = data["groups"]
-    assert group["orders"]["val_accuracy"] == []
-    assert list(group["budget"]["val_accuracy"]["lines"]) == ["baseline_val_accuracy"]
-    assert list(group["budget"]["accuracy"]["lines"]) == ["dense_accuracy", "baseline_accuracy"]
+    studies = group["studies"]
+    assert studies["orders"]["val_accuracy"] == []
+    assert list(studies["budget"]["val_accuracy"]["lines"]) == ["baseline"]
+    assert list(studies["budget"]["accuracy"]["lines"]) == ["dense", "baseline"]
 
 
 def test_page_data_of_both_orders(tmp_path):
-    folder = make_sweep(tmp_path, orders=("prune_first", "quantize_first"), scratch=True)
+    folder = make_sweep(tmp_path, methods=("prune_first", "quantize_first"), scratch=True)
     data = report_data([folder])
-    assert [group["order"] for group in data["groups"]] == ["prune_first", "quantize_first"]
-    assert data["groups"][0]["orders"] == data["groups"][1]["orders"]
-    assert len(data["groups"][0]["orders"]["val_accuracy"]) == 20
-    lines = data["groups"][0]["budget"]["val_accuracy"]["lines"]
-    assert lines["scratch_val_accuracy"] == pytest.approx([0.981, 0.001, 3])
-    assert lines["dense_val_accuracy"] == pytest.approx([0.97, 0, 3])
-    assert data["groups"][0]["budget"]["updates"] == [100, 180]
+    assert [group["method"] for group in data["groups"]] == ["prune_first", "quantize_first", "scratch"]
+    first, second, scratch = (group["studies"] for group in data["groups"])
+    assert scratch is None
+    assert first["orders"] == second["orders"]
+    assert len(first["orders"]["val_accuracy"]) == 20
+    lines = first["budget"]["val_accuracy"]["lines"]
+    assert lines["scratch"] == pytest.approx([0.981, 0.001, 3])
+    assert lines["dense"] == pytest.approx([0.97, 0, 3])
+    assert first["budget"]["updates"] == [100, 180]
 
 
 def test_curves_of_quantising_first_follow_each_other(tmp_path):
@@ -269,12 +329,12 @@ def test_curves_of_quantising_first_follow_each_other(tmp_path):
         tables = curve_tables(tmp_path, [record])
         return [(part, tables["curves"][place]["at"]) for part, place in tables["cells"][0]]
 
-    assert starts(record | {"order": "quantize_first"}) == [(0, 0), (4, 100), (1, 110), (1, 130), (2, 140), (3, 160)]
+    assert starts(record | {"method": "quantize_first"}) == [(0, 0), (4, 100), (1, 110), (1, 130), (2, 140), (3, 160)]
     assert starts(record) == [(0, 0), (1, 100), (1, 120), (2, 130), (3, 150), (4, 170)]
 
 
 def test_report_prints_answers(tmp_path):
-    folder = make_sweep(tmp_path, orders=("prune_first", "quantize_first"), scratch=True)
+    folder = make_sweep(tmp_path, methods=("prune_first", "quantize_first"), scratch=True)
     done = command("report", folder, "--answers", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("report:") and (folder / "report.html").is_file()
@@ -354,7 +414,10 @@ def test_answer_on_the_order_of_criteria():
         "taylor 91.00, activation 81.00, random 80.67",
         "taylor 70.33, random 61.50, activation 61.00",
     ]
-    assert "taylor over activation by +10.00 points" in found.rows[0][2] and "activation over" not in found.rows[0][2]
+    assert (
+        "taylor over activation by +10.00 percentage points" in found.rows[0][2]
+        and "activation over" not in found.rows[0][2]
+    )
     (alone,) = [compare_answers(pd.concat(parts[:3] + [parts[0].assign(sweep="t")], ignore_index=True))]
     assert all("order of the criteria" not in one.question for one in alone)
 

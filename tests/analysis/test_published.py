@@ -132,7 +132,7 @@ POINTS = pd.DataFrame(
         ("two", "Net", "Digits", 0.00, 0.02, 0.99, 0.99),
     ],
     columns=["sweep", "model", "data", "pruning_ratio", "relative_bops", "val_accuracy", "accuracy"],
-).assign(precision="int4", criterion="taylor", order="prune_first", seeds=3)
+).assign(precision="int4", criterion="taylor", method="prune_first", seeds=3)
 POINTS["bit_gflops"] = POINTS.relative_bops * 2  # of dense networks of 2 GFLOPs
 
 
@@ -154,7 +154,7 @@ def test_what_is_printed(capsys):
     print_published(POINTS, [ONE, replace(ONE, verified=False, convention="with accumulation", relative_bops=0.001)])
     assert capsys.readouterr().out.splitlines() == [
         "published: Method (net on digits): 95.00% at relative_bops 0.01",
-        "  one, net on digits: 93.50% (-1.50 points) at 0.008 (int4, 75% pruned, taylor, 3 seed(s))",
+        "  one, net on digits: 93.50% (-1.50 percentage points) at 0.008 (int4, 75% pruned, taylor, 3 seed(s))",
         "  one, other on cifar10: 50.00% at 0.01 (int4, 0% pruned, taylor, 3 seed(s)); "
         "not comparable: another data set (digits), another model (net)",
         "  two, Net on Digits: no operating point is that cheap",
@@ -168,7 +168,7 @@ def test_what_is_printed(capsys):
     print_published(POINTS[:1], [replace(ONE, dense_gflops=0.5)])
     assert capsys.readouterr().out.splitlines()[:2] == [
         "published: Method (net on digits): 95.00% at bit_gflops 0.005",
-        "  one, net on digits: 99.00% (+4.00 points) at 0.004 (int4, 50% pruned, taylor, 3 seed(s))",
+        "  one, net on digits: 99.00% (+4.00 percentage points) at 0.004 (int4, 50% pruned, taylor, 3 seed(s))",
     ]
 
 

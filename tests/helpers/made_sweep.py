@@ -12,7 +12,12 @@ from qprune.storage.seal import sealed_json
 
 BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 TEST_IMAGES, VAL_IMAGES = 400, 200
-REFERENCES = ("dense_val_accuracy", "scratch_accuracy", "scratch_val_accuracy")
+LATER = ("dense_val_accuracy", "baseline_val_accuracy")  # columns that not every table has
+NO_VALUES = dict.fromkeys(
+    (*COLUMNS, "reason", *LATER, "method", "quantization", "device", "host", "threads", "versions")
+)
+# what an older qprune called them
+OLD_NAMES = {"method": "order", "quantization": "method"}
 
 
 def make_sweep(
@@ -28,34 +33,28 @@ def make_sweep(
     pending: int = 0,
     noise: int = 0,
     curves: bool = True,
-    orders: tuple[str, ...] | None = ("prune_first",),
+    methods: tuple[str, ...] = ("prune_first",),
     scratch: bool = False,
+    old: bool = False,
 ) -> Path:
     """Write <folder>/<name's last part>/ and <folder>/stages/; returns the sweep's folder.
 
     failed: cell -> reason; pending: how many of the last cells are; noise: seed of the accuracies' noise;
-    orders: None for a table without the columns that came later; scratch: also accuracies from scratch.
+    scratch: also networks from scratch; old: a table of before there was the column `method` in its present sense, in
+    which accuracies from scratch stand beside each cell; of prune_first alone, one of before there was any.
     """
     draws = np.random.default_rng(noise)
     out = Path(folder) / "made"
     (out / "cells").mkdir(parents=True)
     rows = []
-    for number, (model, criterion, order, precision, ratio, seed) in enumerate(
-        itertools.product(models, criteria, orders or ("prune_first",), precisions, ratios, seeds)
+    for number, (model, criterion, method, precision, ratio, seed) in enumerate(
+        itertools.product(models, criteria, methods, precisions, ratios, seeds)
     ):
-        first = "" if order == "prune_first" else f"-{order}"
-        cell = f"{model}-digits-{criterion}{first}-{precision}-r{ratio:.2f}-s{seed}".replace("/", "_")
-        row = dict.fromkeys(COLUMNS) | {"reason": None, "baseline_val_accuracy": None, "device": None, "host": None}
-        row |= {"threads": None, "versions": None, "cell": cell, "sweep": name, "model": model, "data": "digits"}
-        row |= {
-            "criterion": criterion,
-            "method": order,
-            "precision": precision,
-            "pruning_ratio": ratio,
-            "seed": seed,
-            "status": "pending",
-        }
-        row |= dict.fromkeys(REFERENCES)
+        other = "" if method == "prune_first" else f"-{method}"
+        cell = f"{model}-digits-{criterion}{other}-{precision}-r{ratio:.2f}-s{seed}".replace("/", "_")
+        row = NO_VALUES | {"cell": cell, "sweep": name, "model": model, "data": "digits", "criterion": criterion}
+        row |= {"method": method, "precision": precision, "pruning_ratio": ratio, "seed": seed, "status": "pending"}
+        row |= {"quantization": "qat"}
         rows.append(row)
         if cell in (failed or {}):
             row |= {"status": "failed", "reason": failed[cell]}
@@ -72,7 +71,6 @@ def make_sweep(
         row |= {
             "status": "done", "achieved_ratio": ratio, "accuracy": correct["test"].mean(), "val_accuracy": correct["validation"].mean(),
             "test_loss": 1 - correct["test"].mean(), "val_loss": 1 - correct["validation"].mean(), "dense_accuracy": 0.98, "dense_val_accuracy": 0.97,
-            **({"scratch_accuracy": 0.99 + seed / 1000, "scratch_val_accuracy": 0.98 + seed / 1000} if scratch else {}),
             "macs": int(6e8 * size), "gflops": 1.2 * size, "bit_gflops": 1.2 * size * (bits / 32) ** 2, "gbops": 614.4 * size * (bits / 32) ** 2,
             "linear_gflops": 1.2 * size * bits / 32, "gbops_acc": 700 * size * (bits / 32) ** 2, "params": int(7e4 * size),
             "relative_bops": size / (1 + models.index(model)) * (bits / 32) ** 2, "weight_bytes": 2.9e5 * size * bits / 32,
@@ -90,14 +88,43 @@ def make_sweep(
         if curves:
             _write_stages(Path(folder) / "stages", record["stages"])
     for row in rows[len(rows) - pending :]:
-        row |= dict.fromkeys((*COLUMNS[COLUMNS.index("accuracy") :], *REFERENCES)) | {"status": "pending"}
+        row |= dict.fromkeys((*COLUMNS[COLUMNS.index("accuracy") :], *LATER))
+        row["status"] = "pending"
     _fill_baselines(rows)
-    table = pd.DataFrame(rows)
-    table.drop(columns=[] if orders else ["method", *REFERENCES]).to_csv(out / "cells.csv", index=False)
+    _write_table(out / "cells.csv", rows, scratch, old)
     (out / "sweep.json").write_bytes(
         sealed_json({"settings": {"name": name}, "until": 0.9, "file": {"path": name, "text": f"name: {name}"}})
     )
     return out
+
+
+def _write_table(path: Path, rows: list[dict], scratch: bool, old: bool) -> None:
+    known = {(row["model"], row["seed"]): row for row in rows if _is_dense(row)}
+    accuracies = {
+        place: {"accuracy": 0.99 + place[1] / 1000, "val_accuracy": 0.98 + place[1] / 1000} for place in known
+    }
+    table = pd.DataFrame(rows)
+    if not old:
+        made = {"criterion": "none", "method": "scratch", "updates_dense": 180, "test_loss": None, "val_loss": None}
+        made |= dict.fromkeys(("updates_prune", "updates_finetune", "updates_quantize"), 0)
+        made |= {"seconds": None, "quantization": None}
+        beside = [
+            row | made | accuracies[model, seed] | {"cell": f"{model}-digits-scratch-fp32-r0.00-s{seed}"}
+            for (model, seed), row in known.items()
+        ]
+        table = pd.concat([table, pd.DataFrame(beside)]) if scratch else table
+    elif set(table.method) == {"prune_first"} and not scratch:
+        table = table.drop(columns=["method", "quantization", "dense_val_accuracy"])
+    else:
+        for name in ("accuracy", "val_accuracy"):
+            values = [accuracies[row["model"], row["seed"]][name] if scratch else None for row in rows]
+            table[f"scratch_{name}"] = pd.Series(values).where(table.status == "done")
+        table = table.rename(columns=OLD_NAMES)
+    table.to_csv(path, index=False)
+
+
+def _is_dense(row: dict) -> bool:
+    return (row["precision"], row["pruning_ratio"], row["method"], row["status"]) == ("fp32", 0, "prune_first", "done")
 
 
 _SPLITS = {"validation": VAL_IMAGES, "test": TEST_IMAGES}
@@ -122,11 +149,7 @@ def _write_stages(folder: Path, stages: dict) -> None:
 
 
 def _fill_baselines(rows: list[dict]) -> None:
-    baselines = {
-        (row["model"], row["seed"]): row
-        for row in rows
-        if (row["precision"], row["pruning_ratio"], row["method"]) == ("fp32", 0, "prune_first")
-    }
+    baselines = {(row["model"], row["seed"]): row for row in rows if _is_dense(row)}
     for row in rows:
         if row["status"] == "done" and (base := baselines.get((row["model"], row["seed"]))):
             row["baseline_accuracy"], row["baseline_val_accuracy"] = base["accuracy"], base["val_accuracy"]

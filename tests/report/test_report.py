@@ -353,19 +353,21 @@ def test_equal_updates(report, made):
     )
     assert sorted(labels) == ["unpruned, N", "unpruned, N + M"]
     assert not find(report, "#orders-study").is_displayed()  # there is one order only
-    assert "order" not in find(report, "#cell-facts").text
+    assert "method" not in find(report, "#cell-facts").text
 
 
 def test_both_orders(browser, tmp_path):
-    folder = make_sweep(tmp_path, orders=("prune_first", "quantize_first"), scratch=True, noise=3)
+    folder = make_sweep(tmp_path, methods=("prune_first", "quantize_first"), scratch=True, noise=3)
     cells = read_cells(folder)
     write_report(folder)
     open_page(browser, folder / "report.html")
     set_size(browser, 1280, 1000)
-    assert len(drawn(browser)) == 40
-    assert len(browser.find_elements(By.CSS_SELECTOR, "[data-key^='family:']")) == 2
+    assert len(drawn(browser)) == 41  # with the network from scratch
+    families = browser.find_elements(By.CSS_SELECTOR, "[data-key^='family:']")
+    assert [one.text for one in families] == ["prune_first", "quantize_first", "scratch"]
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#group option")) == 2  # nothing is studied of it alone
     assert len(rows_of(browser, "#orders")) == 20
-    at = cells[(cells.precision == "int4") & (cells.pruning_ratio == 0.9)].set_index(["order", "seed"]).val_accuracy
+    at = cells[(cells.precision == "int4") & (cells.pruning_ratio == 0.9)].set_index(["method", "seed"]).val_accuracy
     effect = (at["quantize_first"] - at["prune_first"]).mean()
     (row,) = [row for row in rows_of(browser, "#orders") if row[:2] == ["int4", "90%"]]
     assert float(row[2].replace("−", "-")) == pytest.approx(100 * effect, abs=0.006)

@@ -8,12 +8,12 @@ const LINES = {
 };
 
 /** {updates: [N, N + M], val_accuracy and accuracy: {lines, rows}} of the chosen group; null before a cell is finished. */
-const budgetNow = () => DATA.groups[groupNow()]?.budget ?? null;
+const budgetNow = () => studiesNow()?.budget ?? null;
 
 /** [kind of LINES, mean, standard deviation, seeds] of those that there are, of the accuracy that is shown. */
 function referenceLines() {
   const lines = budgetNow()?.[state.y].lines ?? {};
-  return Object.entries(lines).map(([name, values]) => [name.split("_")[0], ...values]);
+  return Object.entries(lines).map(([name, values]) => [name, ...values]);
 }
 
 /** rows: [precision, ratio, against N, against N + M, against N + M from scratch, extra training], each mean, low, high, seeds. */
@@ -34,7 +34,7 @@ function drawBudget() {
       ...rows.map(([precision, ratio, apparent, fair, fresh, more]) =>
         [precision, ratioText(ratio), ...change(apparent), make("strong", {}, change(fair)[0]), change(fair)[1], ...(scratch ? change(fresh) : []), ...extra(more), String(Math.max(apparent[3], fair[3], fresh[3]))])],
     "Change against the unpruned FP32 network after fewer and after as many updates"),
-    make("p", { class: "note" }, `Changes of ${accuracy} accuracy in points, paired by seed, against the unpruned FP32 network after N = ${digits(dense)} updates, and after N + M = ${digits(total)}, as many as every pruned network has had` +
+    make("p", { class: "note" }, `Changes of ${accuracy} accuracy in percentage points, paired by seed, against the unpruned FP32 network after N = ${digits(dense)} updates, and after N + M = ${digits(total)}, as many as every pruned network has had` +
       (scratch ? ", by warm restarts as theirs, or from scratch under one schedule" : ", by warm restarts as theirs") + `. Extra training is what M more updates alone give the unpruned network: what a comparison with it after N would credit to pruning.${missing}`));
 }
 
@@ -44,7 +44,7 @@ function drawBudgetPlot() {
   const chart = byId("budget-plot");
   const lines = referenceLines();
   const same = (row) => ["sweep", "model", "data"].every((name) => POINTS[name][row] === DATA.groups[number][name]);
-  const rows = number === null ? [] : [...Array(POINTS.count).keys()].filter((row) => POINTS.precision[row] === "fp32" && same(row) && POINTS[state.x][row] !== null);
+  const rows = number === null ? [] : [...Array(POINTS.count).keys()].filter((row) => POINTS.precision[row] === "fp32" && POINTS.method[row] !== "scratch" && same(row) && POINTS[state.x][row] !== null);
   chart.hidden = byId("budget-save").hidden = byId("budget-note").hidden = !rows.length || !lines.length;
   if (chart.hidden) return undefined;
   const costs = rows.map((row) => POINTS[state.x][row]);

@@ -57,9 +57,12 @@ const COLOURS = Object.fromEntries(
   PRECISIONS.filter((name) => name !== "fp32").map((name, place) => [name, PALETTE[place % PALETTE.length]])
 );
 COLOURS.fp32 = "#000000";
-const VARYING = ["sweep", "model", "criterion", "method"].filter((name) => distinct(CELLS[name]).length > 1);
-/** What tells a point's or cell's marker: those of sweep, model, criterion and method that there are several of. */
-const familyOf = (table, row) => VARYING.map((name) => table[name][row]).join(" · ");
+/** Those of sweep, model, criterion and method that there are several of; networks from scratch have no criterion. */
+const VARYING = ["sweep", "model", "criterion", "method"].filter(
+  (name) => distinct(CELLS[name].filter((_, row) => name !== "criterion" || CELLS.method[row] !== "scratch")).length > 1);
+/** What tells a point's or cell's marker. */
+const familyOf = (table, row) =>
+  VARYING.filter((name) => name !== "criterion" || table.method[row] !== "scratch").map((name) => table[name][row]).join(" · ");
 POINTS.family = POINTS.group.map((_, row) => familyOf(POINTS, row));
 CELLS.family = CELLS.point.map((_, row) => familyOf(CELLS, row));
 /** What names a cell on this page: with several sweeps, the sweep too. */

@@ -2,7 +2,7 @@
 
 /** Draws the chosen group's curve. lambda: {chosen: [[seed, lambda]], folds, curve: [[lambda, ratio or null, loss, gain]]}. */
 function drawLambda() {
-  const found = DATA.groups[groupNow()]?.lambda;
+  const found = studiesNow()?.lambda;
   byId("lambda-study").hidden = !found;
   if (!found) return undefined;
   const number = ([mean]) => digits(mean, 4);

@@ -5,7 +5,9 @@ function groupNow() {
   const fitting = groupsNow();
   return fitting.includes(Number(state.group)) && state.group !== "" ? Number(state.group) : fitting[0] ?? null;
 }
-const groupsNow = () => DATA.groups.map((_, number) => number).filter((number) => DATA.groups[number].data === state.data && (!state.model || DATA.groups[number].model === state.model));
+const groupsNow = () => DATA.groups.map((_, number) => number).filter((number) => DATA.groups[number].studies && DATA.groups[number].data === state.data && (!state.model || DATA.groups[number].model === state.model));
+/** The chosen group's comparisons; undefined before a cell is finished. */
+const studiesNow = () => DATA.groups[groupNow()]?.studies;
 
 const within = (low, high, text) => (low === null || low === undefined ? "one seed" : `${text(low)} to ${text(high)}`);
 const waiting = (text) => make("p", { class: "note" }, text);
@@ -32,7 +34,7 @@ function drawStudies() {
 
 /** drops: [precision, ratio, mean, low, high, seeds, test mean, low, high, test images' mean, low, high] */
 function drawBears() {
-  const group = DATA.groups[groupNow()];
+  const group = studiesNow();
   if (!group) return fill("bears", waiting("No cell is finished yet."));
   const allowed = Number(state.points) / 100 + 1e-9;
   const largest = (drops, place) => drops.reduce((best, one) => (one[place] !== null && one[place] <= allowed && (!best || one[1] > best[1]) ? one : best), null);
@@ -57,12 +59,12 @@ function effectTable(accuracy, loss, question, [above, below], caption) {
   const number = (value) => (value === null ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`);
   const verdict = (one) => (one[3] === null ? "one seed: can't say" : one[4] < 0 ? below : one[3] > 0 ? above : "no difference shown");
   const rows = accuracy.map((one, place) => [one[0], ratioText(one[1]), signed(one[2], 2), within(one[3], one[4], (value) => signed(value, 2)), number(loss[place]?.[2] ?? null), within(loss[place]?.[3], loss[place]?.[4], number), { words: verdict(one) }, String(one[5])]);
-  return tableOf([["precision", "pruned", "on accuracy (points)", "95%", "on loss", "95%", question, "seeds"], ...rows], caption);
+  return tableOf([["precision", "pruned", "on accuracy (percentage points)", "95%", "on loss", "95%", question, "seeds"], ...rows], caption);
 }
 
 /** interactions: of effectTable */
 function drawInteraction() {
-  const group = DATA.groups[groupNow()];
+  const group = studiesNow();
   const test = state.y === "accuracy";
   const [accuracy, loss] = group ? [group.interactions[test ? "accuracy" : "val_accuracy"], group.interactions[test ? "test_loss" : "val_loss"]] : [[], []];
   if (!accuracy.length) return fill("interaction", waiting("This needs FP32 and another precision, each unpruned and pruned, of the same seed."));
@@ -73,7 +75,7 @@ function drawInteraction() {
 
 /** equal_cost: [limit, pruned, quantised, both, difference's mean, low, high, seeds] */
 function drawEqualCost() {
-  const group = DATA.groups[groupNow()];
+  const group = studiesNow();
   if (!group?.equal_cost.length) return fill("equal", waiting("This needs FP32 pruned points and unpruned quantised ones."));
   const name = (row) => (row === null ? { words: "none that cheap" } : { words: `${POINTS.precision[row]} ${ratioText(POINTS.pruning_ratio[row])}: ${percent(POINTS.val_accuracy[row])}` });
   const verdict = (one) => {
@@ -84,12 +86,12 @@ function drawEqualCost() {
   const rows = group.equal_cost.map((one) => [digits(one[0]), name(one[1]), name(one[2]), name(one[3]), one[7] ? signed(one[4], 2) : "–", one[7] ? within(one[5], one[6], (value) => signed(value, 2)) : "–", verdict(one)]);
   fill("equal",
     tableOf([["at most (bit_gflops)", "pruned, FP32", "quantised, unpruned", "both", "quantised − pruned", "95%", "better alone"], ...rows], "Best validation accuracy by pruning, quantising and both at no more than a cost"),
-    make("p", { class: "note" }, "The best mean validation accuracy at no more than each cost that one of the two has; nothing is extrapolated. Differences in points, paired by seed."));
+    make("p", { class: "note" }, "The best mean validation accuracy at no more than each cost that one of the two has; nothing is extrapolated. Differences in percentage points, paired by seed."));
 }
 
 /** orders: of effectTable; shown only where something was done in both orders. */
 function drawOrders() {
-  const effects = DATA.groups[groupNow()]?.orders;
+  const effects = studiesNow()?.orders;
   const test = state.y === "accuracy";
   const accuracy = effects?.[test ? "accuracy" : "val_accuracy"] ?? [];
   byId("orders-study").hidden = !accuracy.length;
@@ -117,7 +119,7 @@ function drawGrid() {
   const few = precisions.length * ratios.length <= 200;
   const trace = {
     type: "heatmap", z, x: ratios.map((ratio) => plain(ratioText(ratio))), y: precisions.map(plain), colorscale: "Cividis", reversescale: state.measure === "spread",
-    texttemplate: few ? "%{z:.1f}" : "", xgap: 2, ygap: 2, hovertemplate: "%{y}, %{x} pruned: %{z:.2f}<extra></extra>", colorbar: { title: { text: state.measure === "accuracy" ? "%" : "points" }, thickness: 12 },
+    texttemplate: few ? "%{z:.1f}" : "", xgap: 2, ygap: 2, hovertemplate: "%{y}, %{x} pruned: %{z:.2f}<extra></extra>", colorbar: { title: { text: state.measure === "accuracy" ? "%" : "percentage points" }, thickness: 12 },
   };
   const layout = { font: FONT, margin: { l: 60, r: 10, t: 34, b: 50 }, xaxis: { ...AXIS, type: "category", title: { text: "pruned" }, showgrid: false }, yaxis: { ...AXIS, type: "category", showgrid: false } };
   byId("heat").style.height = `${Math.max(220, Math.min(640, 124 + 52 * precisions.length))}px`;
@@ -135,5 +137,5 @@ function drawVolumes() {
   });
   fill("volumes",
     tableOf([["sweep", "hypervolume", "95% (seeds)", "seeds", "its front's points that others dominate"], ...rows], "Hypervolume of each sweep"),
-    make("p", { class: "note" }, "Octaves of bit_gflops × percentage points of validation accuracy that a front dominates, up to the dense FP32 cost and down to 10 points under the baseline."));
+    make("p", { class: "note" }, "Octaves of bit_gflops × percentage points of validation accuracy that a front dominates, up to the dense FP32 cost and down to 10 percentage points under the baseline."));
 }
