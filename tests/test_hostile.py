@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import write_cifar100, write_idx, write_picture
+from data_files import write_cifar, write_idx, write_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -94,7 +94,7 @@ def test_the_planted_pickle_does_harm_where_it_is_unpickled(tmp_path, kind):
 
 
 def test_a_planted_cifar_batch_is_never_opened(tmp_path, monkeypatch):
-    write_cifar100(tmp_path, monkeypatch)
+    write_cifar(tmp_path, monkeypatch, 100)
     plant(tmp_path / "cifar-100-python/train", "bare", tmp_path / "harm")
     with pytest.raises(UserError, match="cifar-100-python/train is damaged"):
         load_data({"name": "cifar100", "root": str(tmp_path)})
@@ -377,7 +377,7 @@ def offer_mnist(made: Path, serve, monkeypatch) -> Server:
 def offer_cifar100(made: Path, serve, monkeypatch) -> Server:
     from torchvision.datasets import CIFAR100
 
-    write_cifar100(made, monkeypatch)
+    write_cifar(made, monkeypatch, 100)
     archive = archive_of(made / "cifar-100-python")
     server = serve({CIFAR100.filename: archive})
     monkeypatch.setattr(CIFAR100, "url", server.url + CIFAR100.filename)

@@ -26,7 +26,7 @@ from qprune.registry.errors import UserError
 from qprune.registry.options import fill, split_name
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
-__all__ = ["DATA_SETS", "Dataset", "Split", "augment", "check_data", "data_fingerprint", "data_names", "load_data"]
+__all__ = ["DATA_SETS", "Dataset", "Split", "augment", "check_data", "data_fingerprint", "load_data"]
 
 DATA_SETS = Registry(
     "data set",
@@ -42,11 +42,6 @@ DATA_SETS = Registry(
     ),
 )
 _USERS = 1  # version of what is made of a user's function
-
-
-def data_names() -> list[str]:
-    """The registered data sets. A name module:function, the user's own, isn't among them."""
-    return DATA_SETS.names()
 
 
 def load_data(settings: Mapping[str, Any]) -> Dataset:

@@ -4,8 +4,8 @@ from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
 
-from qprune.deploy.formats import check_pair, get_format
-from qprune.precision import canonical_name
+from qprune.deploy.formats import FORMATS, check_pair
+from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 
 UNVERIFIED = 4  # exit code of an export that doesn't agree with the evaluated network
@@ -15,12 +15,12 @@ def export_command(
     folder: Path, cell: str, format: str, output: Path | None = None, trust: Collection[str] = ()
 ) -> int:
     """Export a cell and print path, size, accuracy and agreement. Returns 0, or 4 where the file failed its check."""
-    form = get_format(format)
+    form = FORMATS.get(format)
     folder = Path(folder)
     from qprune.deploy.cells import open_cell, read_record
 
-    check_pair(form, canonical_name(read_record(folder, cell)["precision"]), cell)
-    module = form.load_module()
+    check_pair(form, PRECISIONS.get(read_record(folder, cell)["precision"]).name, cell)
+    module = form.load()
     path = folder / "exports" / f"{cell}{module.SUFFIX}" if output is None else Path(output)
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; name a file, such as {path / (cell + module.SUFFIX)}")
@@ -67,7 +67,7 @@ def bench_command(
     from qprune.deploy.latency import EMULATED, measure, write_latency
 
     opened = [open_cell(folder, cell, trust) for cell in dict.fromkeys(cells or _front(folder))]
-    emulated = [cell for cell in opened if cell.spec.precision not in ("fp32", "int8")]
+    emulated = [cell for cell in opened if not PRECISIONS.get(cell.spec.precision).timed]
     if "onnxruntime" not in runtimes:
         print("note: ONNX Runtime is not installed (pip install 'qprune[onnx]'): only PyTorch is timed")
         opened = [cell for cell in opened if cell not in emulated]

@@ -29,7 +29,7 @@ def export_cell(cell: DeployedCell, form: Format, output: Path) -> Exported:
     """
     expected = logits_of(cell.network, cell.test)
     with tempfile.TemporaryDirectory(prefix="qprune-export-") as folder:
-        module = form.load_module()
+        module = form.load()
         draft = Path(folder) / f"network{module.SUFFIX}"
         try:
             module.write(cell, draft)

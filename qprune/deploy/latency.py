@@ -1,8 +1,8 @@
 """Measured latency of cells against their dense FP32 network, in PyTorch and ONNX Runtime, in one interleaved run.
 
-A time counts only for arithmetic that really runs: PyTorch is timed for fp32 and int8 (torch.ao's integer kernels);
-fp16 and Brevitas networks are emulated there in FP32, so they are timed in ONNX Runtime alone, and `arithmetic` says
-how many of the layers its optimised graph runs on integer kernels.
+A time counts only for arithmetic that really runs: PyTorch is timed for fp32 and int8 (torch.ao's integer kernels), as
+PrecisionEntry.timed says; what is emulated there in FP32 is timed in ONNX Runtime alone, and `arithmetic` says how many
+of the layers its optimised graph runs on integer kernels.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
+from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 from qprune.storage.durable import write_whole
 from qprune.storage.sealed_table import read_table as read_checked
@@ -73,24 +74,23 @@ def interleaved(actions: dict[str, Callable[[], object]], rounds: int) -> dict[s
 def subjects_of(cell: DeployedCell, reference: str, folder: Path, threads: int, runtimes: tuple[str, ...]):
     """What can be timed of a cell: a list of Subjects. reference: the cell name of its dense network; folder: for files."""
     found = []
-    precision = cell.spec.precision
-    if "torch" in runtimes and precision in ("fp32", "int8"):
-        arithmetic = "FP32" if precision == "fp32" else "integer"
-        found.append(Subject(cell.name, precision, "torch", arithmetic, f"{reference} torch", cell.network))
+    entry = PRECISIONS.get(cell.spec.precision)
+    if "torch" in runtimes and entry.timed:
+        found.append(Subject(cell.name, entry.name, "torch", entry.timed, f"{reference} torch", cell.network))
     if "onnxruntime" in runtimes:
         path, optimized = folder / "network.onnx", folder / "optimized.onnx"
         onnx_file.write(cell, path)
         session = onnx_file.open_session(path, threads, optimized)
-        arithmetic = _arithmetic(precision, *onnx_file.integer_layers(optimized))
+        arithmetic = _arithmetic(entry.weights, *onnx_file.integer_layers(optimized))
         run = onnx_file.run_of(session)
-        found.append(Subject(cell.name, precision, "onnxruntime", arithmetic, f"{reference} onnxruntime", run))
+        found.append(Subject(cell.name, entry.name, "onnxruntime", arithmetic, f"{reference} onnxruntime", run))
     return found
 
 
-def _arithmetic(precision: str, integer: int, layers: int) -> str:
+def _arithmetic(weights: str, integer: int, layers: int) -> str:
     if integer:
         return f"integer in {integer} of {layers} layers"
-    return {"fp32": "FP32", "fp16": "half weights, FP32 products"}.get(precision, "integer weights, FP32 products")
+    return "FP32" if weights == "float" else f"{weights} weights, FP32 products"
 
 
 def dense_of(cell: DeployedCell) -> DeployedCell:

@@ -26,6 +26,7 @@ from torch import Tensor
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.half import native_half
+from qprune.precision import PRECISIONS
 from qprune.registry.packages import require
 
 SUFFIX = ".onnx"
@@ -37,7 +38,7 @@ INPUT, OUTPUT = "images", "logits"
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's network to one .onnx file."""
     require(*PACKAGES, extra="onnx")
-    precision = cell.spec.precision
+    entry = PRECISIONS.get(cell.spec.precision)
     example = torch.rand(2, *cell.spec.image_shape)
     options = {
         "input_names": [INPUT],
@@ -47,8 +48,8 @@ def write(cell: DeployedCell, path: Path) -> None:
         "dynamo": False,
     }
     with quiet(), torch.no_grad():
-        if precision in ("fp32", "fp16", "int8"):
-            network = native_half(cell.network) if precision == "fp16" else cell.network
+        if entry.layers != "brevitas":
+            network = native_half(cell.network) if entry.weights == "half" else cell.network
             with _float_biases():
                 torch.onnx.export(network, (example,), str(path), **options)
         else:
@@ -57,14 +58,11 @@ def write(cell: DeployedCell, path: Path) -> None:
 
             from qprune.deploy.fold import fold_batch_norms
 
-            network = fold_batch_norms(cell.network) if _all_8_bits(cell) else cell.network
+            all_8_bits = entry.bits == (8, 8) and cell.spec.first_last_bits in (None, 8)
+            network = fold_batch_norms(cell.network) if all_8_bits else cell.network
             options["keep_initializers_as_inputs"] = False
             export_onnx_qcdq(network, args=example, export_path=str(path), **options)
     add_metadata(cell, path)
-
-
-def _all_8_bits(cell: DeployedCell) -> bool:
-    return cell.spec.precision == "w8a8" and cell.spec.first_last_bits in (None, 8)
 
 
 def load(path: Path, cell: DeployedCell) -> Run:

@@ -11,13 +11,15 @@ from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.half import stored_half
 from qprune.deploy.onnx_file import quiet
+from qprune.precision import PRECISIONS
 
 SUFFIX = ".pt2"
 
 
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's network as an exported program."""
-    network = stored_half(cell.network) if cell.spec.precision == "fp16" else cell.network
+    half = PRECISIONS.get(cell.spec.precision).weights == "half"
+    network = stored_half(cell.network) if half else cell.network
     example = torch.rand(2, *cell.spec.image_shape)
     batch = torch.export.Dim("batch", min=1)
     name = next(node.target for node in network.graph.nodes if node.op == "placeholder")

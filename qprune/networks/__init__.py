@@ -27,9 +27,7 @@ from qprune.registry.user_code import check_options, is_user_code, load_function
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = [
-    "MODELS", "build_model", "check_model", "load_checkpoint", "load_pretrained", "model_fingerprint", "model_names",
-]  # fmt: skip
+__all__ = ["MODELS", "build_model", "check_model", "load_checkpoint", "load_pretrained", "model_fingerprint"]
 
 MAX_WIDTH = 100  # of an own network: times the channels of its paper
 MAX_PARAMETERS = 100_000_000  # of an own network: 0.4 GB, and as much again for each of its copies
@@ -59,11 +57,6 @@ _DOOR_OPTIONS = {
         None, lambda value: value is None or is_whole(value, 1, 4096), "a whole number from 1 to 4096, or null"
     ),
 }
-
-
-def model_names() -> list[str]:
-    """qprune's own networks; torchvision:<name> and module:function come on top."""
-    return MODELS.names()
 
 
 def check_model(settings: Mapping[str, Any]) -> None:
@@ -126,7 +119,7 @@ def _resolve(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         check_options("model", name, load_function("model", name), given, dict.fromkeys(_SHAPES))
         return name, given
     raise UserError(
-        f"unknown model {show(name)}{nearest(name, [*model_names(), 'torchvision:<name>', 'module:function'])}"
+        f"unknown model {show(name)}{nearest(name, [*MODELS.names(), 'torchvision:<name>', 'module:function'])}"
     )
 
 

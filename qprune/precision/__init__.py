@@ -2,40 +2,102 @@
 
 A format is one file with two functions, `prepare(network, calibration, **options)` and `finish(trained)`,
 and one line here; `names(trained, network)` where `prepare` renames layers, `keep_scales(smaller, trained, kept)`
-where training learns scales, and `choose(network, calibration, **options)` where each layer's width is chosen. This module checks names without importing torch; a format's file is imported on first use.
+where training learns scales, and `choose(network, calibration, **options)` where each layer's width is chosen. This
+module checks names without importing torch; a format's file is imported on first use.
 """
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from qprune.registry import nearest
-from qprune.registry.errors import UserError
+from qprune.registry import Entry, Registry, nearest
+from qprune.registry.options import Option, fill, is_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import GraphModule
 
-ALIASES = {"int4": "w4a4"}
 WIDTHS = range(2, 9)  # bits that a Brevitas format may have
-_WIDTHS_NAME = re.compile(r"w([0-9]+)a([0-9]+)")
-MIXED = {f"mixed{half / 2:g}": half / 2 for half in range(5, 16)}  # mixed2.5 ... mixed7.5: no cheaper, no dearer ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionEntry(Entry):
+    """What is registered of a number format.
+
+    bits: of weights and of activations, as the name promises them (what a network really has is counted)
+    fixed: what `prepare` is given besides the options
+    layers: whose layers its networks are made of
+    weights: what a file holds of them
+    timed: what PyTorch's time for the format is the time of; None where it is emulated in FP32
+    mixed: whether each layer's width is chosen for the network at hand
+    cpu_only: whether its evaluation runs on a CPU alone
+    """
+
+    bits: tuple[float, float]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    layers: Literal["torch", "torch.ao", "brevitas"] = "torch"
+    weights: Literal["float", "half", "integer"] = "float"
+    timed: Literal["FP32", "integer"] | None = None
+    mixed: bool = False
+    cpu_only: bool = False
+
+
+class _Precisions(Registry[PrecisionEntry]):
+    def hint(self, name: str) -> str:
+        if re.fullmatch(r"w[0-9]+a[0-9]+", str(name)):
+            return ": widths go from 2 to 8 bits (valid: w2a2 ... w8a8)"
+        if str(name).startswith("mixed"):
+            return ": mixed2.5, mixed3 ... mixed7.5 are there, in halves (mixed4: widths per layer at the cost of w4a4)"
+        like = [entry for entry in self.entries() if len(set(entry.bits)) == 1 and not entry.mixed]
+        return nearest(str(name).lower(), [known for entry in like for known in (entry.name, *entry.aliases)])
+
+
+_ENDS = Option(
+    8, lambda bits: bits is None or is_whole(bits, 2, 8), "a whole number from 2 to 8, or null for the cell's own"
+)
+_OPTIONS = {"first_last_bits": _ENDS, "layer_bits": Option({}, convert=dict)}
+
+
+def _brevitas(name: str, module: str, **settings: Any) -> PrecisionEntry:
+    return PrecisionEntry(name, f"qprune.precision.{module}", layers="brevitas", weights="integer", **settings)
+
+
+PRECISIONS = _Precisions(
+    "precision",
+    PrecisionEntry("fp32", "qprune.precision.fp32", bits=(32, 32), timed="FP32"),
+    PrecisionEntry("fp16", "qprune.precision.fp16", bits=(16, 16), weights="half"),
+    PrecisionEntry(
+        "int8", "qprune.precision.torch_ao", bits=(8, 8), layers="torch.ao", weights="integer", timed="integer", cpu_only=True
+    ),
+    *(
+        _brevitas(
+            f"w{w}a{a}", "brevitas_qat", bits=(w, a), fixed={"weight_bits": w, "act_bits": a},
+            options={"first_last_bits": _ENDS}, aliases=("int4",) if w == a == 4 else (),
+        )
+        for w in WIDTHS
+        for a in WIDTHS
+    ),
+    *(  # mixed2.5 ... mixed7.5: no cheaper, no dearer ones
+        _brevitas(
+            f"mixed{bits:g}", "mixed", bits=(bits, bits), fixed={"budget_bits": bits}, options=_OPTIONS, mixed=True
+        )
+        for bits in (half / 2 for half in range(5, 16))
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Precision:
-    """One number format.
+    """One number format. options: what its `prepare` takes besides the network and the calibration images."""
 
-    name: canonical, e.g. "w4a4" (not its alias "int4")
-    module: the file that makes networks of this format
-    options: what its `prepare` takes besides the network and the calibration images
-    """
-
-    name: str
-    module: str
+    entry: PrecisionEntry
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Canonical, e.g. "w4a4" (not its alias "int4")."""
+        return self.entry.name
 
     @property
     def layer_bits(self) -> dict[str, int]:
@@ -47,9 +109,9 @@ class Precision:
 
         network, calibration: as for `prepare`; neither is changed. Widths that were chosen already are kept.
         """
-        if self.name not in MIXED or self.layer_bits:
+        if not self.entry.mixed or self.layer_bits:
             return self
-        chosen = importlib.import_module(self.module).choose(network, calibration, **self.options)
+        chosen = self.entry.load().choose(network, calibration, **self.options)
         return replace(self, options={**self.options, "layer_bits": chosen})
 
     def prepare(self, network: "GraphModule", calibration: "Tensor | None") -> "GraphModule":
@@ -59,15 +121,15 @@ class Precision:
         calibration: images [n, c, h, w] in 0..1 from which scales start, or None for a skeleton into which a
         saved state_dict is loaded (strictly: it holds every scale).
         """
-        return importlib.import_module(self.module).prepare(network, calibration, **self.options)
+        return self.entry.load().prepare(network, calibration, **self.options)
 
     def finish(self, trained: "GraphModule") -> "nn.Module":
         """The network that is evaluated, in eval mode: for int8 the converted one. `trained` isn't changed."""
-        return importlib.import_module(self.module).finish(trained)
+        return self.entry.load().finish(trained)
 
     def names(self, trained: "GraphModule", network: "GraphModule") -> dict[str, str]:
         """Layers of the FP32 network that have another name in the network made from it: that name."""
-        module = importlib.import_module(self.module)
+        module = self.entry.load()
         return module.names(trained, network) if hasattr(module, "names") else {}
 
     def keep_scales(self, smaller: "GraphModule", trained: "GraphModule", kept: "Mapping[str, Tensor]") -> None:
@@ -75,7 +137,7 @@ class Precision:
 
         kept: bool [c_out] of each layer that lost output channels, by name. A no-op where scales aren't learned.
         """
-        module = importlib.import_module(self.module)
+        module = self.entry.load()
         if hasattr(module, "keep_scales"):
             module.keep_scales(smaller, trained, kept)
 
@@ -92,46 +154,6 @@ class Precision:
         return masters
 
 
-_FORMATS: dict[str, str] = {}
-
-
-def register_precision(name: str, module: str) -> None:
-    """Adds the format `name`, made by the module's `prepare` and `finish`."""
-    if name in _FORMATS or name in ALIASES or name in MIXED or _WIDTHS_NAME.fullmatch(name):
-        raise ValueError(f"precision {name!r} is registered twice")
-    _FORMATS[name] = module
-
-
-register_precision("fp32", "qprune.precision.fp32")
-register_precision("fp16", "qprune.precision.fp16")
-register_precision("int8", "qprune.precision.torch_ao")
-BREVITAS = "qprune.precision.brevitas_qat"
-
-
-def precision_names() -> list[str]:
-    """Every canonical name: the registered formats, then w2a2 ... w8a8, then mixed2.5 ... mixed7.5."""
-    return [*_FORMATS, *(f"w{w}a{a}" for w in WIDTHS for a in WIDTHS), *MIXED]
-
-
-def is_brevitas(name: str) -> bool:
-    """Whether a format, by its canonical name, is made of Brevitas layers: w..a.. and mixed.."""
-    return name in MIXED or _WIDTHS_NAME.fullmatch(name) is not None
-
-
-def canonical_name(name: str) -> str:
-    """The name that results carry: "w4a4" for "int4". Raises UserError on an unknown name, naming the nearest."""
-    canonical = ALIASES.get(name, name)
-    if canonical in precision_names():
-        return canonical
-    if _WIDTHS_NAME.fullmatch(str(name)):
-        hint = ": widths go from 2 to 8 bits (valid: w2a2 ... w8a8)"
-    elif str(name).startswith("mixed"):
-        hint = ": mixed2.5, mixed3 ... mixed7.5 are there, in halves (mixed4: widths per layer at the cost of w4a4)"
-    else:
-        hint = nearest(str(name).lower(), [*_FORMATS, *ALIASES, *(f"w{b}a{b}" for b in WIDTHS)])
-    raise UserError(f"unknown precision {name!r}{hint}")
-
-
 def get_precision(name: str, first_last_bits: int | None = 8, layer_bits: Mapping[str, int] | None = None) -> Precision:
     """The format called `name` (or its alias).
 
@@ -141,14 +163,7 @@ def get_precision(name: str, first_last_bits: int | None = 8, layer_bits: Mappin
 
     Raises UserError on an unknown name or a width outside 2..8.
     """
-    if first_last_bits is not None and (isinstance(first_last_bits, bool) or first_last_bits not in WIDTHS):
-        raise UserError(f"first_last_bits: {first_last_bits!r} is no width. Give 2 to 8, or null for the cell's own.")
-    canonical = canonical_name(name)
-    if canonical in _FORMATS:
-        return Precision(canonical, _FORMATS[canonical])
-    if canonical in MIXED:
-        options = {"budget_bits": MIXED[canonical], "first_last_bits": first_last_bits}
-        return Precision(canonical, "qprune.precision.mixed", {**options, "layer_bits": dict(layer_bits or {})})
-    weight_bits, act_bits = map(int, _WIDTHS_NAME.fullmatch(canonical).groups())
-    options = {"weight_bits": weight_bits, "act_bits": act_bits, "first_last_bits": first_last_bits}
-    return Precision(canonical, BREVITAS, options)
+    entry = PRECISIONS.get(name)
+    given = {"first_last_bits": first_last_bits, "layer_bits": layer_bits or {}}
+    filled = fill(f"precision {entry.name}", given, _OPTIONS)
+    return Precision(entry, {**entry.fixed, **{option: filled[option] for option in entry.options}})

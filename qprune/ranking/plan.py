@@ -5,7 +5,7 @@ import itertools
 import json
 from dataclasses import dataclass, replace
 
-from qprune.pruning.criteria import criterion_label, criterion_names
+from qprune.pruning.criteria import CRITERIA, criterion_label
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import check_reachable
 from qprune.pruning.sets import QUADRANTS
@@ -85,7 +85,7 @@ def make_rank_plan(config: SweepConfig) -> RankPlan:
 
 def criteria_of(config: SweepConfig) -> dict[str, dict]:
     """Label -> settings of what is scored: the criteria asked for (or all), and what question A needs."""
-    asked = [choice.settings for choice in config.rank.criteria or ()] or [{"name": name} for name in criterion_names()]
+    asked = [choice.settings for choice in config.rank.criteria or ()] or [{"name": name} for name in CRITERIA.names()]
     needed = [{"name": "taylor"}, {"name": "activation"}]
     labelled = {criterion_label(settings): settings for settings in [*needed, *asked]}
     return {**labelled, GRADIENT: {"name": GRADIENT}}

@@ -26,12 +26,14 @@ class Entry:
     place: "module:attribute", or a "module" whose functions are what is chosen
     version: raised when the same settings would give another result
     options: what may be set beside the name
+    aliases: other names for it
     """
 
     name: str
     place: str
     version: int = field(default=1, kw_only=True)
     options: Mapping[str, Option] = field(default_factory=dict, kw_only=True)
+    aliases: tuple[str, ...] = field(default=(), kw_only=True)
 
     def load(self) -> Any:
         """The object behind the name, imported on first use."""
@@ -43,7 +45,7 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 
 class Registry(Generic[AnyEntry]):
-    """The entries of one kind, by name, in the order in which they were added."""
+    """The entries of one kind, by name or alias, in the order in which they were added."""
 
     def __init__(self, kind: str, *entries: AnyEntry):
         self.kind = kind
@@ -53,10 +55,10 @@ class Registry(Generic[AnyEntry]):
 
     def add(self, entry: AnyEntry) -> None:
         """Raises ValueError where the name is there already."""
-        if entry.name in self:
-            place = self.get(entry.name).place
-            raise ValueError(f"{self.kind} {entry.name!r} is registered twice: {place} and {entry.place}")
-        self._entries[entry.name] = entry
+        for name in (entry.name, *entry.aliases):
+            if name in self:
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {self.get(name).place} and {entry.place}")
+        self._entries |= dict.fromkeys((entry.name, *entry.aliases), entry)
 
     @contextmanager
     def temporarily(self, *entries: AnyEntry) -> Iterator[None]:
@@ -72,8 +74,12 @@ class Registry(Generic[AnyEntry]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._entries
 
+    def entries(self) -> list[AnyEntry]:
+        return [self._entries[name] for name in self.names()]
+
     def names(self) -> list[str]:
-        return list(self._entries)
+        """Without aliases."""
+        return [name for name, entry in self._entries.items() if name == entry.name]
 
     def get(self, name: str) -> AnyEntry:
         """Raises UserError naming the nearest valid name."""
@@ -83,7 +89,7 @@ class Registry(Generic[AnyEntry]):
 
     def hint(self, name: str) -> str:
         """What an unknown name may have meant, from "; " on."""
-        return nearest(name, self.names())
+        return nearest(name, list(self._entries))
 
     def load(self, name: str) -> Any:
         """The object behind a name; UserError as in `get`."""

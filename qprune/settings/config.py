@@ -268,29 +268,31 @@ class SweepConfig(_Settings):
 
     def _check_criteria(self) -> None:
         """Refuses criteria that can't score what the file asks them to."""
-        from qprune.precision import get_precision
+        from qprune.precision import PRECISIONS
+        from qprune.pruning.criteria import CRITERIA
 
-        low = any(get_precision(name).name != "fp32" for name in self.precisions)
+        low = any(min(PRECISIONS.get(name).bits) < 32 for name in self.precisions)
         for index, choice in enumerate(self.prune.criterion):
             at = ("prune", "criterion", index)
-            if "variance" in choice.name and self.prune.updates_between < 2:
+            entry = CRITERIA.get(choice.name)
+            if entry.several_minibatches and self.prune.updates_between < 2:
                 raise problem(f"{choice.name} needs 2 minibatches or more; raise prune.updates_between", at)
             if choice.settings.get("lambda") == "cv" and self.prune.schedule == "one_shot":
                 raise problem("lambda: cv chooses for the iterative schedule; give a number with one_shot", at)
-            if choice.name == "obd_lecun" and "quantize_first" in self.order and low:
-                raise problem("obd_lecun has no rule for quantisers; leave order: quantize_first out", at)
+            if not entry.quantized and "quantize_first" in self.order and low:
+                raise problem(f"{choice.name} has no rule for quantisers; leave order: quantize_first out", at)
 
     @model_validator(mode="after")
     def _settle(self):
-        from qprune.precision import get_precision
+        from qprune.precision import PRECISIONS
 
         names: dict[str, str] = {}
         for index, name in enumerate(self.precisions):
-            first = names.setdefault(get_precision(name).name, name)
+            first = names.setdefault(PRECISIONS.get(name).name, name)
             if first != name:
                 raise problem(f"{name!r} is the same as {first!r}; keep one of them", ("precisions", index))
         self._check_criteria()
-        mixed = [index for index, name in enumerate(self.precisions) if name.startswith("mixed")]
+        mixed = [index for index, name in enumerate(self.precisions) if PRECISIONS.get(name).mixed]
         if mixed and "quantize_first" in self.order:
             text = "quantize_first prunes what has its widths already, so a mixed precision would miss its budget"
             raise problem(f"{text}; leave one of the two out", ("precisions", mixed[0]))

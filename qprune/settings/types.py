@@ -181,9 +181,9 @@ def _check_model(choice: Choice) -> None:
 
 
 def _check_precision(name: str) -> None:
-    from qprune.precision import get_precision
+    from qprune.precision import PRECISIONS
 
-    get_precision(name)
+    PRECISIONS.get(name)
 
 
 def _check_criterion(choice: Choice) -> None:

@@ -9,7 +9,6 @@ The search is a function of the outcomes: it starts over from nothing each time,
 for, in the order in which it asked, and so takes the same way however often a sweep is interrupted.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from qprune.analysis.front import hypervolume
 from qprune.analysis.studies import BELOW_BASELINE
+from qprune.precision import PRECISIONS
 from qprune.sweep.plan import Cell, Plan
 
 Outcomes = Mapping[str, tuple[float, float] | None]  # evaluate stage -> (val accuracy, bit_gflops); None: it failed
@@ -77,7 +77,9 @@ class _Study:
         points = {}
         for group in groups.values():
             first = group[0]
-            point = Point((first.criterion, first.method), bits_of(first.precision), first.ratio, tuple(group))
+            point = Point(
+                (first.criterion, first.method), PRECISIONS.get(first.precision).bits, first.ratio, tuple(group)
+            )
             points.setdefault(tuple(cell.stages["evaluate"] for cell in group), point)
         self.points = list(points.values())
         self.twins: dict[str, list[Cell]] = {}
@@ -212,12 +214,6 @@ class _Study:
         return best if worths[best] > WORTH * (spent / SPENT) ** 2 else None
 
 
-def bits_of(precision: str) -> tuple[float, float]:
-    """Bits of weights and activations by a precision's name: "w3a8" -> (3, 8), "mixed2.5" -> (2.5, 2.5), none named: 32."""
-    widths = [float(number) for number in re.findall(r"[\d.]+", "w4a4" if precision == "int4" else precision)] or [32.0]
-    return widths[0], widths[-1]
-
-
 def hypervolume_gains(known: np.ndarray, points: np.ndarray) -> np.ndarray:
     """What each point alone would add to the hypervolume of known ones: [k, 2], [n, 2] -> [n], in octaves x accuracy.
 
@@ -264,7 +260,7 @@ def foretell(known: list[Point], values: np.ndarray, points: list[Point]) -> tup
 
 
 def _guess(points: list[Point]) -> np.ndarray:
-    bits, ratios = np.array([point.bits for point in points]), np.array([point.ratio for point in points])
+    bits, ratios = (np.array([getattr(point, axis) for point in points], float) for axis in ("bits", "ratio"))
     cost = np.log2(bits.prod(1) / 32**2) + 1.5 * np.log2(1 - ratios)
     accuracy = -0.15 * (2**-bits).mean(1) - 0.01 * (1 / (1 - ratios) - 1)
     return np.column_stack([cost, np.maximum(accuracy, -FLOOR)])

@@ -8,15 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import write_cifar100, write_class_folders, write_idx, write_picture
+from data_files import (
+    write_cifar,
+    write_class_folders,
+    write_data_set,
+    write_flowers,
+    write_idx,
+    write_picture,
+    write_tiny_imagenet,
+)
 from PIL import Image
 from torch.nn import functional as F
 
 import qprune.data.base as base
-from qprune.data import DATA_SETS, Dataset, augment, check_data, data_fingerprint, data_names, load_data
+from qprune.data import DATA_SETS, Dataset, augment, check_data, data_fingerprint, load_data
 from qprune.data.idx import read_idx
+from qprune.data.options import DataEntry
 from qprune.registry import Entry
 from qprune.registry.errors import UserError
+from qprune.registry.options import Option, fill, is_whole
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -128,10 +138,62 @@ def test_missing_files_say_where_they_were_looked_for_and_the_remedy(name, tmp_p
     check_data({"name": name, "download": True})  # would be fetched: nothing to complain of yet
 
 
+def check_conformance(settings):
+    """What every data set must do: three splits that fit together, the same each time, known by a fingerprint."""
+    check_data(settings)
+    data, entry = load_data(settings), DATA_SETS.get(settings["name"])
+    for split in (data.train, data.val, data.test):
+        assert split.images.dtype == torch.uint8 and split.labels.dtype == torch.int64 and len(split) > 0
+        assert split.images.shape == (len(split), *data.train.images.shape[1:]) and split.images.dim() == 4
+        assert split.labels.min() >= 0 and split.labels.max() < data.num_classes == len(data.class_names)
+    assert len(data.mean) == len(data.std) == data.train.images.shape[1]
+    assert data.augment == entry.augment and load_data({**settings, "augment": "flip"}).augment == ("flip",)
+    again = entry.load().load(fill("data", {k: v for k, v in settings.items() if k != "name"}, entry.options))
+    assert torch.equal(again.train.images, data.train.images) and torch.equal(again.test.labels, data.test.labels)
+    small = load_data({**settings, "subset": 2})
+    assert len(small.train) == 2 and torch.equal(small.val.images, data.val.images)
+    prints = [data_fingerprint({**settings, **other}) for other in ({}, {}, {"subset": 2}, {"augment": "shift7"})]
+    assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+@pytest.mark.parametrize("name", DATA_SETS.names())
+def test_every_data_set_conforms(name, tmp_path, monkeypatch):
+    check_conformance({"name": name, **write_data_set(name, tmp_path, monkeypatch)})
+
+
+def _ramp(options):
+    images = np.arange(options["count"] * 16, dtype=np.uint8).reshape(-1, 1, 4, 4)
+    return images, np.arange(options["count"]) % 2
+
+
+OWN = base.Source(
+    load=lambda options: base.Parts(*[base.make_split(*_ramp(options))] * 3, ("even", "odd")),
+    fingerprint=lambda options: str(options["count"]),
+    check=lambda options: None,
+)
+
+
+def test_a_data_set_of_ones_own_conforms():
+    options = {"count": Option(6, lambda value: is_whole(value, 2), "a whole number of at least 2")}
+    with DATA_SETS.temporarily(DataEntry("own", f"{__name__}:OWN", options=options, augment=("shift1",))):
+        check_conformance({"name": "own"})
+        check_conformance({"name": "own", "count": 9})
+        with pytest.raises(UserError, match="data own: count is 1; it must be a whole number of at least 2"):
+            check_data({"name": "own", "count": 1})
+    with pytest.raises(UserError, match="unknown data set 'own'"):
+        check_data({"name": "own"})
+
+
+def test_what_others_ask_of_a_data_set():
+    assert [entry.name for entry in DATA_SETS.entries() if entry.named_by_root] == ["imagefolder"]
+    places = {option for entry in DATA_SETS.entries() for option in entry.options if not entry.options[option].identity}
+    assert places == {"root", "download"}  # where the files lie doesn't enter the fingerprint
+
+
 def test_a_name_registered_twice_raises():
     with pytest.raises(ValueError, match="registered twice"):
         DATA_SETS.add(Entry("digits", "somewhere:else"))
-    assert data_names() == [
+    assert DATA_SETS.names() == [
         "digits",
         "mnist",
         "fashion_mnist",
@@ -264,7 +326,7 @@ def test_fashion_mnist_is_found_where_debian_puts_it(tmp_path, monkeypatch):
 
 
 def test_cifar_is_read_and_a_damaged_file_never_opened(tmp_path, monkeypatch):
-    pixels = write_cifar100(tmp_path, monkeypatch)
+    pixels = write_cifar(tmp_path, monkeypatch, 100)
     settings = {"name": "cifar100", "root": str(tmp_path)}
     data = load_data(settings)
     assert [len(s) for s in (data.train, data.val, data.test)] == [180, 20, 100]
@@ -366,13 +428,7 @@ def test_pictures_are_resized_and_cut_as_torchvision_does(tmp_path, size):
 
 
 def test_flowers102_has_the_official_splits(tmp_path):
-    from scipy.io import savemat
-
-    folder = tmp_path / "flowers-102"
-    for number in range(1, 31):
-        write_picture(folder / "jpg" / f"image_{number:05d}.jpg", (30, 20), "L", number * 8)
-    savemat(folder / "imagelabels.mat", {"labels": np.arange(1, 31)})
-    savemat(folder / "setid.mat", {"trnid": [3, 1, 2], "valid": [5, 4], "tstid": list(range(6, 31))})
+    folder = write_flowers(tmp_path)
     settings = {"name": "flowers102", "root": str(tmp_path)}
     data = load_data(settings)
     assert data.train.labels.tolist() == [2, 0, 1] and data.val.labels.tolist() == [4, 3] and len(data.test) == 25
@@ -393,7 +449,7 @@ def test_flowers102_has_the_official_splits(tmp_path):
 
 USER_CODE = """
 import numpy as np
-from qprune.data import DATA_SETS, Dataset, Split
+from qprune.data import Dataset, Split
 def pairs(count=40, val=True, size=6):
     part = lambda n: (np.full((n, size, size), 7, np.uint8), np.arange(n) % 4)
     return {"train": part(count), "test": part(8), **({"val": part(4)} if val else {})}
@@ -532,22 +588,7 @@ def test_a_batch_is_augmented_within_a_few_milliseconds():
 
 @pytest.fixture
 def tiny_imagenet(tmp_path):
-    """Three classes of 20 training pictures, 6 test pictures; class k is of the grey 60 k."""
-    root = tmp_path / "tiny-imagenet-200"
-    lines = []
-    for label, name in enumerate(("n03", "n01", "n02")):
-        for number in range(20):
-            save_grey(root / "train" / name / "images" / f"{name}_{number}.JPEG", 60 * label)
-        for number in range(2):
-            save_grey(root / "val" / "images" / f"val_{label}{number}.JPEG", 60 * label)
-            lines.append(f"val_{label}{number}.JPEG\t{name}\t0\t0\t9\t9\n")
-    (root / "val" / "val_annotations.txt").write_text("".join(lines))
-    return root
-
-
-def save_grey(path, grey):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (12, 12), (grey,) * 3).save(path)
+    return write_tiny_imagenet(tmp_path)
 
 
 @pytest.mark.parametrize("above", [False, True])

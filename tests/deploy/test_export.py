@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from itertools import groupby
 
 import onnx
 import pytest
@@ -21,7 +22,7 @@ from qprune.deploy.check import compare, logits_of
 from qprune.deploy.commands import UNVERIFIED, export_command
 from qprune.deploy.export import export_cell, unverified
 from qprune.deploy.fold import fold_batch_norms
-from qprune.deploy.formats import format_names, get_format, register_format
+from qprune.deploy.formats import FORMATS, Format
 from qprune.deploy.half import native_half, stored_half
 from qprune.precision import get_precision
 from qprune.registry import packages
@@ -41,13 +42,9 @@ finetune: {updates: 300, lr: 0.05}
 quantize: {updates: 60}
 precisions: [fp32, fp16, int8, w8a8, int4]
 """
-PAIRS = [
-    *(("onnx", precision) for precision in ("fp32", "fp16", "int8", "w8a8", "int4")),
-    *(("torch", precision) for precision in ("fp32", "fp16", "int8", "w8a8", "int4")),
-    *(("qonnx", precision) for precision in ("w8a8", "int4")),
-    *(("pt2", precision) for precision in ("fp32", "fp16")),
-]
-REFUSED = [(form, p) for form in ("qonnx", "pt2") for _, p in PAIRS[:5] if (form, p) not in PAIRS]
+EVERY = [(form, p) for form in FORMATS.entries() for p in ("fp32", "fp16", "int8", "w8a8", "int4")]
+PAIRS = [(form.name, precision) for form, precision in EVERY if form.can_hold(precision)]
+REFUSED = [(form.name, precision) for form, precision in EVERY if not form.can_hold(precision)]
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +87,7 @@ def small_cell(kind: type, precision: str):
 @pytest.mark.parametrize("form, precision", PAIRS)
 def test_agrees_with_the_evaluated_network(trained, tmp_path, form, precision, model, ratio):
     cell = open_cell(trained, f"{model}-digits-taylor-{precision}-r{ratio:.2f}-s0")
-    exported = export_cell(cell, get_format(form), tmp_path / "file")
+    exported = export_cell(cell, FORMATS.get(form), tmp_path / "file")
     parity = exported.parity
     assert parity.images == 449 and parity.holds and parity.agreement >= 0.99
     assert parity.evaluated_accuracy == cell.record["accuracy"] > (0.95 if ratio == 0 else 0.6)
@@ -223,9 +220,44 @@ def test_an_exporter_that_fails_says_what_works(results, monkeypatch):
 
 
 def test_a_format_is_registered_once():
-    assert format_names() == ["onnx", "qonnx", "torch", "pt2"]
+    assert FORMATS.names() == ["onnx", "qonnx", "torch", "pt2"]
     with pytest.raises(ValueError, match="twice"):
-        register_format("onnx", "x", frozenset())
+        FORMATS.add(Format("onnx", "x", bears=()))
+
+
+def test_which_precisions_a_format_bears():
+    bears = {form: [precision for _, precision in group] for form, group in groupby(PAIRS, lambda pair: pair[0])}
+    assert bears == {
+        "onnx": ["fp32", "fp16", "int8", "w8a8", "int4"],
+        "qonnx": ["w8a8", "int4"],
+        "torch": ["fp32", "fp16", "int8", "w8a8", "int4"],
+        "pt2": ["fp32", "fp16"],
+    }
+
+
+class Pickled:
+    """A format of one's own: the pickled network."""
+
+    SUFFIX = ".pickle"
+
+    def write(cell, path):
+        torch.save(cell.network, path)
+
+    def load(path, cell):
+        return torch.load(path, weights_only=False)
+
+
+def test_a_format_of_ones_own_conforms(results, capsys):
+    form = Format("pickle", f"{__name__}:Pickled", bears=("torch",), why_not="quantisers don't pickle")
+    with FORMATS.temporarily(form):
+        for precision in ("fp32", "fp16"):
+            assert export_command(results, tiny(precision), "pickle") == 0
+            assert "agreement 100.00%" in capsys.readouterr().out
+            assert (results / "exports" / f"{tiny(precision)}.pickle").is_file()
+        with pytest.raises(UserError, match="pickle can't hold: quantisers don't pickle. Use --format onnx"):
+            export_command(results, tiny("int4"), "pickle")
+    with pytest.raises(UserError, match="unknown format 'pickle'"):
+        export_command(results, tiny("fp32"), "pickle")
 
 
 # The check ----------------------------------------------------------------------------------------------------------
@@ -293,6 +325,7 @@ def test_one_in_a_hundred_may_differ():
 
 KILLED = """
 import os, signal
+from itertools import groupby
 from pathlib import Path
 from qprune.deploy import onnx_file
 from qprune.deploy.commands import export_command

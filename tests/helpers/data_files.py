@@ -22,26 +22,30 @@ def write_idx(folder: Path, train: int = 100, test: int = 20, zipped: bool = Tru
                 file.write(header + values.tobytes())
 
 
-def write_cifar100(root: Path, monkeypatch) -> np.ndarray:
-    """A small CIFAR-100 whose MD5 sums torchvision is told; the training images are returned, [200, 3, 32, 32]."""
+def write_cifar(root: Path, monkeypatch, classes: int) -> np.ndarray:
+    """A small CIFAR-10 or -100 whose MD5 sums torchvision is told; the training images are returned, [200, 3, 32, 32]."""
     import hashlib
 
-    from torchvision.datasets import CIFAR100
+    from torchvision import datasets
 
-    folder = root / "cifar-100-python"
+    dataset = getattr(datasets, f"CIFAR{classes}")
+    folder = root / dataset.base_folder
     folder.mkdir(parents=True)
     pixels = np.random.RandomState(0).randint(0, 256, (200, 3072), np.uint8)
+    key, names = ("labels", "label_names") if classes == 10 else ("fine_labels", "fine_label_names")
+    parts = np.split(np.arange(200), len(dataset.train_list))
     contents = {
-        "train": {"data": pixels, "fine_labels": [i % 100 for i in range(200)]},
-        "test": {"data": pixels[:100], "fine_labels": list(range(100))},
-        "meta": {"fine_label_names": [f"class {i}" for i in range(100)]},
+        file: {"data": pixels[part], key: [int(i) % classes for i in part]}
+        for (file, _), part in zip(dataset.train_list, parts, strict=True)
     }
+    contents |= {file: {"data": pixels[:100], key: [i % classes for i in range(100)]} for file, _ in dataset.test_list}
+    contents[dataset.meta["filename"]] = {names: [f"class {i}" for i in range(classes)]}
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content))
     sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in contents}
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": sums["meta"]})
+    for files in ("train_list", "test_list"):
+        monkeypatch.setattr(dataset, files, [[name, sums[name]] for name, _ in getattr(dataset, files)])
+    monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": sums[dataset.meta["filename"]]})
     return pixels.reshape(200, 3, 32, 32)
 
 
@@ -55,3 +59,48 @@ def write_class_folders(root: Path, count: int, colours=(("cat", 10), ("dog", 20
     for name, tone in colours:
         for i in range(count):
             write_picture(root / name / f"{i:02d}.png", (16, 12), "L", tone + i)
+
+
+def write_flowers(root: Path) -> Path:
+    """Three training, two validation and 25 test pictures of Flowers-102; picture n, of class n - 1, is of the grey 8 n."""
+    from scipy.io import savemat
+
+    folder = root / "flowers-102"
+    for number in range(1, 31):
+        write_picture(folder / "jpg" / f"image_{number:05d}.jpg", (30, 20), "L", number * 8)
+    savemat(folder / "imagelabels.mat", {"labels": np.arange(1, 31)})
+    savemat(folder / "setid.mat", {"trnid": [3, 1, 2], "valid": [5, 4], "tstid": list(range(6, 31))})
+    return folder
+
+
+def write_tiny_imagenet(root: Path) -> Path:
+    """Three classes of 20 training pictures, 6 test pictures; class k is of the grey 60 k."""
+    folder = root / "tiny-imagenet-200"
+    lines = []
+    for label, name in enumerate(("n03", "n01", "n02")):
+        for number in range(20):
+            write_picture(
+                folder / "train" / name / "images" / f"{name}_{number}.JPEG", (12, 12), "RGB", (60 * label,) * 3
+            )
+        for number in range(2):
+            write_picture(folder / "val" / "images" / f"val_{label}{number}.JPEG", (12, 12), "RGB", (60 * label,) * 3)
+            lines.append(f"val_{label}{number}.JPEG\t{name}\t0\t0\t9\t9\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    return folder
+
+
+def write_data_set(name: str, folder: Path, monkeypatch) -> dict:
+    """Small files of a registered data set, in a folder; the settings with which they are read."""
+    if name == "digits":
+        return {}
+    writers = {
+        "mnist": lambda: write_idx(folder),
+        "fashion_mnist": lambda: write_idx(folder),
+        "cifar10": lambda: write_cifar(folder, monkeypatch, 10),
+        "cifar100": lambda: write_cifar(folder, monkeypatch, 100),
+        "flowers102": lambda: write_flowers(folder),
+        "tiny_imagenet": lambda: write_tiny_imagenet(folder),
+        "imagefolder": lambda: write_class_folders(folder, 20),
+    }
+    writers[name]()
+    return {"root": str(folder)}

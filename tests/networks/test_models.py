@@ -17,12 +17,12 @@ from qprune.networks import (
     load_checkpoint,
     load_pretrained,
     model_fingerprint,
-    model_names,
 )
 from qprune.networks.graph import with_normalize
 from qprune.networks.weights import head_name
 from qprune.registry import Entry
 from qprune.registry.errors import UserError
+from qprune.registry.options import Option, is_whole
 
 OWN = [("vgg_tiny", 1, 8), ("vgg_small", 1, 28), ("vgg7", 3, 32), ("resnet20", 3, 32)]
 
@@ -98,34 +98,36 @@ def test_macs_are_as_counted_by_hand_and_as_the_docstring_says(name, macs):
     assert f"{macs / 1e6:.1f} M MACs" in " ".join(sys.modules[f"qprune.networks.{name}"].__doc__.split())
 
 
-@pytest.mark.parametrize("width", [0.25, 1.0, 1.5])
-@pytest.mark.parametrize(("name", "channels", "size"), OWN)
-def test_output_is_one_logit_per_class_and_gradients_reach_every_parameter(name, channels, size, width):
-    model = build(name, 4 - channels, 7, 16, width=width)
-    logits = model(torch.rand(3, 4 - channels, 16, 16))
+def check_conformance(name, channels, size, **options):
+    """What every network must do: one logit per class, a gradient for every parameter, a start that the seed decides,
+    and a graph that gives the same under the same names."""
+    model, again, other = (build(name, channels, 7, size, seed, **options) for seed in (0, 0, 1))
+    assert same(model, again) and not same(model, other) and model.training
+    images = torch.rand(3, channels, size, size)
+    logits = model(images)
     logits.square().sum().backward()
-    assert logits.shape == (3, 7) and model.training
-    assert all(p.grad is not None for p in model.parameters())
-    if width != 1.0:
-        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-        whole = next(m for m in build(name, 1, 7, 16).modules() if isinstance(m, nn.Conv2d))
-        assert first.out_channels == round(whole.out_channels * width)
+    assert logits.shape == (3, 7) and all(p.grad is not None for p in model.parameters())
+    kept = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    layers = {n: type(m) for n, m in model.eval().named_modules() if isinstance(m, kept)}
+    network = with_normalize(model, (0.3,) * channels, (0.5,) * channels)
+    assert {n: type(m) for n, m in network.named_modules() if isinstance(m, kept)} == layers
+    assert torch.allclose(network(images), model((images - 0.3) / 0.5), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "channels", "size"), OWN)
-def test_a_build_is_determined_by_the_seed(name, channels, size):
-    first, again, other = (build(name, channels, 10, size, seed, width=0.25) for seed in (0, 0, 1))
-    assert same(first, again) and not same(first, other)
+@pytest.mark.parametrize("width", [0.25, 1.0, 1.5])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", MODELS.names())
+def test_every_own_network_conforms(name, channels, width):
+    check_conformance(name, channels, 16, width=width)
+    first, whole = (
+        next(m for m in build(name, channels, 7, 16, width=each).modules() if isinstance(m, nn.Conv2d))
+        for each in (width, 1.0)
+    )
+    assert first.out_channels == round(whole.out_channels * width)
 
 
-@pytest.mark.parametrize("name", [*(own[0] for own in OWN), "torchvision:resnet18"])
-def test_traced_networks_keep_layer_names_and_outputs(name):
-    model = build(name, 1, 10, 32).eval()
-    layers = {n: type(m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))}
-    network = with_normalize(model, (0.3,), (0.5,))
-    images = torch.rand(2, 1, 32, 32)
-    assert {n: type(m) for n, m in network.named_modules() if n in layers} == layers
-    torch.testing.assert_close(network(images), model((images - 0.3) / 0.5))
+def test_a_torchvision_network_conforms():
+    check_conformance("torchvision:resnet18", 1, 32)
 
 
 def test_resnet20s_shortcuts_are_sums_of_two_branches():
@@ -176,7 +178,7 @@ def test_images_that_are_too_small_are_refused(name, size):
 def test_checking_and_fingerprinting_own_networks_does_not_import_torch():
     code = (
         "import sys; from qprune.networks import *; s = {'name': 'vgg7', 'width': 0.5};"
-        "check_model(s); model_fingerprint(s); model_names(); assert 'torch' not in sys.modules"
+        "check_model(s); model_fingerprint(s); MODELS.names(); assert 'torch' not in sys.modules"
     )
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -186,11 +188,34 @@ def test_checking_and_fingerprinting_own_networks_does_not_import_torch():
 def test_a_name_registered_twice_raises():
     with pytest.raises(ValueError, match="registered twice"):
         MODELS.add(Entry("vgg7", "somewhere:else"))
-    assert model_names() == ["vgg_tiny", "vgg_small", "vgg7", "resnet20"]
+    assert MODELS.names() == ["vgg_tiny", "vgg_small", "vgg7", "resnet20"]
+
+
+def own(in_channels, num_classes, image_size, hidden):
+    layers = nn.Conv2d(in_channels, hidden, 3), nn.ReLU(), nn.Flatten(1)
+    return nn.Sequential(*layers, nn.Linear(hidden * (image_size - 2) ** 2, num_classes))
+
+
+def test_a_network_of_ones_own_conforms():
+    options = {"hidden": Option(4, lambda value: is_whole(value, 1), "a whole number of at least 1")}
+    with MODELS.temporarily(Entry("own", f"{__name__}:own", options=options)):
+        check_conformance("own", 3, 8)
+        check_conformance("own", 1, 9, hidden=7)
+        with pytest.raises(UserError, match="model own: hidden is 0; it must be a whole number of at least 1"):
+            check_model({"name": "own", "hidden": 0})
+        first, second = (model_fingerprint({"name": "own", "hidden": hidden}) for hidden in (4, 5))
+        assert model_fingerprint({"name": "own"}) == first != second
+    with MODELS.temporarily(Entry("own", f"{__name__}:own", options=options, version=2)):
+        assert model_fingerprint({"name": "own"}) != first
+    with pytest.raises(UserError, match="unknown model 'own'"):
+        check_model({"name": "own"})
 
 
 def test_fingerprints_tell_networks_apart():
-    settings = [{"name": n} for n in model_names()] + [{"name": "vgg7", "width": 0.5}, {"name": "torchvision:resnet18"}]
+    settings = [{"name": n} for n in MODELS.names()] + [
+        {"name": "vgg7", "width": 0.5},
+        {"name": "torchvision:resnet18"},
+    ]
     settings.append({"name": "torchvision:resnet18", "weights": "IMAGENET1K_V1"})
     assert len({model_fingerprint(s) for s in settings}) == len(settings)
     assert model_fingerprint({"name": "vgg7"}) == model_fingerprint({"name": "vgg7", "width": 1})

@@ -16,7 +16,7 @@ from qprune.cost import count_cost
 from qprune.data import load_data
 from qprune.deploy.cells import load_network, open_cell
 from qprune.deploy.export import export_cell
-from qprune.deploy.formats import check_pair, get_format
+from qprune.deploy.formats import FORMATS, check_pair
 from qprune.networks.graph import with_normalize
 from qprune.precision import WIDTHS, get_precision, mixed
 from qprune.precision.brevitas_qat import place
@@ -214,8 +214,8 @@ def test_exported_files_give_what_was_evaluated(swept, form, tmp_path):
         pytest.importorskip("onnxruntime")
     folder, config = swept
     name = next(cell.id for cell in make_plan(config).cells if (cell.precision, cell.ratio) == ("mixed3", 0.5))
-    check_pair(get_format(form), "mixed3", name)
-    parity = export_cell(open_cell(folder, name), get_format(form), tmp_path / "file").parity
+    check_pair(FORMATS.get(form), "mixed3", name)
+    parity = export_cell(open_cell(folder, name), FORMATS.get(form), tmp_path / "file").parity
     assert parity.holds and parity.evaluated_accuracy == read_record(folder, name)["accuracy"]
 
 
@@ -223,7 +223,7 @@ def test_pt2_is_refused_with_the_formats_that_work():
     with pytest.raises(
         UserError, match="mixed3, which pt2 can't hold.*--format onnx or --format qonnx or --format torch"
     ):
-        check_pair(get_format("pt2"), "mixed3", "cell")
+        check_pair(FORMATS.get("pt2"), "mixed3", "cell")
 
 
 def test_the_forecast_leaves_open_what_is_not_chosen_yet(tmp_path):

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from qprune.data import load_data
 from qprune.networks.graph import with_normalize
-from qprune.precision import canonical_name, get_precision, precision_names, register_precision
+from qprune.precision import PRECISIONS, PrecisionEntry, get_precision
 from qprune.registry.errors import UserError
 
-NAMES = ("fp32", "fp16", "int8", "w2a3", "w4a4", "w8a8", "mixed2.5")
+OF_BREVITAS = ("w2a3", "w4a4", "w8a8", "mixed2.5")  # of the 60 that differ by their widths alone
+NAMES = [e.name for e in PRECISIONS.entries() if e.layers != "brevitas" or e.name in OF_BREVITAS]
 KINDS = (Plain, Residual, Depthwise)
 
 
@@ -39,9 +40,23 @@ def test_names_are_checked_without_importing_torch():
 
 
 def test_canonical_names():
-    assert get_precision("int4").name == canonical_name("int4") == "w4a4"
-    assert len(precision_names()) == 3 + 49 + 11 == len(set(precision_names()))
-    assert all(canonical_name(name) == name for name in precision_names())
+    assert get_precision("int4").name == PRECISIONS.get("int4").name == "w4a4"
+    assert len(PRECISIONS.names()) == 3 + 49 + 11 == len(set(PRECISIONS.names()))
+    assert all(PRECISIONS.get(name).name == name for name in PRECISIONS.names())
+
+
+def test_what_others_ask_of_a_format():
+    bits = {"mixed2.5": (2.5, 2.5), "fp32": (32, 32), "fp16": (16, 16), "int8": (8, 8), "int4": (4, 4), "w3a8": (3, 8)}
+    assert {name: PRECISIONS.get(name).bits for name in bits} == bits
+    entries = PRECISIONS.entries()
+    assert [entry.name for entry in entries if entry.layers != "brevitas"] == ["fp32", "fp16", "int8"]
+    assert [entry.name for entry in entries if entry.cpu_only] == ["int8"]
+    assert {entry.name: entry.timed for entry in entries if entry.timed} == {"fp32": "FP32", "int8": "integer"}
+    assert {entry.name: entry.weights for entry in entries[:4]} == {
+        "fp32": "float", "fp16": "half", "int8": "integer", "w2a2": "integer",
+    }  # fmt: skip
+    mixed = [entry.name for entry in entries if entry.mixed]
+    assert len(mixed) == 11 and all(name.startswith("mixed") for name in mixed)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +89,7 @@ def test_first_last_bits_out_of_range(bits):
 @pytest.mark.parametrize("name", ["fp16", "int4", "w4a4", "mixed4"])
 def test_registering_twice(name):
     with pytest.raises(ValueError, match="twice"):
-        register_precision(name, "qprune.precision.fp32")
+        PRECISIONS.add(PrecisionEntry(name, "qprune.precision.fp32", bits=(32, 32)))
 
 
 # --- what every format must do
@@ -84,6 +99,13 @@ def test_registering_twice(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_conformance(name, kind, tmp_path):
     check_conformance(name, *small(kind), tmp_path)
+
+
+def test_a_format_of_ones_own_conforms(tmp_path):
+    with PRECISIONS.temporarily(PrecisionEntry("own", "qprune.precision.fp32", bits=(32, 32), timed="FP32")):
+        check_conformance("own", *small(Residual), tmp_path)
+    with pytest.raises(UserError, match="unknown precision 'own'"):
+        get_precision("own")
 
 
 @pytest.mark.parametrize("model", ["resnet18", "mobilenet_v2", "densenet_small"])
@@ -119,7 +141,7 @@ def check_conformance(name, network, images, labels, folder):
     if len(list(network.modules())) < 20:  # torch.ao takes seconds to convert a larger one
         assert torch.equal(finished(images), precision.finish(again)(images))
     assert all(torch.equal(tensor, prepared.state_dict()[key]) for key, tensor in state.items())
-    if name != "int8":
+    if precision.entry.layers != "torch.ao":  # whose layers are converted
         assert torch.equal(finished(images), outputs)
 
 

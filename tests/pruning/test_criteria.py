@@ -13,16 +13,18 @@ from qprune.cost import count_cost
 from qprune.networks.gate import Gate
 from qprune.networks.graph import module_of, with_normalize
 from qprune.precision import get_precision
-from qprune.pruning.criteria import check_criterion, criterion_label, criterion_names, get_criterion
+from qprune.pruning.criteria import CRITERIA, CriterionEntry, check_criterion, criterion_label, get_criterion
+from qprune.pruning.criteria.base import StaticCriterion
 from qprune.pruning.flops import layer_costs, map_flops, relative_flops
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.pruning.scoring import Scorer, normalize
 from qprune.registry.errors import UserError
+from qprune.registry.options import Option, as_float, is_number
 
 KINDS = [Plain, Residual, Depthwise]
 EVERY = [
-    *({"name": name} for name in criterion_names()),
+    *({"name": name} for name in CRITERIA.names()),
     *({"name": name, "estimator": e} for name in ("obd_gate", "obd_element") for e in ("exact", "hutchinson")),
     {"name": "taylor", "flops_lambda": 0.1},
 ]
@@ -50,9 +52,41 @@ def scores_of(*args, **options):
     return scored(*args, **options).scores(torch.Generator().manual_seed(5))
 
 
+class Own(StaticCriterion):
+    """How far a map stands from the end, times a factor."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def scores(self, network, groups, alive, generator):
+        return self.factor * torch.arange(groups.total, 0, -1.0) * alive
+
+
+def test_a_criterion_of_ones_own_conforms():
+    options = {"factor": Option(2.0, is_number, "a number", as_float)}
+    with CRITERIA.temporarily(CriterionEntry("own", f"{__name__}:Own", options=options)):
+        assert criterion_label({"name": "own", "factor": 3}) == "own.factor_3"
+        for settings in ({"name": "own"}, {"name": "own", "factor": 3}):
+            check_conformance(Residual, settings)
+    with pytest.raises(UserError, match="unknown criterion 'own'"):
+        get_criterion("own")
+
+
+def test_what_others_ask_of_a_criterion():
+    entries = CRITERIA.entries()
+    several = ["gradient_variance", "low_variance_low_activation"]
+    assert [entry.name for entry in entries if entry.several_minibatches] == several
+    assert [entry.name for entry in entries if not entry.quantized] == ["obd_lecun"]
+    assert [entry.name for entry in entries if entry.has_lambda] == ["taylor_activation"]
+
+
 @pytest.mark.parametrize("settings", EVERY, ids=criterion_label)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_criterion_conforms(kind, settings):
+    check_conformance(kind, settings)
+
+
+def check_conformance(kind, settings):
     network, images, labels = small(kind)
     results = {}
     for size, train_mode in ((4, False), (8, False), (4, True)):
@@ -582,6 +616,6 @@ def test_lambda_must_be_chosen_before_scoring():
 def test_settings_are_checked_without_torch():
     code = (
         "import sys; from qprune.pruning.criteria import *; check_criterion({'name': 'obd_gate', 'samples': 2}); "
-        "criterion_label({'name': 'taylor'}); criterion_names(); sys.exit('torch' in sys.modules)"
+        "criterion_label({'name': 'taylor'}); CRITERIA.names(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

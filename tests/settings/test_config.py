@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qprune.registry import nearest
+from qprune.precision import PRECISIONS
+from qprune.pruning.criteria import CRITERIA
+from qprune.registry import Entry, Registry
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig, config_as_dict, load_config, write_template
 from qprune.settings.yaml_source import MAX_BYTES, override, parse
@@ -22,27 +24,24 @@ QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"
 MINIMAL = "name: a\ndata: digits\nmodel: vgg_tiny\n"
 
 
-def _registry(kind, valid):
-    def look_up(choice):
-        name = choice if isinstance(choice, str) else choice["name"]
-        if name not in valid:
-            raise UserError(f"unknown {kind} {name!r}{nearest(name, list(valid))}")
-        return types.SimpleNamespace(name=valid[name])
-
-    return look_up
+def _check(registry):
+    return lambda settings: registry.get(settings["name"])
 
 
 @pytest.fixture
 def registries(monkeypatch):
     """Small registries in place of qprune's own, so that these tests are about the file alone."""
-    precisions = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "w4a4", "w4a4": "w4a4"}
+    data, models = (
+        Registry(kind, *(Entry(name, "") for name in names))
+        for kind, names in (("data set", ("digits", "mnist")), ("model", ("vgg_tiny", "resnet20")))
+    )
+    criteria = Registry("criterion", *map(CRITERIA.get, ("taylor", "taylor_signed", "random")))
+    precisions = Registry("precision", *map(PRECISIONS.get, ("fp32", "fp16", "int8", "int4")))
     fakes = {
-        "qprune.data": {"check_data": _registry("data set", {"digits": None, "mnist": None})},
-        "qprune.networks": {"check_model": _registry("model", {"vgg_tiny": None, "resnet20": None})},
-        "qprune.precision": {"get_precision": _registry("precision", precisions)},
-        "qprune.pruning.criteria": {
-            "check_criterion": _registry("criterion", {"taylor": None, "taylor_signed": None, "random": None})
-        },
+        "qprune.data": {"check_data": _check(data)},
+        "qprune.networks": {"check_model": _check(models)},
+        "qprune.precision": {"PRECISIONS": precisions},
+        "qprune.pruning.criteria": {"CRITERIA": criteria, "check_criterion": _check(criteria)},
     }
     for name, contents in fakes.items():
         module = types.ModuleType(name)

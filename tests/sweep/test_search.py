@@ -10,11 +10,12 @@ import pytest
 from tiny_sweep import command, run_inline, tiny_config
 
 from qprune.analysis.front import hypervolume, operating_points
+from qprune.precision import PRECISIONS
 from qprune.report.build import report_data
 from qprune.settings.config import load_config
 from qprune.storage.results import read_cells
 from qprune.sweep.plan import make_plan
-from qprune.sweep.search import Search, bits_of, foretell, hypervolume_gains, next_cells
+from qprune.sweep.search import Search, foretell, hypervolume_gains, next_cells
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from adaptive import outcomes_of, replay, stages_of  # noqa: E402
@@ -32,7 +33,7 @@ def made_outcomes(plan, noise: float = 0.002) -> dict:
     """Accuracy falls with ratio and width, and 2 points more with quantize_first; costs as the bits' product has it."""
     outcomes = {}
     for cell in plan.cells:
-        bits = bits_of(cell.precision)[0]
+        bits = PRECISIONS.get(cell.precision).bits[0]
         draw = random.Random(cell.stages["evaluate"]).gauss(0, noise)
         lost = 0.2 * 2**-bits + 0.05 * cell.ratio**4 + 0.02 * (cell.order == "quantize_first")
         cost = (bits / 32) ** 2 * (1 - cell.ratio) ** 1.6
@@ -82,19 +83,6 @@ def test_gains_are_differences_of_hypervolumes():
 
         expected = [volume(np.vstack([known, point])) - volume(known) for point in points]
         assert np.allclose(hypervolume_gains(known, points), expected, atol=1e-12) and max(expected) > 0
-
-
-def test_bits_of_precisions():
-    named = {
-        "mixed2.5": (2.5, 2.5),
-        "fp32": (32, 32),
-        "fp16": (16, 16),
-        "int8": (8, 8),
-        "int4": (4, 4),
-        "w3a8": (3, 8),
-        "own": (32, 32),
-    }
-    assert {name: bits_of(name) for name in named} == named
 
 
 def test_what_is_known_is_foretold(tmp_path):

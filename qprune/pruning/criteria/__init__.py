@@ -14,7 +14,7 @@ from qprune.registry import Registry
 from qprune.registry.errors import UserError
 from qprune.registry.options import fill, split_name
 
-__all__ = ["CRITERIA", "CriterionEntry", "check_criterion", "criterion_label", "criterion_names", "get_criterion"]
+__all__ = ["CRITERIA", "CriterionEntry", "check_criterion", "criterion_label", "get_criterion"]
 
 _HERE = "qprune.pruning.criteria"
 CRITERIA = Registry(
@@ -40,11 +40,6 @@ CRITERIA = Registry(
     CriterionEntry("weight_norm", f"{_HERE}.weight_norm:WeightNorm"),
     CriterionEntry("random", f"{_HERE}.random:Random"),
 )
-
-
-def criterion_names() -> list[str]:
-    """The criteria that a sweep file may name."""
-    return CRITERIA.names()
 
 
 def check_criterion(settings: Mapping[str, Any]) -> None:
