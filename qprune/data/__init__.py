@@ -78,7 +78,7 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
 def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     """{"name", "options", "augment", "subset"} with every default filled in and everything checked."""
     name, given = split_name("data", settings, "digits")
-    if is_user_code(name) and name not in DATA_SETS:
+    if name not in DATA_SETS and is_user_code(name):
         common = {key: given.pop(key) for key in COMMON if key in given}
         check_options("data", name, load_function("data", name), given, {})
         try:

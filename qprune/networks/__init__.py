@@ -7,7 +7,7 @@ one file with a function `build`, and one line below. The weights are drawn from
 with the same torch.manual_seed before it, a build is the same.
 
 A user's function is called with the options, and with those of in_channels, num_classes and image_size that
-its signature takes. Nothing here imports torch before a network is built or a name outside this list is checked.
+its signature takes. Nothing here imports torch before a network is built or a torchvision:<name> is checked.
 """
 
 from __future__ import annotations
@@ -151,8 +151,9 @@ def _build_own(name: str, shapes: Mapping[str, int], options: Mapping[str, Any])
     with torch.device("meta"):  # shapes without values
         count = sum(parameter.numel() for parameter in build(**shapes, **options).parameters())
     if count > MAX_PARAMETERS:
+        asked = " and ".join(f"{option} is {show(value)}" for option, value in options.items())
         raise UserError(
-            f"model {name}: with {show(options)} it has {count:,} parameters; at most {MAX_PARAMETERS:,} are built"
+            f"model {name}: {asked}, which makes {count:,} parameters; at most {MAX_PARAMETERS:,} are built"
         )
     return build(**shapes, **options)
 

@@ -5,7 +5,8 @@ tuple. Settings that follow from others (prune.until, the learning rates after t
 downstream needs to know a default. Relative paths in the file are relative to the current directory, as is the
 search path of `module:function`.
 
-No torch is imported here: a wrong file is refused at once.
+No torch is imported here, so that a wrong file is refused at once, but where the file names a network of torchvision's
+(its list, another with each version, is in its code alone) or the user's own code.
 """
 
 import json

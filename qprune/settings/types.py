@@ -155,7 +155,7 @@ def _channels_per_step(value: Any) -> ChannelsPerStep:
 def _refer(check) -> AfterValidator:
     """Asks a registry, and makes its UserError one of the file's problems.
 
-    Registries are imported when they are asked; none of them imports torch to answer.
+    Registries are imported when they are asked; none of them imports torch to answer, but for torchvision:<name>.
     """
 
     def run(value: Any) -> Any:

@@ -223,6 +223,8 @@ def test_a_format_is_registered_once():
     assert FORMATS.names() == ["onnx", "qonnx", "torch", "pt2"]
     with pytest.raises(ValueError, match="twice"):
         FORMATS.add(Format("onnx", "x", bears=()))
+    code = "import sys, qprune.deploy.formats as f; f.FORMATS.get('onnx').can_hold('int4'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_which_precisions_a_format_bears():
@@ -430,7 +432,7 @@ def test_load_torch_gives_the_evaluated_network(results, tmp_path, precision):
 
 
 def test_load_torch_refuses_other_files(results, tmp_path):
-    with pytest.raises(UserError, match="no 'qprune.networks.graph' in its header"):
+    with pytest.raises(UserError, match="no 'qprune.network' in its header"):
         load_torch(results / "networks" / f"{tiny('fp32')}.safetensors")
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(UserError, match="can't be read as safetensors"):

@@ -77,7 +77,6 @@ def test_what_others_ask_of_a_criterion():
     several = ["gradient_variance", "low_variance_low_activation"]
     assert [entry.name for entry in entries if entry.several_minibatches] == several
     assert [entry.name for entry in entries if not entry.quantized] == ["obd_lecun"]
-    assert [entry.name for entry in entries if entry.has_lambda] == ["taylor_activation"]
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=criterion_label)

@@ -584,13 +584,27 @@ def test_an_unknown_name_is_answered_with_the_nearest(setting, near):
     assert repr(setting.split("=")[1]) in message and repr(near) in message
 
 
-def test_loading_imports_nothing_heavy():
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        ([], False),
+        (["data={name: cifar10, download: true}", "prune.criterion=[obd_lecun, random]", "precisions=mixed3"], False),
+        (["data=digitz"], True),
+        (["model={name: vgg7, width: -1}"], True),
+        (["precisions=w4a9"], True),
+        (["prune.criterion={name: obd_gate, samples: 0}"], True),
+        (["prune.criterion=obd_lecun", "order=quantize_first"], True),
+    ],
+)
+def test_loading_and_refusing_imports_nothing_heavy(overrides, refused):
     """A wrong file must be refused at once, so neither the package nor the registries may import these."""
     code = (
-        "import sys; from qprune.settings.config import load_config\n"
-        "load_config(sys.argv[1])\n"
+        "import sys; from qprune.registry.errors import UserError; from qprune.settings.config import load_config\n"
+        "try: load_config(sys.argv[1], sys.argv[2:])\n"
+        "except UserError: print('refused')\n"
         "print(*({'torch', 'torchvision', 'sklearn', 'brevitas', 'torch_pruning', 'pandas'} & sys.modules.keys()))"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(QUICKSTART)], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", code, str(QUICKSTART), *overrides]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == []
+    assert run.stdout.split() == ["refused"] * refused

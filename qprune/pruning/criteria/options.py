@@ -22,11 +22,6 @@ class CriterionEntry(Entry):
     several_minibatches: bool = False
     quantized: bool = True
 
-    @property
-    def has_lambda(self) -> bool:
-        """Whether it has a lambda, a number that cross-validation can choose ("cv")."""
-        return "lambda" in self.options
-
 
 def is_weight(value: Any) -> bool:
     """Whether it may be the factor of a term."""
