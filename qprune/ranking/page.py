@@ -1,10 +1,7 @@
 """One offline page: the answers in words, the charts, the tables."""
 
-import base64
-import hashlib
 import html
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
@@ -13,27 +10,10 @@ from qprune.pruning.sets import OPPOSITE, QUADRANTS, WORDS
 from qprune.ranking.charts import correlation_chart, cost_chart, lambda_chart, plane_chart
 from qprune.ranking.measured import Measured
 from qprune.ranking.tables import COLUMNS, TARGETS
-from qprune.report.html import packed
+from qprune.report.html import page
 from qprune.settings.config import SweepConfig
 from qprune.storage.durable import write_whole
 
-SCRIPT = """"use strict";
-(async () => {
-  const bytes = Uint8Array.from(atob(document.getElementById("data").textContent.trim()), (letter) => letter.charCodeAt(0));
-  const charts = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
-  for (const [name, chart] of Object.entries(charts))
-    await Plotly.newPlot(name, chart.data, chart.layout, { responsive: true, displaylogo: false });
-  document.documentElement.dataset.ready = "yes";
-  if (location.hash !== "#figures=1") return;
-  const figures = {}; // for --figures: the charts as text in the page
-  for (const [name, chart] of Object.entries(charts))
-    for (const format of ["svg", "png"])
-      figures[`${name}.${format}`] = await Plotly.toImage({ data: chart.data, layout: chart.layout }, { format, width: 1200, height: chart.layout.height, scale: format === "png" ? 2 : 1 });
-  const text = document.createElement("pre");
-  text.id = "figures";
-  text.textContent = JSON.stringify(figures);
-  document.body.replaceChildren(text);
-})();"""
 PAPER = (
     "Laid out as Table 1 of Molchanov et al. (ICLR 2017), whose row for Taylor on VGG-16 / Birds-200 reads 0.73 per "
     "layer, 0.14 over all layers and 0.73 over all layers l2-normalised. The oracle is taken as it is; in the last "
@@ -169,12 +149,6 @@ def _as_json(figure, height: int) -> dict:
 
 
 def _page(config: SweepConfig, charts: dict, parts: list[str], sentences: list[str], left_out: dict) -> str:
-    from plotly.offline import get_plotlyjs
-
-    scripts = (get_plotlyjs(), SCRIPT)
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
-    style = (files("qprune.report") / "page" / "page.css").read_text()
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
     lacking = "".join(
         f"<li>{html.escape(what)}: {html.escape(why.splitlines()[0])}</li>" for what, why in left_out.items()
@@ -185,15 +159,9 @@ def _page(config: SweepConfig, charts: dict, parts: list[str], sentences: list[s
         f"Scores in eval mode over {f'{rank.images:,} training images at most' if rank.images else 'all training images'}; "
         f"the oracle over {rank.oracle_images:,} fixed training images; {rank.finetune_updates} updates of fine-tuning."
     )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(config.name)} · qprune rank</title><style>{style}
-.chart {{ height: auto; }} li {{ margin: 4px 0; }}</style></head><body>
-<header><h1>{html.escape(config.name)}: how criteria rank feature maps</h1><p>{how}</p></header>
-<main><noscript><p>The charts need JavaScript; the tables don't.</p></noscript>
+    body = f"""<header><h1>{html.escape(config.name)}: how criteria rank feature maps</h1><p>{how}</p></header>
+<main class="rank"><noscript><p>The charts need JavaScript; the tables don't.</p></noscript>
 <section><h2>In words</h2><p class="note">In brackets: 95% intervals over seeds.</p><ul>{said}</ul>{lacking}</section>
 {"".join(parts)}</main>
-<script type="text/plain" id="data">{packed(charts)}</script>
-<script>{scripts[0]}</script><script>{scripts[1]}</script></body></html>
 """
+    return page(f"{config.name} · qprune rank", body, charts, "rank")

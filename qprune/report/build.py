@@ -12,7 +12,7 @@ import qprune
 from qprune.analysis.front import COSTS, GROUP, POINT, STUDY, is_on_front, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.published import Published, same_name
-from qprune.analysis.statistics import Interval
+from qprune.analysis.statistics import Interval, interval
 from qprune.analysis.studies import (
     REFERENCES,
     SCRATCH,
@@ -32,7 +32,7 @@ from qprune.report.details import (
     curve_tables,
     layer_tables,
     read_log,
-    read_record,
+    record_if_kept,
     sampling_errors,
 )
 from qprune.storage.results import read_lambdas, read_sweep_file
@@ -48,6 +48,9 @@ POINT_COLUMNS = (
     *COSTS, *(f"{cost}_sd" for cost in COSTS),
 )  # fmt: skip
 MEASURES = ("val_accuracy", "accuracy", "val_loss", "test_loss")
+ENDS = ("mean", "low", "high")  # of an interval
+WAYS = ("pruned", "quantised", "both")  # of EqualCost
+PARTS = ("dense", "prune", "prune", "finetune", "quantize")
 TEXTS = ("cell", *GROUP, "precision", "status", "reason")
 
 
@@ -63,7 +66,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
     costs = [cost for cost in COSTS if cost in points and points[cost].notna().any()]
     costs = costs or [cost for cost in COSTS if cost != "latency_ms"]  # nothing is finished yet
     detailed = _detailed(cells, points)
-    records = [read_record(places[sweep], cell) for cell, sweep in zip(detailed.cell, detailed.sweep, strict=True)]
+    records = [record_if_kept(places[sweep], cell) for cell, sweep in zip(detailed.cell, detailed.sweep, strict=True)]
     correct = {
         (sweep, record["cell"]): right
         for sweep, record in zip(detailed.sweep, records, strict=True)
@@ -163,7 +166,10 @@ def _sweep(label: str, folder: Path, cells) -> dict:
 
 
 def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
-    """The comparisons within one sweep, model, data set, criterion and method, and with the other method where there is one."""
+    """The comparisons within one sweep, model, data set, criterion and method, and with the other method where there is one.
+
+    Tables are columns, with an interval's ends as columns of its own; operating points are their numbers.
+    """
     both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "method"])]
     own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
     own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
@@ -171,65 +177,69 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     cells, first = cells[own], points[own_points]
     right = {cell: correct[row["sweep"], cell] for cell in cells.cell if (row["sweep"], cell) in correct}
     sampling = sampling_errors(cells, right)
+    on_validation, equal = drops(cells), equal_cost(cells, first)
+    places = [(one.precision, one.ratio) for one in on_validation]
     test = {(one.precision, one.ratio): one.drop for one in drops(cells, "accuracy", "baseline_accuracy")}
     number = [int(place) for place in first.index]
     return {
-        "drops": [
-            [one.precision, one.ratio, *_plain(one.drop), *_plain(test[one.precision, one.ratio])[:3]]
-            + list(sampling.get((one.precision, one.ratio), (None, None, None)))
-            for one in drops(cells)
-        ],
-        "interactions": {
-            column: [[one.precision, one.ratio, *_plain(one.effect)] for one in interactions(cells, column)]
-            for column in MEASURES
+        "drops": _places(on_validation)
+        | {
+            "validation": _intervals([one.drop for one in on_validation]),
+            "test": _intervals([test[place] for place in places]),
+            "images": _intervals([sampling.get(place, interval([])) for place in places]),
         },
-        "orders": {
-            column: [[one.precision, one.ratio, *_plain(one.effect)] for one in orders(both_orders, column)]
-            for column in MEASURES
-        },
+        "interactions": {column: _effects(interactions(cells, column)) for column in MEASURES},
+        "orders": {column: _effects(orders(both_orders, column)) for column in MEASURES},
         "budget": {"updates": _updates(cells)} | {column: _budget(cells, scratch, column) for column in REFERENCES},
         "lambda": _lambda(row, lambdas[row["sweep"]]),
-        "equal_cost": [
-            [one.limit, *(None if best is None else number[best] for best in (one.pruned, one.quantised, one.both))]
-            + _plain(one.difference)
-            for one in equal_cost(cells, first)
-        ],
+        "equal_cost": {"limit": [one.limit for one in equal]}
+        | {way: [None if (best := getattr(one, way)) is None else number[best] for one in equal] for way in WAYS}
+        | {"difference": _intervals([one.difference for one in equal])},
     }
 
 
 def _lambda(row: dict, lambdas) -> dict | None:
-    """The curve by which cross-validation chose the group's lambda, as LambdaPoint's fields; None where it chose none."""
+    """The curve by which cross-validation chose the group's lambda, LambdaPoint's fields; None where it chose none."""
     if lambdas is None:
         return None
     own = lambdas[np.logical_and.reduce([lambdas[name] == row[name] for name in ("model", "data", "criterion")])]
     if not len(own):
         return None
-    curve = [[one.weight, one.ratio, _plain(one.loss), _plain(one.gain)] for one in lambda_curve(own)]
-    return {"chosen": list(chosen_lambdas(own).items()), "curve": curve, "folds": int(own.fold.nunique())}
+    curve, chosen = lambda_curve(own), chosen_lambdas(own)
+    return {
+        "folds": int(own.fold.nunique()),
+        "chosen": {"seed": list(chosen), "weight": list(chosen.values())},
+        "curve": {name: [getattr(one, name) for one in curve] for name in ("weight", "ratio")}
+        | {name: _intervals([getattr(one, name) for one in curve]) for name in ("loss", "gain")},
+    }
 
 
 def _budget(cells, scratch, column: str) -> dict:
-    """What the page shows of the unpruned network's updates: lines (mean, sd, seeds), and rows as Budget's fields."""
+    """What the page shows of the unpruned network's updates: its accuracies, and a table of Budget's fields."""
     lines = {
-        name: [_number(values.mean()), _number(values.std(ddof=1)) if len(values) > 1 else None, len(values)]
+        name: {
+            "mean": _number(values.mean()),
+            "sd": _number(values.std(ddof=1)) if len(values) > 1 else None,
+            "seeds": len(values),
+        }
         for name, values in references(cells, scratch, column).items()
     }
-    rows = [
-        [one.precision, one.ratio, *(_plain(part) for part in (one.apparent, one.fair, one.scratch, one.extra))]
-        for one in budget(cells, scratch, column)
-    ]
-    return {"lines": lines, "rows": rows}
+    losses = budget(cells, scratch, column)
+    parts = {
+        name: _intervals([getattr(one, name) for one in losses]) for name in ("apparent", "fair", "scratch", "extra")
+    }
+    return {"lines": lines, "rows": _places(losses) | parts}
 
 
-def _updates(cells) -> list[int]:
-    """[N, N + M]: updates of dense training, and of every cell as a whole; those of the first cell, for all are equal."""
+def _updates(cells) -> dict[str, int]:
+    """N, of dense training, and N + M, of every cell as a whole; those of the first cell, for all are equal."""
     first = cells[cells.status == "done"].iloc[0]
-    return [int(first.updates_dense), int(first.total_updates)]
+    return {"dense": int(first.updates_dense), "total": int(first.total_updates)}
 
 
 def _hypervolumes(cells) -> list[dict]:
     return [
-        {"data": data, "sweep": sweep, "interval": _plain(volume)}
+        {"data": data, "sweep": sweep, "volume": _interval(volume)}
         for data, group in cells.groupby("data", sort=False)
         for sweep, volume in hypervolumes(group).items()
     ]
@@ -249,13 +259,27 @@ def _curves(places: dict[str, Path], detailed, records: list) -> dict:
         rows = [number for number, name in enumerate(detailed.sweep) if name == sweep]
         tables = curve_tables(folder.parent / "stages", [records[row] for row in rows])
         for row, parts in zip(rows, tables["cells"], strict=True):
-            by_row[row] = [[part, place + len(curves)] for part, place in parts]
+            phases = [PARTS[part] if isinstance(part, int) else part for part, _ in parts]
+            by_row[row] = {"phase": phases, "curve": [place + len(curves) for _, place in parts]}
         curves += tables["curves"]
     return {"curves": curves, "cells": [by_row[row] for row in range(len(records))]}
 
 
-def _plain(one: Interval) -> list:
-    return [_number(one.mean), _number(one.low), _number(one.high), one.n]
+def _interval(one: Interval) -> dict:
+    return {end: _number(getattr(one, end)) for end in ENDS} | {"seeds": one.n}
+
+
+def _intervals(some: list[Interval]) -> dict[str, list]:
+    """Intervals as columns."""
+    return {end: [_number(getattr(one, end)) for one in some] for end in ENDS} | {"seeds": [one.n for one in some]}
+
+
+def _places(some: list) -> dict[str, list]:
+    return {"precision": [one.precision for one in some], "ratio": [one.ratio for one in some]}
+
+
+def _effects(some: list) -> dict:
+    return _places(some) | {"effect": _intervals([one.effect for one in some])}
 
 
 def _number(value: float, digits: int | None = None):

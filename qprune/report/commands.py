@@ -109,12 +109,13 @@ def compare_command(
     results = read_published(published or [])
     data = report_data(folders, labels, results)
     write_page(output, data)
-    for volume in data["hypervolumes"]:
-        mean, low, high, seeds = volume["interval"]
-        if mean is None:
+    for one in data["hypervolumes"]:
+        volume = one["volume"]
+        if volume["mean"] is None:
             continue
-        spread = f" (95%: {low:.1f} to {high:.1f}, {seeds} seeds)" if low is not None else " (one seed)"
-        print(f"{volume['sweep']} on {volume['data']}: hypervolume {mean:.1f} octaves x percentage points{spread}")
+        ends = f"{volume['low']:.1f} to {volume['high']:.1f}" if volume["seeds"] > 1 else ""
+        spread = f" (95%: {ends}, {volume['seeds']} seeds)" if ends else " (one seed)"
+        print(f"{one['sweep']} on {one['data']}: hypervolume {volume['mean']:.1f} octaves x percentage points{spread}")
     if answers or results:
         cells = read_sweeps(folders, labels)[0]
     if results:

@@ -5,14 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.analysis.statistics import sampling_interval
+from qprune.analysis.statistics import Interval, sampling_interval
 from qprune.storage.correctness import unpack_bits
-from qprune.storage.results import read_failure
-from qprune.storage.results import read_record as read_checked
+from qprune.storage.results import read_failure, read_record
 from qprune.storage.store import Store
 
 DETAILED_CELLS = 1000  # with layers and curves; more would make the page too large
 CURVE_POINTS = 25  # of each stage's curve
+# what cells have in common is kept once: those of a model, of a pruned shape, of a precision
+LAYER_COLUMNS = {
+    "structures": ("name", "type"),
+    "shapes": ("channels_in", "channels_out", "macs", "weight_elements"),
+    "bits": ("w_bits", "a_bits"),
+}
 LOG_LINES = 20  # of a failed cell's log, the last ones
 # of the reports of: dense, each snapshot of the path, recover, recover, quantize
 CURVES = ("curve", "curve", "curve_prune", "curve_finetune", "curve")
@@ -32,10 +37,10 @@ class Shared:
         return self._places[key]
 
 
-def read_record(folder: Path, cell: str) -> dict | None:
+def record_if_kept(folder: Path, cell: str) -> dict | None:
     """A cell's record; None where it is missing, as in a folder with the table alone. Raises Damaged."""
     try:
-        return read_checked(folder, cell)
+        return read_record(folder, cell)
     except FileNotFoundError:
         return None
 
@@ -51,21 +56,16 @@ def read_log(folder: Path, cell: str) -> str:
 def layer_tables(records: list[dict | None]) -> dict:
     """Layers of each record, with what cells have in common kept once.
 
-    structures: [[name, type], ...] per model; shapes: [channels in, channels out, macs, weight elements] per layer,
-    flat; bits: [w_bits, a_bits] per layer, flat; cells: per record (structure, shape, bits), or None.
+    structures, shapes, bits: tables whose rows are layers, as columns; cells: per record its place in each, or None.
     """
-    structures, shapes, bits = Shared(), Shared(), Shared()
-    cells = []
+    tables = {name: Shared() for name in LAYER_COLUMNS}
+    cells: dict[str, list] = {name: [] for name in LAYER_COLUMNS}
     for record in records:
         layers = record and record.get("cost", {}).get("layers")
-        if not layers:
-            cells.append(None)
-            continue
-        structure = structures.put([[layer["name"], layer["type"]] for layer in layers])
-        columns = ("channels_in", "channels_out", "macs", "weight_elements")
-        shape = shapes.put([layer.get(column) for layer in layers for column in columns])
-        cells.append([structure, shape, bits.put([layer[b] for layer in layers for b in ("w_bits", "a_bits")])])
-    return {"structures": structures.values, "shapes": shapes.values, "bits": bits.values, "cells": cells}
+        for name, columns in LAYER_COLUMNS.items():
+            table = {column: [layer.get(column) for layer in layers] for column in columns} if layers else None
+            cells[name].append(table and tables[name].put(table))
+    return {name: table.values for name, table in tables.items()} | {"cells": cells}
 
 
 def curve_tables(stages: Path, records: list[dict | None]) -> dict:
@@ -130,8 +130,8 @@ def correct_images(record: dict | None, part: str = "test") -> np.ndarray | None
         return None
 
 
-def sampling_errors(cells, correct: dict[str, np.ndarray]) -> dict[tuple[str, float], tuple[float, float, float]]:
-    """(precision, ratio) -> test accuracy lost against the baseline: mean, low, high by the finite number of test images.
+def sampling_errors(cells, correct: dict[str, np.ndarray]) -> dict[tuple[str, float], Interval]:
+    """(precision, ratio) -> test accuracy lost against the baseline, its interval by the finite number of test images.
 
     cells: of one study; correct: cell -> bool [images]. Seeds that lack one of both are left out; a place without any
     is missing.
@@ -145,8 +145,6 @@ def sampling_errors(cells, correct: dict[str, np.ndarray]) -> dict[tuple[str, fl
     for cell, precision, ratio, seed in zip(done.cell, done.precision, done.pruning_ratio, done.seed, strict=True):
         if cell in correct and seed in baseline and correct[cell].shape == baseline[seed].shape:
             pairs.setdefault((precision, float(ratio)), []).append((baseline[seed], correct[cell]))
-    errors = {}
-    for place, both in pairs.items():
-        error = sampling_interval(*(np.stack(part) for part in zip(*both, strict=True)))
-        errors[place] = (error.mean, error.low, error.high)
-    return errors
+    return {
+        place: sampling_interval(*(np.stack(part) for part in zip(*both, strict=True))) for place, both in pairs.items()
+    }

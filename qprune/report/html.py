@@ -1,50 +1,44 @@
-"""The page's data and parts -> one self-contained HTML file."""
+"""A page's body, data and script -> one self-contained HTML file."""
 
 import base64
 import gzip
 import hashlib
+import html
 import json
 import re
 from importlib.resources import files
 from pathlib import Path
 
+from qprune.report.bundle import bundle
 from qprune.storage.durable import write_whole
 
-SCRIPTS = (
-    "data",
-    "choose",
-    "state",
-    "published",
-    "plot",
-    "limits",
-    "studies",
-    "budget",
-    "lambda",
-    "cell",
-    "table",
-    "main",
-)  # in the order of use
 
+def page(title: str, body: str, data, module: str) -> str:
+    """The page. Its policy lets no script run but its own, by hash, and nothing be loaded.
 
-def page(data: dict) -> str:
-    """The page. Its policy lets no script run but its own, by hash, and nothing be loaded."""
+    body: HTML; data: plain JSON, which the script has as DATA; module: of the folder page, with all that it imports.
+    """
     from plotly.offline import get_plotlyjs
 
-    parts = files("qprune.report") / "page"
-    code = "\n".join((parts / f"{name}.js").read_text() for name in SCRIPTS)
-    scripts = {"plotly": get_plotlyjs(), "script": f'"use strict";\n(async () => {{\n{code}\n}})();'}
+    scripts = {"plotly": get_plotlyjs(), "script": bundle(module)}
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts.values())
     filled = {
         **scripts,
         "policy": f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:",
-        "style": (parts / "page.css").read_text(),
+        "title": html.escape(title),
+        "style": _part("page.css"),
+        "body": body,
         "data": packed(data),
     }
     # NOTE one pass: what is filled in is not searched again
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], (parts / "page.html").read_text())
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], _part("frame.html"))
 
 
-def packed(data: dict) -> str:
+def _part(name: str) -> str:
+    return (files("qprune.report") / "page" / name).read_text()
+
+
+def packed(data) -> str:
     """JSON, gzipped, as base64: a fifth of the size, and no name in it can end the element that it stands in."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
@@ -55,5 +49,5 @@ def _sha256(text: str) -> str:
 
 
 def write_page(path: Path, data: dict) -> None:
-    """Write the page, whole or not at all."""
-    write_whole(path, page(data).encode())
+    """Write the page of report_data(), whole or not at all."""
+    write_whole(path, page("qprune report", _part("report.html"), data, "main").encode())

@@ -292,7 +292,7 @@ def test_older_tables_read_as_prune_first(tmp_path):
     data = report_data([tmp_path / "old" / "made"])
     (group,) = data["groups"]
     studies = group["studies"]
-    assert studies["orders"]["val_accuracy"] == []
+    assert studies["orders"]["val_accuracy"]["ratio"] == []
     assert list(studies["budget"]["val_accuracy"]["lines"]) == ["baseline"]
     assert list(studies["budget"]["accuracy"]["lines"]) == ["dense", "baseline"]
 
@@ -304,11 +304,11 @@ def test_page_data_of_both_orders(tmp_path):
     first, second, scratch = (group["studies"] for group in data["groups"])
     assert scratch is None
     assert first["orders"] == second["orders"]
-    assert len(first["orders"]["val_accuracy"]) == 20
+    assert len(first["orders"]["val_accuracy"]["ratio"]) == 20
     lines = first["budget"]["val_accuracy"]["lines"]
-    assert lines["scratch"] == pytest.approx([0.981, 0.001, 3])
-    assert lines["dense"] == pytest.approx([0.97, 0, 3])
-    assert first["budget"]["updates"] == [100, 180]
+    assert lines["scratch"] == pytest.approx({"mean": 0.981, "sd": 0.001, "seeds": 3})
+    assert lines["dense"] == pytest.approx({"mean": 0.97, "sd": 0, "seeds": 3})
+    assert first["budget"]["updates"] == {"dense": 100, "total": 180}
 
 
 def test_curves_of_quantising_first_follow_each_other(tmp_path):

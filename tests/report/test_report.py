@@ -6,7 +6,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,9 @@ from qprune.analysis.front import operating_points
 from qprune.registry.errors import UserError
 from qprune.report.build import report_data
 from qprune.report.commands import NOTHING_FITS, compare_command, pick_command, write_report
-from qprune.report.details import correct_images, layer_tables, read_record
+from qprune.report.details import correct_images, layer_tables
 from qprune.report.html import packed
-from qprune.storage.results import failure_file, read_cells
+from qprune.storage.results import failure_file, read_cells, read_record
 from qprune.storage.seal import sealed_json
 
 
@@ -299,7 +298,7 @@ def test_largest_ratio_within_points(report):
 
     seen = []
     for allowed in ("0.1", "100"):
-        type_number(report, "#points", allowed)
+        type_number(report, "#percentage-points", allowed)
         seen.append(ratios())
     assert seen[1] == ["90%"] * 4 and seen[0] != seen[1]
 
@@ -609,7 +608,9 @@ def test_packed_data_are_base64_of_json():
 def test_layers_are_shared(made):
     record = read_record(made, "net-digits-taylor-int4-r0.50-s1")
     tables = layer_tables([record, None, record])
-    assert tables["cells"] == [[0, 0, 0], None, [0, 0, 0]] and len(tables["shapes"]) == 1
+    assert tables["cells"] == dict.fromkeys(("structures", "shapes", "bits"), [0, None, 0])
+    layers, (shape,) = record["cost"]["layers"], tables["shapes"]
+    assert shape["channels_out"] == [layer["channels_out"] for layer in layers] and len(tables["bits"]) == 1
 
 
 def test_correct_images_are_unpacked_as_the_stages_pack_them():
@@ -627,7 +628,7 @@ def test_missing_records_are_left_out_damaged_ones_are_refused(tmp_path):
     record.unlink()
     (folder / "sweep.json").unlink()
     data = report_data([folder])
-    assert data["details"]["layers"]["cells"].count(None) == 1
+    assert data["details"]["layers"]["cells"]["shapes"].count(None) == 1
     record.write_text("{")
     with pytest.raises(UserError, match=rf"{record.name} is damaged.*run the sweep again"):
         report_data([folder])
@@ -656,8 +657,8 @@ def test_sweep_leaves_a_report(finished):
         "pending": 0,
         "skipped": 0,
     }
-    record = next(iter(written["details"]["curves"]["cells"]))
-    assert [part for part, _ in record] == [0, 2, 3, 4]  # unpruned: no path, but the rest of its budget
+    first = written["details"]["curves"]["cells"][0]
+    assert first["phase"] == ["dense", "prune", "finetune", "quantize"]  # unpruned: the rest of pruning's budget
 
 
 def test_curves_follow_each_other(finished):
@@ -666,8 +667,10 @@ def test_curves_follow_each_other(finished):
     data = report_data([folder])
     row = data["cells"]["cell"]["names"].index("vgg_tiny-digits-taylor-int4-r0.50-s0")
     parts = data["details"]["curves"]["cells"][data["details"]["rows"].index(row)]
-    starts = [(part, data["details"]["curves"]["curves"][place]["at"]) for part, place in parts]
-    assert starts == [(0, 0), (1, N), (3, N + P), (4, N + P + F)]
+    starts = [data["details"]["curves"]["curves"][place]["at"] for place in parts["curve"]]
+    assert dict(zip(parts["phase"], starts, strict=True)) == {
+        "dense": 0, "prune": N, "finetune": N + P, "quantize": N + P + F,
+    }  # fmt: skip
 
 
 def test_commands(finished, tmp_path):
@@ -706,11 +709,3 @@ def test_figures_without_a_browser(made, monkeypatch, tmp_path):
     monkeypatch.setenv("QPRUNE_BROWSER", "/bin/true")
     with pytest.raises(UserError, match="drew no figures"):
         write_figures(made / "report.html", tmp_path)
-
-
-def test_scripts_are_valid(made):
-    """Each part of the page's script by itself, where node is there to ask."""
-    node = shutil.which("node")
-    if node:
-        for part in (Path(__file__).parents[2] / "qprune" / "report" / "page").glob("*.js"):
-            assert subprocess.run([node, "--check", part], check=False).returncode == 0

@@ -1,5 +1,13 @@
 // Limits, and what they leave to choose.
 
+import { frontOf, kneeOf, pickOf } from "./choose.js";
+import { DATA } from "./data.js";
+import { choice, factsOf, fill, make } from "./dom.js";
+import { drawMarks, fadePoints, setMarks } from "./plot.js";
+import { CHOICES, chooseCell, comparedPoints, limitsNow, rememberState, state } from "./state.js";
+import { distinct, nameOf, POINTS } from "./tables.js";
+import { costText, digits, percent, signed } from "./text.js";
+
 /** A number as text that a point's own value still keeps: rounded up for a largest, down for a smallest. */
 function limitText(value, upwards) {
   if (value === 0) return "0";
@@ -21,8 +29,25 @@ function limitRow(id, label, values, upwards, get, set, show) {
     return found >= 0 ? found : upwards ? 0 : steps.length - 1;
   };
   const said = () => (get() === "" ? "no limit" : show(Number(get())));
-  const range = make("input", { type: "range", id: `${id}-range`, min: 0, max: Math.max(0, steps.length - 1), step: 1, value: place(), "aria-label": `${label}, slider`, "aria-valuetext": said(), disabled: steps.length < 2 });
-  const field = make("input", { type: "number", id: `${id}-field`, step: "any", min: 0, value: get(), placeholder: "no limit" });
+  const range = make("input", {
+    type: "range",
+    id: `${id}-range`,
+    min: 0,
+    max: Math.max(0, steps.length - 1),
+    step: 1,
+    value: place(),
+    "aria-label": `${label}, slider`,
+    "aria-valuetext": said(),
+    disabled: steps.length < 2,
+  });
+  const field = make("input", {
+    type: "number",
+    id: `${id}-field`,
+    step: "any",
+    min: 0,
+    value: get(),
+    placeholder: "no limit",
+  });
   range.addEventListener("input", () => {
     const at = Number(range.value);
     set(at === none ? "" : limitText(steps[at], upwards));
@@ -38,17 +63,47 @@ function limitRow(id, label, values, upwards, get, set, show) {
   return make("div", { class: "limit" }, make("div", {}, make("label", { for: `${id}-field` }, label), field), range);
 }
 
-function drawLimits() {
+export function drawLimits() {
   const points = comparedPoints();
   const rows = [];
   for (const name of distinct([state.x, "weight_bytes"]))
-    rows.push(limitRow(`max-${name}`, `largest ${name}`, points.map((row) => POINTS[name][row]), true,
-      () => state.max[name] ?? "", (text) => limitChanged(() => (state.max[name] = text)), (value) => costText(name, value)));
-  rows.push(limitRow("min-accuracy", "smallest val_accuracy", points.map((row) => POINTS.val_accuracy[row]), false,
-    () => state.min, (text) => limitChanged(() => (state.min = text)), (value) => percent(value, 2)));
+    rows.push(
+      limitRow(
+        `max-${name}`,
+        `largest ${name}`,
+        points.map((row) => POINTS[name][row]),
+        true,
+        () => state.max[name] ?? "",
+        (text) => limitChanged(() => (state.max[name] = text)),
+        (value) => costText(name, value),
+      ),
+    );
+  rows.push(
+    limitRow(
+      "min-accuracy",
+      "smallest val_accuracy",
+      points.map((row) => POINTS.val_accuracy[row]),
+      false,
+      () => state.min,
+      (text) => limitChanged(() => (state.min = text)),
+      (value) => percent(value, 2),
+    ),
+  );
   fill("limit-rows", rows);
-  fill("prefer-row", choice("prefer", "prefer", [["most-accurate", "most accurate"], ["cheapest", "cheapest"], ["knee", "the knee"]], state.prefer,
-    (value) => limitChanged(() => (state.prefer = value))));
+  fill(
+    "prefer-row",
+    choice(
+      "prefer",
+      "prefer",
+      [
+        ["most-accurate", "most accurate"],
+        ["cheapest", "cheapest"],
+        ["knee", "the knee"],
+      ],
+      state.prefer,
+      (value) => limitChanged(() => (state.prefer = value)),
+    ),
+  );
 }
 
 /** A limit or the preference has moved: fade, pick and mark, without a new plot. */
@@ -76,7 +131,8 @@ function pickCommand() {
   if (state.x !== "bit_gflops") parts.push("--cost", state.x);
   return parts.map(quoted).join(" ");
 }
-const exportCommand = (row) => ["qprune", "export", folderOf(POINTS.sweep[row]), POINTS.cell[row], "--format", "onnx"].map(quoted).join(" ");
+const exportCommand = (row) =>
+  ["qprune", "export", folderOf(POINTS.sweep[row]), POINTS.cell[row], "--format", "onnx"].map(quoted).join(" ");
 
 function commandLine(text, label) {
   const button = make("button", { type: "button", "aria-label": `Copy the ${label} command` }, "Copy");
@@ -90,7 +146,8 @@ async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
-  } catch { // no permission, or a browser that has no clipboard for files
+  } catch {
+    // no permission, or a browser that has no clipboard for files
     const area = make("textarea", { "aria-hidden": "true" });
     area.value = text;
     document.body.append(area);
@@ -101,55 +158,97 @@ async function copy(text) {
   }
 }
 
-function drawPick() {
+/** A point's accuracy and what it costs. */
+const atCost = (row) => `${percent(POINTS.val_accuracy[row], 2)} at ${costText(state.x, POINTS[state.x][row])}`;
+
+export function drawPick() {
   const points = comparedPoints();
   const limits = limitsNow();
   const picked = pickOf(points, limits, state.prefer, state.x);
   if (!points.length) {
-    marksNow = [];
+    setMarks([]);
     fill("pick", make("p", {}, "Nothing to choose from yet: no cell is finished."));
     fill("pick-more");
     return;
   }
   if (picked.chosen === null) {
-    marksNow = [];
+    setMarks([]);
     fill("pick", make("p", {}, make("strong", {}, "No cell keeps these limits.")));
-    fill("pick-more", make("p", {}, "Without one of them:"), make("ul", {}, Object.keys({ ...limits.largest, ...limits.smallest }).map((name) => {
-      const less = { largest: { ...limits.largest }, smallest: { ...limits.smallest } };
-      delete less.largest[name];
-      delete less.smallest[name];
-      const row = pickOf(points, less, state.prefer, state.x).chosen;
-      return make("li", {}, `without ${name}: ${row === null ? "the others can't be kept either" : `${nameOf(row)}, ${percent(POINTS.val_accuracy[row], 2)} at ${costText(state.x, POINTS[state.x][row])} ${state.x}`}`);
-    })));
+    fill(
+      "pick-more",
+      make("p", {}, "Without one of them:"),
+      make(
+        "ul",
+        {},
+        Object.keys({ ...limits.largest, ...limits.smallest }).map((name) => {
+          const less = { largest: { ...limits.largest }, smallest: { ...limits.smallest } };
+          delete less.largest[name];
+          delete less.smallest[name];
+          const row = pickOf(points, less, state.prefer, state.x).chosen;
+          const then = row === null ? "the others can't be kept either" : `${nameOf(row)}, ${atCost(row)} ${state.x}`;
+          return make("li", {}, `without ${name}: ${then}`);
+        }),
+      ),
+    );
     return;
   }
   const cost = POINTS[state.x];
   const knee = kneeOf(frontOf(picked.feasible, cost, POINTS.val_accuracy), cost, POINTS.val_accuracy);
   const best = picked.chosen;
-  marksNow = picked.runnersUp.map((row) => ({ row, kind: "runner-up", text: "" }));
-  if (knee !== null && knee !== best) marksNow.unshift({ row: knee, kind: "knee", text: `knee: ${nameOf(knee)}` });
-  marksNow.unshift({ row: best, kind: "pick", text: `pick: ${nameOf(best)}` });
-  fill("pick",
-    make("div", { class: "soft" }, `${picked.feasible.length} of ${points.length} points keep the limits` + (picked.prefer !== state.prefer ? "; they have no knee, so the most accurate:" : "; the pick:")),
+  const marks = [{ row: best, kind: "pick", text: `pick: ${nameOf(best)}` }];
+  if (knee !== null && knee !== best) marks.push({ row: knee, kind: "knee", text: `knee: ${nameOf(knee)}` });
+  setMarks([...marks, ...picked.runnersUp.map((row) => ({ row, kind: "runner-up", text: "" }))]);
+  fill(
+    "pick",
+    make(
+      "div",
+      { class: "soft" },
+      `${picked.feasible.length} of ${points.length} points keep the limits` +
+        (picked.prefer !== state.prefer ? "; they have no knee, so the most accurate:" : "; the pick:"),
+    ),
     make("strong", {}, nameOf(best)),
-    make("div", {}, `${percent(POINTS.val_accuracy[best], 2)} validation accuracy at ${costText(state.x, cost[best])} ${state.x}`));
+    make(
+      "div",
+      {},
+      `${percent(POINTS.val_accuracy[best], 2)} validation accuracy at ${costText(state.x, cost[best])} ${state.x}`,
+    ),
+  );
   const command = pickCommand();
-  fill("pick-more",
+  fill(
+    "pick-more",
     factsOf(comparison(best)),
     make("button", { type: "button", onclick: () => chooseCell(POINTS.key[best], true) }, "Look at this cell"),
     make("h3", {}, "Runners-up"),
-    picked.runnersUp.length ? make("ol", { class: "runners", start: 2 }, picked.runnersUp.map((row) =>
-      make("li", {}, make("button", { type: "button", onclick: () => chooseCell(POINTS.key[row], true) }, nameOf(row)), `: ${percent(POINTS.val_accuracy[row], 2)} at ${costText(state.x, cost[row])}`))) : make("p", {}, "None."),
-    knee === null ? null : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${percent(POINTS.val_accuracy[knee], 2)} at ${costText(state.x, cost[knee])}.`),
+    picked.runnersUp.length
+      ? make(
+          "ol",
+          { class: "runners", start: 2 },
+          picked.runnersUp.map((row) =>
+            make(
+              "li",
+              {},
+              make("button", { type: "button", onclick: () => chooseCell(POINTS.key[row], true) }, nameOf(row)),
+              `: ${atCost(row)}`,
+            ),
+          ),
+        )
+      : make("p", {}, "None."),
+    knee === null ? null : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${atCost(knee)}.`),
     make("h3", {}, "Commands"),
     command && commandLine(command, "pick"),
-    commandLine(exportCommand(best), "export"));
+    commandLine(exportCommand(best), "export"),
+  );
 }
 
 /** How a point stands to the unpruned FP32 network of equal updates. */
 function comparison(row) {
-  const dense = [...Array(POINTS.count).keys()].find((one) => POINTS.precision[one] === "fp32" && POINTS.pruning_ratio[one] === 0 &&
-    ["sweep", "model", "data"].every((name) => POINTS[name][one] === POINTS[name][row]));
+  const dense = [...Array(POINTS.count).keys()].find(
+    (one) =>
+      POINTS.precision[one] === "fp32" &&
+      POINTS.pruning_ratio[one] === 0 &&
+      POINTS.method[one] !== "scratch" &&
+      ["sweep", "model", "data"].every((name) => POINTS[name][one] === POINTS[name][row]),
+  );
   const less = (name) => {
     const text = costText(name, POINTS[name][row]);
     const base = dense === undefined ? null : POINTS[name][dense];
@@ -162,7 +261,9 @@ function comparison(row) {
   return [
     ["validation", against("val_accuracy", "baseline_val_accuracy")],
     ["test", against("accuracy", "baseline_accuracy")],
-    ...distinct([state.x, "bit_gflops", "gflops", "weight_bytes"]).filter((name) => DATA.costs.includes(name)).map((name) => [name, less(name)]),
+    ...distinct([state.x, "bit_gflops", "gflops", "weight_bytes"])
+      .filter((name) => DATA.costs.includes(name))
+      .map((name) => [name, less(name)]),
     ["seeds", POINTS.seeds[row]],
     ["cell to export", POINTS.cell[row]],
   ];

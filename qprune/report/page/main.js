@@ -1,46 +1,115 @@
 // Puts the page together, and draws anew what a change concerns.
 
-const SECTIONS = [["tradeoff", "Tradeoff"], ["studies", "Each precision"], ["grid", "Grid"], ["one-cell", "One cell"], ["all-cells", "All cells"], ["failed", "Failed"], ["provenance", "Provenance"]];
+import { drawBudgetPlot } from "./budget.js";
+import { drawCell } from "./cell.js";
+import { leaveFigures, saveButtons, takeFigure } from "./charts.js";
+import { DATA } from "./data.js";
+import { byId, choice, fill, goTo, make } from "./dom.js";
+import { drawLambda } from "./lambda.js";
+import { drawLimits, drawPick } from "./limits.js";
+import { drawLegend, drawPareto, pareto, paretoFigure } from "./plot.js";
+import { drawPublished, PUBLISHED, PUBLISHED_AXES } from "./published.js";
+import { CHOICES, change, onChange, readFragment, state } from "./state.js";
+import { drawGrid, drawStudies, drawVolumes } from "./studies.js";
+import { drawFailures, drawOrigin, drawTable, drawTableControls } from "./table.js";
+import { CELLS, POINTS } from "./tables.js";
 
-function goTo(id) {
-  const section = byId(id);
-  section.setAttribute("tabindex", "-1");
-  section.focus({ preventScroll: true });
-  section.scrollIntoView();
-}
+const SECTIONS = [
+  ["tradeoff", "Tradeoff"],
+  ["studies", "Each precision"],
+  ["grid", "Grid"],
+  ["one-cell", "One cell"],
+  ["all-cells", "All cells"],
+  ["failed", "Failed"],
+  ["provenance", "Provenance"],
+];
 
 function drawHeader() {
   const { done, failed, pending, skipped } = DATA.counts;
   const name = DATA.sweeps.map((sweep) => sweep.name).join(" and ");
   document.title = `${name} · qprune report`;
   byId("title").textContent = name;
-  byId("summary").textContent = `${done} of ${CELLS.count} cells done` + (failed ? `, ${failed} failed` : "") + (pending ? `, ${pending} pending: reload this page for more` : "") + (skipped ? `, ${skipped} skipped (strategy: front)` : "") + `. Written ${DATA.written}.`;
-  fill("sections", SECTIONS.filter(([id]) => id !== "failed" || failed).map(([id, text]) => make("a", { href: `#${id}`, onclick: (event) => {
-    event.preventDefault(); // the fragment is for the view
-    goTo(id);
-  } }, text)));
+  byId("summary").textContent =
+    `${done} of ${CELLS.count} cells done` +
+    (failed ? `, ${failed} failed` : "") +
+    (pending ? `, ${pending} pending: reload this page for more` : "") +
+    (skipped ? `, ${skipped} skipped (strategy: front)` : "") +
+    `. Written ${DATA.written}.`;
+  fill(
+    "sections",
+    SECTIONS.filter(([id]) => id !== "failed" || failed).map(([id, text]) =>
+      make(
+        "a",
+        {
+          href: `#${id}`,
+          onclick: (event) => {
+            event.preventDefault(); // the fragment is for the view
+            goTo(id);
+          },
+        },
+        text,
+      ),
+    ),
+  );
 }
 
 function drawViewControls() {
   const costs = DATA.costs.map((cost) => [cost, cost]);
   const controls = [];
-  if (CHOICES.data.length > 1) controls.push(choice("data-choice", "data", CHOICES.data.map((name) => [name, name]), state.data, (value) => change({ data: value, cell: "" })));
-  if (CHOICES.model.length > 2) controls.push(choice("model-choice", "model", CHOICES.model.map((name) => [name, name || "all"]), state.model, (value) => change({ model: value, cell: "" })));
+  if (CHOICES.data.length > 1)
+    controls.push(
+      choice(
+        "data-choice",
+        "data",
+        CHOICES.data.map((name) => [name, name]),
+        state.data,
+        (value) => change({ data: value, cell: "" }),
+      ),
+    );
+  if (CHOICES.model.length > 2)
+    controls.push(
+      choice(
+        "model-choice",
+        "model",
+        CHOICES.model.map((name) => [name, name || "all"]),
+        state.model,
+        (value) => change({ model: value, cell: "" }),
+      ),
+    );
   controls.push(
-    choice("y", "accuracy", [["val_accuracy", "validation (chooses)"], ["accuracy", "test"]], state.y, (value) => change({ y: value })),
+    choice(
+      "y",
+      "accuracy",
+      [
+        ["val_accuracy", "validation (chooses)"],
+        ["accuracy", "test"],
+      ],
+      state.y,
+      (value) => change({ y: value }),
+    ),
     choice("x", "cost", costs, state.x, (value) => change({ x: value })),
-    choice("scale", "axis", [["log", "log"], ["linear", "linear"]], state.scale, (value) => change({ scale: value })),
-    choice("show", "show", [["means", "means over seeds"], ["seeds", "every seed"]], state.show, (value) => change({ show: value })));
+    choice(
+      "scale",
+      "axis",
+      [
+        ["log", "log"],
+        ["linear", "linear"],
+      ],
+      state.scale,
+      (value) => change({ scale: value }),
+    ),
+    choice(
+      "show",
+      "show",
+      [
+        ["means", "means over seeds"],
+        ["seeds", "every seed"],
+      ],
+      state.show,
+      (value) => change({ show: value }),
+    ),
+  );
   fill("view-controls", controls);
-}
-
-/** Takes over new choices and draws what they concern; keeps the focus where it was. */
-async function change(changed) {
-  const focused = document.activeElement?.id;
-  Object.assign(state, changed);
-  rememberState();
-  await ("cell" in changed && Object.keys(changed).length === 1 ? drawCell() : draw());
-  if (focused && document.activeElement === document.body) byId(focused)?.focus();
 }
 
 async function draw() {
@@ -54,32 +123,43 @@ async function draw() {
   await Promise.all([drawPareto(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell()]);
 }
 
-/** For --figures: the main charts, drawn one after the other, as text in the page. */
+/** For --figures: the main charts, drawn one after the other. */
 async function writeFigures() {
-  const charts = [["pareto", paretoFigure], ["budget", () => byId("budget-plot"), "budget-plot"], ["lambda", () => byId("lambda-plot"), "lambda-study"], ["heat", () => byId("heat")], ["layers", () => byId("layers")], ["curves", () => byId("curves")]];
+  const charts = [
+    ["pareto", "pareto", paretoFigure],
+    ["budget", "budget-plot"],
+    ["lambda", "lambda-study", () => byId("lambda-plot")],
+    ["heat", "heat"],
+    ["layers", "layers"],
+    ["curves", "curves"],
+  ];
   const figures = {};
-  const take = async (name, figure) => {
-    for (const format of ["svg", "png"]) figures[`${name}.${format}`] = await Plotly.toImage(figure(), { format, width: 1000, height: 620, scale: format === "png" ? 2 : 1 });
-  };
-  for (const [name, figure, id = name] of charts) if (POINTS.count && !byId(id).hidden) await take(name, figure);
+  for (const [name, id, figure = () => byId(id)] of charts)
+    if (POINTS.count && !byId(id).hidden) await takeFigure(figures, name, figure());
   if (POINTS.count && PUBLISHED.length) {
     Object.assign(state, PUBLISHED_AXES);
     await draw();
-    await take("published", paretoFigure);
+    await takeFigure(figures, "published", paretoFigure());
   }
-  document.body.replaceChildren(make("pre", { id: "figures" }, JSON.stringify(figures)));
+  leaveFigures(figures);
 }
 
 async function start() {
+  onChange((names) => (names.length === 1 && names[0] === "cell" ? drawCell() : draw()));
   const fragment = location.hash;
-  state = readFragment(fragment);
+  readFragment(fragment);
   drawHeader();
   drawTableControls();
   drawTable();
   drawFailures();
   drawOrigin();
   saveButtons("pareto-save", pareto, "tradeoff", paretoFigure);
-  for (const [id, name] of [["heat", "grid"], ["layers", "layers"], ["curves", "training"]]) saveButtons(`${id}-save`, byId(id), name);
+  for (const [id, name] of [
+    ["heat", "grid"],
+    ["layers", "layers"],
+    ["curves", "training"],
+  ])
+    saveButtons(`${id}-save`, byId(id), name);
   for (const name of ["budget", "lambda"]) saveButtons(`${name}-save`, byId(`${name}-plot`), name);
   await draw();
   document.documentElement.dataset.ready = "yes";
@@ -87,7 +167,7 @@ async function start() {
 }
 
 addEventListener("hashchange", () => {
-  state = readFragment(location.hash);
+  readFragment(location.hash);
   draw();
 });
 document.querySelector(".skip").addEventListener("click", (event) => {

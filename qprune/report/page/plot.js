@@ -1,18 +1,27 @@
 // The plot of accuracy against cost. Plotly draws points and fronts; limits and marks lie on top of it, so that a
 // slider moves without a new drawing of thousands of points.
 
-const FONT = { family: 'system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif', size: 13, color: "#1c2430" };
-// NOTE plotly's "Share chart" would send the data to its makers' servers; the page's policy would stop that, too
-const CONFIG = { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtonsToRemove: ["sendChartToCloud", "toImage", "select2d", "lasso2d"] };
-const AXIS = { gridcolor: "#e9ecef", linecolor: "#7d8896", zeroline: false, automargin: true, ticks: "outside", tickcolor: "#b5bdc6" };
+import { cardOf } from "./card.js";
+import { AXIS, CONFIG, FONT, scaled, shown } from "./charts.js";
+import { frontOf, keeps } from "./choose.js";
+import { byId, fill, make, plain } from "./dom.js";
+import { cardOfPublished, PUBLISHED_COLOUR, publishedHere, publishedShown, publishedTraces } from "./published.js";
+import { change, chooseCell, comparedPoints, hidden, limitsNow, state } from "./state.js";
+import { CELLS, COLOURS, distinct, FAMILIES, POINTS, PRECISIONS, symbolOf, TITLES } from "./tables.js";
+
 const MOST_ERROR_BARS = 600;
 
-const pareto = byId("pareto");
+export const pareto = byId("pareto");
 let nodesOfPoint = []; // point -> the elements that fade with it
 let fadedPoints = new Set();
 let marksNow = []; // {row, text, kind} of the picked points
 
-/** [{name, colour, symbol, rows}]: the points or cells of each precision and family that the legend shows. */
+/** Says which points are marked from now on; drawMarks() shows it. */
+export function setMarks(marks) {
+  marksNow = marks;
+}
+
+/** [{precision, family, rows}]: the points or cells of each precision and family that the legend shows. */
 function seriesOf(table, rows) {
   const hide = hidden();
   const series = new Map();
@@ -30,34 +39,54 @@ function pointTraces(points) {
   const ofCells = state.show === "seeds";
   const inView = new Set(points);
   const table = ofCells ? CELLS : POINTS;
-  const rows = ofCells ? [...CELLS.point.keys()].filter((row) => CELLS.status[row] === "done" && inView.has(CELLS.point[row])) : points;
+  const rows = ofCells
+    ? [...CELLS.point.keys()].filter((row) => CELLS.status[row] === "done" && inView.has(CELLS.point[row]))
+    : points;
   const bars = !ofCells && rows.length <= MOST_ERROR_BARS;
   const size = rows.length > 2000 ? 5 : ofCells ? 7 : 10;
   return seriesOf(table, rows).map(({ precision, family, rows: own }) => {
     const spread = (name) => ({
-      type: "data", array: own.map((row) => POINTS[`${name}_sd`]?.[row] ?? 0), color: COLOURS[precision], thickness: 1, width: 3,
+      type: "data",
+      array: own.map((row) => POINTS[`${name}_sd`]?.[row] ?? 0),
+      color: COLOURS[precision],
+      thickness: 1,
+      width: 3,
       visible: bars && own.some((row) => POINTS[`${name}_sd`]?.[row]),
     });
     return {
-      type: "scatter", mode: "markers", name: plain([precision, family].filter(Boolean).join(" · ")),
-      x: own.map((row) => table[state.x][row]), y: own.map((row) => shown(table[state.y][row])),
-      customdata: own.map((row) => (ofCells ? CELLS.point[row] : row)), meta: { kind: "points", rows: own, ofCells },
+      type: "scatter",
+      mode: "markers",
+      name: plain([precision, family].filter(Boolean).join(" · ")),
+      x: own.map((row) => table[state.x][row]),
+      y: own.map((row) => shown(table[state.y][row])),
+      customdata: own.map((row) => (ofCells ? CELLS.point[row] : row)),
+      meta: { kind: "points", rows: own, ofCells },
       ...(ofCells ? {} : { error_x: spread(state.x), error_y: scaled(spread(state.y)) }),
-      marker: { color: COLOURS[precision], symbol: symbolOf(family), size, line: { color: "#fff", width: size > 5 ? 1 : 0 } },
+      marker: {
+        color: COLOURS[precision],
+        symbol: symbolOf(family),
+        size,
+        line: { color: "#fff", width: size > 5 ? 1 : 0 },
+      },
       hoverinfo: "none",
     };
   });
 }
 
-const shown = (accuracy) => (accuracy === null ? null : 100 * accuracy); // axes are in percent
-const scaled = (bar) => ({ ...bar, array: bar.array.map((value) => 100 * value) });
-
 function frontTraces(points) {
   const hide = hidden();
-  const seen = points.filter((row) => !hide.has(`precision:${POINTS.precision[row]}`) && !hide.has(`family:${POINTS.family[row]}`));
+  const seen = points.filter(
+    (row) => !hide.has(`precision:${POINTS.precision[row]}`) && !hide.has(`family:${POINTS.family[row]}`),
+  );
   const line = (rows, name, style) => ({
-    type: "scatter", mode: "lines", name: plain(name), x: rows.map((row) => POINTS[state.x][row]),
-    y: rows.map((row) => shown(POINTS[state.y][row])), line: style, hoverinfo: "skip", meta: { kind: "front", rows },
+    type: "scatter",
+    mode: "lines",
+    name: plain(name),
+    x: rows.map((row) => POINTS[state.x][row]),
+    y: rows.map((row) => shown(POINTS[state.y][row])),
+    line: style,
+    hoverinfo: "skip",
+    meta: { kind: "front", rows },
   });
   const lines = [];
   const sweeps = distinct(seen.map((row) => POINTS.sweep[row])); // several are laid over each other
@@ -66,35 +95,59 @@ function frontTraces(points) {
     const which = sweeps.length > 1 ? `, ${sweep}` : "";
     const dash = ["solid", "dash", "dot", "dashdot"][number % 4];
     const front = (rows) => frontOf(rows, POINTS[state.x], POINTS.val_accuracy);
-    if (!hide.has("front:all")) lines.unshift(line(front(own), `front of all${which}`, { color: number % 2 ? "#dfc9ae" : "#c3c9d0", width: 7 }));
+    if (!hide.has("front:all"))
+      lines.unshift(line(front(own), `front of all${which}`, { color: number % 2 ? "#dfc9ae" : "#c3c9d0", width: 7 }));
     if (hide.has("front:each")) return;
     for (const precision of distinct(own.map((row) => POINTS.precision[row]))) {
       const rows = front(own.filter((row) => POINTS.precision[row] === precision));
-      lines.push({ ...line(rows, `front of ${precision}${which}`, { color: COLOURS[precision], width: 1.5, dash }), showlegend: false });
+      lines.push({
+        ...line(rows, `front of ${precision}${which}`, { color: COLOURS[precision], width: 1.5, dash }),
+        showlegend: false,
+      });
     }
   });
   return lines;
 }
 
-function paretoLayout(points) {
+export function paretoLayout(points) {
   const accuracy = state.y === "accuracy" ? "test" : "validation";
   return {
-    font: FONT, margin: { l: 60, r: 16, t: 14, b: 54 }, showlegend: false, hovermode: "closest", plot_bgcolor: "#fff", paper_bgcolor: "#fff",
-    xaxis: { ...AXIS, type: state.scale, title: { text: TITLES[state.x] }, exponentformat: "power", showexponent: "all", ...(state.scale === "log" ? { dtick: logStep(points) } : {}) },
+    font: FONT,
+    margin: { l: 60, r: 16, t: 14, b: 54 },
+    showlegend: false,
+    hovermode: "closest",
+    plot_bgcolor: "#fff",
+    paper_bgcolor: "#fff",
+    xaxis: {
+      ...AXIS,
+      type: state.scale,
+      title: { text: TITLES[state.x] },
+      exponentformat: "power",
+      showexponent: "all",
+      ...(state.scale === "log" ? { dtick: logStep(points) } : {}),
+    },
     yaxis: { ...AXIS, title: { text: `${accuracy} accuracy (%)` } },
   };
 }
 
 /** Ticks at 1, 2 and 5 of a decade where there are few decades, else at each decade. */
 function logStep(points) {
-  const costs = [...points.map((row) => POINTS[state.x][row]), ...publishedShown().map((one) => one.costs[state.x])].filter((cost) => cost > 0);
+  const costs = [
+    ...points.map((row) => POINTS[state.x][row]),
+    ...publishedShown().map((one) => one.costs[state.x]),
+  ].filter((cost) => cost > 0);
   const decades = costs.length ? Math.log10(Math.max(...costs) / Math.min(...costs)) : 1;
   return decades > 2.5 ? 1 : "D2";
 }
 
-async function drawPareto() {
+export async function drawPareto() {
   const points = comparedPoints();
-  await Plotly.react(pareto, [...frontTraces(points), ...pointTraces(points), ...publishedTraces()], paretoLayout(points), CONFIG);
+  await Plotly.react(
+    pareto,
+    [...frontTraces(points), ...pointTraces(points), ...publishedTraces()],
+    paretoLayout(points),
+    CONFIG,
+  );
   if (!pareto.dataset.ready) {
     pareto.on("plotly_afterplot", findNodes);
     pareto.on("plotly_relayouting", drawMarks);
@@ -107,14 +160,16 @@ async function drawPareto() {
   }
   findNodes();
   const done = points.length ? "" : "No cell is finished yet. ";
-  const bars = state.show === "means" && points.length <= MOST_ERROR_BARS && points.some((row) => POINTS.seeds[row] > 1);
+  const bars =
+    state.show === "means" && points.length <= MOST_ERROR_BARS && points.some((row) => POINTS.seeds[row] > 1);
   byId("pareto-note").textContent =
-    done + (bars ? "Points are means over seeds, bars one standard deviation. " : "") +
-    "Fronts, knee and pick go by validation accuracy" + (state.y === "accuracy" ? "; shown is test accuracy, which chooses nothing." : ".");
+    done +
+    (bars ? "Points are means over seeds, bars one standard deviation. " : "") +
+    "Fronts, knee and pick go by validation accuracy" +
+    (state.y === "accuracy" ? "; shown is test accuracy, which chooses nothing." : ".");
 }
 
-const cellOfPlotted = (point) =>
-  (point.data.meta.ofCells ? CELLS : POINTS).key[point.data.meta.rows[point.pointIndex]];
+const cellOfPlotted = (point) => (point.data.meta.ofCells ? CELLS : POINTS).key[point.data.meta.rows[point.pointIndex]];
 
 /** Finds the elements of each point after plotly has drawn, and fades and marks them anew. */
 function findNodes() {
@@ -132,7 +187,7 @@ function findNodes() {
 }
 
 /** Fades the points that don't keep the limits; touches only those that change. */
-function fadePoints(limits) {
+export function fadePoints(limits) {
   for (const row of comparedPoints()) {
     const fades = !keeps(row, limits);
     if (fades === fadedPoints.has(row)) continue;
@@ -143,7 +198,7 @@ function fadePoints(limits) {
 }
 
 /** Draws the limits and the marks of pick, runners-up and knee over the plot. */
-function drawMarks() {
+export function drawMarks() {
   const { xaxis, yaxis } = pareto._fullLayout ?? {};
   if (!xaxis) return;
   pareto.querySelector(".marks")?.remove();
@@ -173,20 +228,45 @@ function drawMarks() {
     const [x, y] = [xaxis.d2p(POINTS[state.x][row]), yaxis.d2p(shown(POINTS[state.y][row]))];
     if (!(x >= 0 && x <= width && y >= 0 && y <= height)) continue;
     const ring = { cx: left + x, cy: top + y, fill: "none", stroke: "#10161d" };
-    if (kind === "knee") marks.append(svg("rect", { x: left + x - 9, y: top + y - 9, width: 18, height: 18, fill: "none", stroke: "#10161d", "stroke-dasharray": "3 2", transform: `rotate(45 ${left + x} ${top + y})` }));
-    else marks.append(svg("circle", { ...ring, r: kind === "pick" ? 12 : 9, "stroke-width": kind === "pick" ? 2.5 : 1 }));
+    if (kind === "knee")
+      marks.append(
+        svg("rect", {
+          x: left + x - 9,
+          y: top + y - 9,
+          width: 18,
+          height: 18,
+          fill: "none",
+          stroke: "#10161d",
+          "stroke-dasharray": "3 2",
+          transform: `rotate(45 ${left + x} ${top + y})`,
+        }),
+      );
+    else
+      marks.append(svg("circle", { ...ring, r: kind === "pick" ? 12 : 9, "stroke-width": kind === "pick" ? 2.5 : 1 }));
     if (!text) continue;
     const atRight = x < width - 150;
     let below = y + 26 > height ? -18 : 24;
-    while (taken.some(([ox, oy]) => Math.abs(ox - x) < 120 && Math.abs(oy - (y + below)) < 15)) below += y + below + 40 > height ? -40 : 15;
+    while (taken.some(([ox, oy]) => Math.abs(ox - x) < 120 && Math.abs(oy - (y + below)) < 15))
+      below += y + below + 40 > height ? -40 : 15;
     taken.push([x, y + below]);
-    marks.append(svg("text", { x: left + x + (atRight ? 6 : -6), y: top + y + below, "text-anchor": atRight ? "start" : "end", "font-weight": kind === "pick" ? 600 : 400 }, text));
+    marks.append(
+      svg(
+        "text",
+        {
+          x: left + x + (atRight ? 6 : -6),
+          y: top + y + below,
+          "text-anchor": atRight ? "start" : "end",
+          "font-weight": kind === "pick" ? 600 : 400,
+        },
+        text,
+      ),
+    );
   }
   pareto.append(marks);
 }
 
 /** The picture that is saved: with a legend, and with limits, fading and marks as parts of it. */
-function paretoFigure() {
+export function paretoFigure() {
   const data = pareto.data.map((trace) => {
     if (trace.meta.kind !== "points") return trace;
     const opacity = trace.customdata.map((row) => (fadedPoints.has(row) ? 0.15 : 1));
@@ -194,18 +274,37 @@ function paretoFigure() {
   });
   for (const { row, text, kind } of marksNow.filter((mark) => mark.text))
     data.push({
-      type: "scatter", mode: "markers+text", x: [POINTS[state.x][row]], y: [shown(POINTS[state.y][row])], text: [plain(text)],
-      textposition: "bottom right", showlegend: false, marker: { symbol: kind === "knee" ? "diamond-open" : "circle-open", size: 20, color: "#10161d" },
+      type: "scatter",
+      mode: "markers+text",
+      x: [POINTS[state.x][row]],
+      y: [shown(POINTS[state.y][row])],
+      text: [plain(text)],
+      textposition: "bottom right",
+      showlegend: false,
+      marker: { symbol: kind === "knee" ? "diamond-open" : "circle-open", size: 20, color: "#10161d" },
     });
   return { data, layout: { ...pareto.layout, showlegend: true, legend: { orientation: "h", y: -0.16 } } };
 }
 
 function legendSwatch(symbol, colour) {
   const holder = make("span");
-  const shapes = { circle: "M7 2a5 5 0 1 0 .01 0z", square: "M2 2h10v10h-10z", diamond: "M7 1l6 6-6 6-6-6z", "triangle-up": "M7 1l6 11h-12z", "triangle-down": "M7 13l6-11h-12z", line: "M1 6h12v2h-12z", hexagram: "M7 0l2 3.6h4.2l-2.1 3.4 2.1 3.4h-4.2l-2 3.6-2-3.6h-4.2l2.1-3.4-2.1-3.4h4.2z" };
+  const shapes = {
+    circle: "M7 2a5 5 0 1 0 .01 0z",
+    square: "M2 2h10v10h-10z",
+    diamond: "M7 1l6 6-6 6-6-6z",
+    "triangle-up": "M7 1l6 11h-12z",
+    "triangle-down": "M7 13l6-11h-12z",
+    line: "M1 6h12v2h-12z",
+    hexagram: "M7 0l2 3.6h4.2l-2.1 3.4 2.1 3.4h-4.2l-2 3.6-2-3.6h-4.2l2.1-3.4-2.1-3.4h4.2z",
+  };
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  for (const [name, value] of [["width", 14], ["height", 14], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
+  for (const [name, value] of [
+    ["width", 14],
+    ["height", 14],
+    ["aria-hidden", "true"],
+  ])
+    svg.setAttribute(name, value);
   path.setAttribute("d", shapes[symbol] ?? "M6 1h2v5h5v2h-5v5h-2v-5h-5v-2h5z");
   path.setAttribute("fill", colour);
   svg.append(path);
@@ -214,10 +313,14 @@ function legendSwatch(symbol, colour) {
 }
 
 /** Buttons that show and hide a precision, a family or the fronts; with shift, or twice, it alone. */
-function drawLegend() {
+export function drawLegend() {
   const entries = PRECISIONS.map((name) => [`precision:${name}`, name, legendSwatch("circle", COLOURS[name])]);
-  if (FAMILIES.length > 1) for (const name of FAMILIES) entries.push([`family:${name}`, name, legendSwatch(symbolOf(name), "#55606e")]);
-  entries.push(["front:each", "each front", legendSwatch("line", "#55606e")], ["front:all", "front of all", legendSwatch("line", "#c3c9d0")]);
+  if (FAMILIES.length > 1)
+    for (const name of FAMILIES) entries.push([`family:${name}`, name, legendSwatch(symbolOf(name), "#55606e")]);
+  entries.push(
+    ["front:each", "each front", legendSwatch("line", "#55606e")],
+    ["front:all", "front of all", legendSwatch("line", "#c3c9d0")],
+  );
   if (publishedHere().length) entries.push(["published:all", "published", legendSwatch("hexagram", PUBLISHED_COLOUR)]);
   const hide = hidden();
   const toggle = (key, alone) => {
@@ -230,11 +333,27 @@ function drawLegend() {
       now.delete(key);
     } else if (!now.delete(key)) now.add(key);
     change({ hide: now.size ? JSON.stringify([...now]) : "" });
-    byId("legend").querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
+    byId("legend")
+      .querySelector(`[data-key="${CSS.escape(key)}"]`)
+      ?.focus();
   };
-  fill("legend", entries.map(([key, name, swatch]) =>
-    make("button", { type: "button", "data-key": key, "aria-pressed": String(!hide.has(key)), title: "Show or hide; with Shift, show it alone", onclick: (event) => toggle(key, event.shiftKey) }, swatch, name)
-  ));
+  fill(
+    "legend",
+    entries.map(([key, name, swatch]) =>
+      make(
+        "button",
+        {
+          type: "button",
+          "data-key": key,
+          "aria-pressed": String(!hide.has(key)),
+          title: "Show or hide; with Shift, show it alone",
+          onclick: (event) => toggle(key, event.shiftKey),
+        },
+        swatch,
+        name,
+      ),
+    ),
+  );
 }
 
 /** The card of a point under the pointer, as a whole. */
@@ -242,7 +361,11 @@ function showCard(point, event) {
   const { kind, rows, ofCells } = point.data.meta ?? {};
   if (kind !== "points" && kind !== "published") return;
   const card = byId("card");
-  card.replaceChildren(...(kind === "published" ? cardOfPublished(publishedShown()[point.pointIndex]) : cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex])));
+  card.replaceChildren(
+    ...(kind === "published"
+      ? cardOfPublished(publishedShown()[point.pointIndex])
+      : cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex])),
+  );
   card.hidden = false;
   const box = card.getBoundingClientRect();
   const x = Math.min(event.clientX + 16, document.documentElement.clientWidth - box.width - 8);
@@ -251,38 +374,3 @@ function showCard(point, event) {
   card.style.top = `${Math.max(4, y) + scrollY}px`;
 }
 const hideCard = () => (byId("card").hidden = true);
-
-function cardOf(table, row) {
-  const many = table === POINTS;
-  const spread = (name) => (many && POINTS[`${name}_sd`]?.[row] ? ` ± ${(100 * POINTS[`${name}_sd`][row]).toFixed(2)}` : "");
-  const title = [table.precision[row], `${ratioText(table.pruning_ratio[row])} pruned`].join(", ");
-  const facts = [
-    ["model", table.model[row]], ["data", table.data[row]], ["criterion", table.criterion[row]], ...(VARYING.includes("method") ? [["method", table.method[row]]] : []),
-    many ? ["seeds", POINTS.seeds[row]] : ["seed", CELLS.seed[row]],
-    ["achieved ratio", ratioText(table.achieved_ratio[row])],
-    ["validation accuracy", percent(table.val_accuracy[row], 2) + spread("val_accuracy")],
-    ["test accuracy", percent(table.accuracy[row], 2) + spread("accuracy")],
-    ["baseline (val., test)", `${percent(table.baseline_val_accuracy[row], 2)}, ${percent(table.baseline_accuracy[row], 2)}`],
-    ["validation loss", digits(table.val_loss[row])],
-    ...DATA.costs.map((name) => [name, costText(name, table[name][row])]),
-    ["MACs", digits(table.macs[row])], ["parameters", digits(table.params[row])],
-    [many ? "cell to export" : "cell", table.cell[row]],
-  ];
-  return [make("strong", {}, title), factsOf(facts)];
-}
-const factsOf = (facts) => make("dl", { class: "facts" }, facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value ?? "–"))]));
-
-/** The buttons that save a chart. figure: what is drawn, where it isn't what is on the screen. */
-function saveButtons(id, chart, name, figure = () => chart) {
-  const save = async (format) => {
-    const url = await Plotly.toImage(figure(), { format, width: 1000, height: 620, scale: format === "png" ? 2 : 1 });
-    download(url, `${name}.${format}`);
-  };
-  fill(id, ["png", "svg"].map((format) => make("button", { type: "button", "aria-label": `Save ${name} as ${format.toUpperCase()}`, onclick: () => save(format) }, `Save ${format.toUpperCase()}`)));
-}
-function download(url, name) {
-  const link = make("a", { href: url, download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
-}

@@ -1,11 +1,20 @@
 // Results of papers beside the operating points. They are only shown: no front, knee, pick or volume has them.
 
-const PUBLISHED = DATA.published;
-const PUBLISHED_AXES = { x: PUBLISHED.every((one) => one.costs.bit_gflops) ? "bit_gflops" : "relative_bops", y: "accuracy" };
+import { DATA } from "./data.js";
+import { byId, factsOf, fill, make, plain, tableOf } from "./dom.js";
+import { change, comparedPoints, hidden, state } from "./state.js";
+import { distinct, POINTS } from "./tables.js";
+import { digits, percent } from "./text.js";
+
+export const PUBLISHED = DATA.published;
+export const PUBLISHED_AXES = {
+  x: PUBLISHED.every((one) => one.costs.bit_gflops) ? "bit_gflops" : "relative_bops",
+  y: "accuracy",
+};
 const SAME_DENSE = 0.01; // by how much of it the costs of two dense networks may differ that are called the same
-const PUBLISHED_COLOUR = "#6a2c91"; // none of the palette's
-const publishedHere = () => (state.y === PUBLISHED_AXES.y ? PUBLISHED.filter((one) => one.costs[state.x]) : []);
-const publishedShown = () => (hidden().has("published:all") ? [] : publishedHere());
+export const PUBLISHED_COLOUR = "#6a2c91"; // none of the palette's
+export const publishedHere = () => (state.y === PUBLISHED_AXES.y ? PUBLISHED.filter((one) => one.costs[state.x]) : []);
+export const publishedShown = () => (hidden().has("published:all") ? [] : publishedHere());
 
 /** What keeps a published result from being compared with the points that are shown; as Published.caveats in Python. */
 function caveatsOf(one) {
@@ -20,28 +29,51 @@ function caveatsOf(one) {
 
 /** Whether a dense network of the points that are shown costs as much as the paper's; true where that isn't known. */
 function ofOwnDense(one) {
-  const near = (row) => Math.abs(POINTS.bit_gflops[row] / POINTS.relative_bops[row] / one.dense_gflops - 1) <= SAME_DENSE;
+  const near = (row) =>
+    Math.abs(POINTS.bit_gflops[row] / POINTS.relative_bops[row] / one.dense_gflops - 1) <= SAME_DENSE;
   return !one.dense_gflops || comparedPoints().some(near);
 }
 
-function publishedTraces() {
+export function publishedTraces() {
   const results = publishedShown();
   if (!results.length) return [];
-  return [{
-    type: "scatter", mode: "markers+text", name: "published", meta: { kind: "published" }, hoverinfo: "none",
-    x: results.map((one) => one.costs[state.x]), y: results.map((one) => 100 * one.accuracy),
-    text: results.map((one) => plain(one.method)), textposition: "middle left", textfont: { color: PUBLISHED_COLOUR },
-    marker: { symbol: results.map((one) => (one.verified ? "hexagram" : "hexagram-open")), size: 14, color: PUBLISHED_COLOUR, line: { width: 1.5 } },
-  }];
+  return [
+    {
+      type: "scatter",
+      mode: "markers+text",
+      name: "published",
+      meta: { kind: "published" },
+      hoverinfo: "none",
+      x: results.map((one) => one.costs[state.x]),
+      y: results.map((one) => 100 * one.accuracy),
+      text: results.map((one) => plain(one.method)),
+      textposition: "middle left",
+      textfont: { color: PUBLISHED_COLOUR },
+      marker: {
+        symbol: results.map((one) => (one.verified ? "hexagram" : "hexagram-open")),
+        size: 14,
+        color: PUBLISHED_COLOUR,
+        line: { width: 1.5 },
+      },
+    },
+  ];
 }
 
 const factsOfPublished = (one) => [
-  ["model", one.model], ["data", one.data], ["test accuracy", percent(one.accuracy, 2)], ["relative_bops", digits(one.relative_bops)],
+  ["model", one.model],
+  ["data", one.data],
+  ["test accuracy", percent(one.accuracy, 2)],
+  ["relative_bops", digits(one.relative_bops)],
   ...(one.costs.bit_gflops ? [["bit_gflops", digits(one.costs.bit_gflops)]] : []),
-  ["source", one.source], ["convention", one.convention], ["numbers", one.verified ? "verified in the source" : "unverified"],
+  ["source", one.source],
+  ["convention", one.convention],
+  ["numbers", one.verified ? "verified in the source" : "unverified"],
   ...(caveatsOf(one).length ? [["not comparable", caveatsOf(one).join(", ")]] : []),
 ];
-const cardOfPublished = (one) => [make("strong", {}, `${one.method} (published)`), factsOf(factsOfPublished(one))];
+export const cardOfPublished = (one) => [
+  make("strong", {}, `${one.method} (published)`),
+  factsOf(factsOfPublished(one)),
+];
 
 /** "another model (vgg7): GETA, DJPQ" of each set of caveats that there is. */
 function caveatsListed() {
@@ -59,17 +91,65 @@ async function showPublished() {
 }
 
 /** Below the plot: how to see what is hidden, what isn't comparable, and all results as a table. */
-function drawPublished() {
+export function drawPublished() {
   if (!PUBLISHED.length) return;
   const count = `${PUBLISHED.length} published point${PUBLISHED.length > 1 ? "s" : ""}`;
   const open = byId("published").querySelector("details")?.open ?? false;
   const listed = caveatsListed();
   const missing = PUBLISHED.length - publishedHere().length;
   const line = publishedHere().length
-    ? make("p", { class: "note" }, `${count}, hollow where unverified; no front, knee or pick has them. ` + (missing ? `${missing} ${missing > 1 ? "have" : "has"} no ${state.x}. ` : "") + (listed.length ? `Not comparable – ${listed.join("; ")}.` : ""))
-    : make("p", { class: "note" }, make("button", { type: "button", id: "show-published", onclick: showPublished }, `${count} ${PUBLISHED.length > 1 ? "are" : "is"} shown for ${PUBLISHED_AXES.x} and test accuracy`));
+    ? make(
+        "p",
+        { class: "note" },
+        `${count}, hollow where unverified; no front, knee or pick has them. ` +
+          (missing ? `${missing} ${missing > 1 ? "have" : "has"} no ${state.x}. ` : "") +
+          (listed.length ? `Not comparable – ${listed.join("; ")}.` : ""),
+      )
+    : make(
+        "p",
+        { class: "note" },
+        make(
+          "button",
+          { type: "button", id: "show-published", onclick: showPublished },
+          `${count} ${PUBLISHED.length > 1 ? "are" : "is"} shown for ${PUBLISHED_AXES.x} and test accuracy`,
+        ),
+      );
   const words = (text) => ({ words: text });
-  const rows = PUBLISHED.map((one) => [one.method, words(one.model), words(one.data), percent(one.accuracy, 2), digits(one.relative_bops), one.costs.bit_gflops ? digits(one.costs.bit_gflops) : "", one.verified ? "yes" : "no", words(one.convention), words(one.source)]);
-  fill("published", line, make("details", { open }, make("summary", {}, "Published results as a table"),
-    tableOf([["method", "model", "data", "test accuracy", "relative_bops", "bit_gflops", "verified", "convention", "source"], ...rows], "Published results")));
+  const rows = PUBLISHED.map((one) => [
+    one.method,
+    words(one.model),
+    words(one.data),
+    percent(one.accuracy, 2),
+    digits(one.relative_bops),
+    one.costs.bit_gflops ? digits(one.costs.bit_gflops) : "",
+    one.verified ? "yes" : "no",
+    words(one.convention),
+    words(one.source),
+  ]);
+  fill(
+    "published",
+    line,
+    make(
+      "details",
+      { open },
+      make("summary", {}, "Published results as a table"),
+      tableOf(
+        [
+          [
+            "method",
+            "model",
+            "data",
+            "test accuracy",
+            "relative_bops",
+            "bit_gflops",
+            "verified",
+            "convention",
+            "source",
+          ],
+          ...rows,
+        ],
+        "Published results",
+      ),
+    ),
+  );
 }

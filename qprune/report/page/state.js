@@ -1,5 +1,9 @@
 // What the reader has chosen. It lives in the page's address, so that a view can be kept and sent.
 
+import { DATA } from "./data.js";
+import { byId, goTo } from "./dom.js";
+import { CELLS, distinct, POINTS, TITLES } from "./tables.js";
+
 const DEFAULTS = {
   data: distinct(CELLS.data)[0] ?? "",
   model: "",
@@ -8,7 +12,7 @@ const DEFAULTS = {
   scale: "log",
   show: "means",
   prefer: "most-accurate",
-  points: "1",
+  percentage_points: "1", // that may be lost,
   measure: "accuracy",
   group: "",
   cell: "",
@@ -16,24 +20,50 @@ const DEFAULTS = {
   min: "", // smallest val_accuracy, as typed
   max: {}, // column -> largest, as typed
 };
-const CHOICES = {
-  data: distinct(CELLS.data), model: ["", ...distinct(CELLS.model)], x: DATA.costs, y: ["val_accuracy", "accuracy"],
-  scale: ["log", "linear"], show: ["means", "seeds"], prefer: ["most-accurate", "cheapest", "knee"],
-  measure: ["accuracy", "drop", "spread"], group: ["", ...DATA.groups.map((_, number) => String(number))],
+export const CHOICES = {
+  data: distinct(CELLS.data),
+  model: ["", ...distinct(CELLS.model)],
+  x: DATA.costs,
+  y: ["val_accuracy", "accuracy"],
+  scale: ["log", "linear"],
+  show: ["means", "seeds"],
+  prefer: ["most-accurate", "cheapest", "knee"],
+  measure: ["accuracy", "drop", "spread"],
+  group: ["", ...DATA.groups.map((_, number) => String(number))],
 };
-let state = structuredClone(DEFAULTS);
+export const state = structuredClone(DEFAULTS);
 
-/** The state that a fragment describes; what it doesn't say, or says wrongly, is as at first. */
-function readFragment(fragment) {
+let redraw = async () => {};
+/** Says what draws anew: it is given the names of the choices that have changed. */
+export function onChange(draws) {
+  redraw = draws;
+}
+
+/** Takes over new choices and draws what they concern; keeps the focus where it was. */
+export async function change(changed) {
+  const focused = document.activeElement?.id;
+  Object.assign(state, changed);
+  rememberState();
+  await redraw(Object.keys(changed));
+  if (focused && document.activeElement === document.body) byId(focused)?.focus();
+}
+
+export function chooseCell(cell, goThere = false) {
+  change({ cell });
+  if (goThere) goTo("one-cell");
+}
+
+/** Takes over the state that a fragment describes; what it doesn't say, or says wrongly, is as at first. */
+export function readFragment(fragment) {
   const read = structuredClone(DEFAULTS);
   for (const [key, value] of new URLSearchParams(fragment.replace(/^#/, ""))) {
     const numeric = value !== "" && Number.isFinite(Number(value));
     if (key.startsWith("max.") && Object.hasOwn(TITLES, key.slice(4)) && numeric) read.max[key.slice(4)] = value;
-    else if ((key === "min" || key === "points") && numeric) read[key] = value;
+    else if ((key === "min" || key === "percentage_points") && numeric) read[key] = value;
     else if (Object.hasOwn(CHOICES, key) && CHOICES[key].includes(value)) read[key] = value;
     else if (key === "cell" || key === "hide") read[key] = value;
   }
-  return read;
+  Object.assign(state, read);
 }
 
 function writeFragment() {
@@ -45,13 +75,13 @@ function writeFragment() {
 
 let pendingWrite = 0;
 /** Puts the state into the address a little later: browsers allow only so many changes in a time. */
-function rememberState() {
+export function rememberState() {
   clearTimeout(pendingWrite);
   pendingWrite = setTimeout(() => history.replaceState(null, "", `#${writeFragment()}`), 150);
 }
 
 /** The names that the legend hides, e.g. "precision:int4". */
-function hidden() {
+export function hidden() {
   try {
     const names = JSON.parse(state.hide || "[]");
     return new Set(Array.isArray(names) ? names.map(String) : []);
@@ -61,14 +91,33 @@ function hidden() {
 }
 
 /** The points that are compared and chosen from: of one data set, and one model or all. */
-const comparedPoints = () =>
-  [...Array(POINTS.count).keys()].filter((row) => POINTS.data[row] === state.data && (!state.model || POINTS.model[row] === state.model));
+export const comparedPoints = () =>
+  [...Array(POINTS.count).keys()].filter(
+    (row) => POINTS.data[row] === state.data && (!state.model || POINTS.model[row] === state.model),
+  );
 
 /** The limits that hold now: on the cost that is shown, on the file and on validation accuracy. */
-function limitsNow() {
+export function limitsNow() {
   const limits = { largest: {}, smallest: {} };
   for (const name of distinct([state.x, "weight_bytes"]))
     if (state.max[name] !== undefined && state.max[name] !== "") limits.largest[name] = Number(state.max[name]);
   if (state.min !== "") limits.smallest.val_accuracy = Number(state.min);
   return limits;
 }
+
+/** The number of the sweep, model, data set, criterion and method that the studies are about. */
+export function groupNow() {
+  const fitting = groupsNow();
+  return fitting.includes(Number(state.group)) && state.group !== "" ? Number(state.group) : (fitting[0] ?? null);
+}
+export const groupsNow = () =>
+  DATA.groups
+    .map((_, number) => number)
+    .filter(
+      (number) =>
+        DATA.groups[number].studies &&
+        DATA.groups[number].data === state.data &&
+        (!state.model || DATA.groups[number].model === state.model),
+    );
+/** The chosen group's comparisons; undefined before a cell is finished. */
+export const studiesNow = () => DATA.groups[groupNow()]?.studies;

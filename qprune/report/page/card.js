@@ -1,0 +1,33 @@
+// The facts of one operating point or cell.
+
+import { DATA } from "./data.js";
+import { factsOf, make } from "./dom.js";
+import { CELLS, POINTS, VARYING } from "./tables.js";
+import { costText, digits, percent, ratioText } from "./text.js";
+
+export function cardOf(table, row) {
+  const many = table === POINTS;
+  const spread = (name) =>
+    many && POINTS[`${name}_sd`]?.[row] ? ` ± ${(100 * POINTS[`${name}_sd`][row]).toFixed(2)}` : "";
+  const title = [table.precision[row], `${ratioText(table.pruning_ratio[row])} pruned`].join(", ");
+  const facts = [
+    ["model", table.model[row]],
+    ["data", table.data[row]],
+    ["criterion", table.criterion[row]],
+    ...(VARYING.includes("method") ? [["method", table.method[row]]] : []),
+    many ? ["seeds", POINTS.seeds[row]] : ["seed", CELLS.seed[row]],
+    ["achieved ratio", ratioText(table.achieved_ratio[row])],
+    ["validation accuracy", percent(table.val_accuracy[row], 2) + spread("val_accuracy")],
+    ["test accuracy", percent(table.accuracy[row], 2) + spread("accuracy")],
+    [
+      "baseline (val., test)",
+      `${percent(table.baseline_val_accuracy[row], 2)}, ${percent(table.baseline_accuracy[row], 2)}`,
+    ],
+    ["validation loss", digits(table.val_loss[row])],
+    ...DATA.costs.map((name) => [name, costText(name, table[name][row])]),
+    ["MACs", digits(table.macs[row])],
+    ["parameters", digits(table.params[row])],
+    [many ? "cell to export" : "cell", table.cell[row]],
+  ];
+  return [make("strong", {}, title), factsOf(facts)];
+}

@@ -1,0 +1,87 @@
+// How elements are made. No name from a file ever becomes markup.
+
+/** An element with attributes and children; strings become text nodes, and on<event> attributes listeners. */
+export function make(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+export const byId = (id) => document.getElementById(id);
+export const fill = (id, ...children) => byId(id).replaceChildren(...children.flat().filter((child) => child !== null));
+
+/** A labelled select. options: [value, text] pairs. */
+export function choice(id, label, options, value, onchange) {
+  const select = make("select", { id, onchange: (event) => onchange(event.target.value) });
+  for (const [key, text] of options) select.append(make("option", { value: key, selected: key === value }, text));
+  return make("label", { for: id }, label, select);
+}
+
+/** A table from rows of strings or elements; the first row is its head. attributes: of each row, by its number. */
+export function tableOf(rows, caption, attributes = () => ({})) {
+  const [head, ...body] = rows;
+  const cell = (tag, content, place) =>
+    make(
+      tag,
+      tag === "th" ? { scope: "col" } : { class: content?.words ? "words" : null },
+      place >= 0 ? (content?.words ?? content) : content,
+    );
+  const made = make(
+    "table",
+    { "aria-label": caption },
+    make(
+      "thead",
+      {},
+      make(
+        "tr",
+        {},
+        head.map((text) => cell("th", text, -1)),
+      ),
+    ),
+    make(
+      "tbody",
+      {},
+      body.map((row, number) =>
+        make(
+          "tr",
+          attributes(number),
+          row.map((one, place) => cell("td", one, place)),
+        ),
+      ),
+    ),
+  );
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, made);
+}
+
+/** Text that plotly shows as it is: it reads some markup and entities in its texts. */
+export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+/** A paragraph of small print from parts of its text. */
+export const note = (...texts) => make("p", { class: "note" }, texts.join(" "));
+
+/** Pairs of a name and a value, below each other. */
+export const factsOf = (facts) =>
+  make(
+    "dl",
+    { class: "facts" },
+    facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value ?? "–"))]),
+  );
+
+export function download(url, name) {
+  const link = make("a", { href: url, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+}
+
+export function goTo(id) {
+  const section = byId(id);
+  section.setAttribute("tabindex", "-1");
+  section.focus({ preventScroll: true });
+  section.scrollIntoView();
+}

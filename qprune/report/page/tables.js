@@ -1,0 +1,125 @@
+// The tables of operating points and of cells, and how their rows are told apart: colours, symbols, names.
+
+import { DATA } from "./data.js";
+import { ratioText } from "./text.js";
+
+export const TITLES = {
+  bit_gflops: "bit-weighted GFLOPs (bit_gflops)",
+  linear_gflops: "linearly weighted GFLOPs (linear_gflops)",
+  gbops_acc: "GBOPs with accumulation (gbops_acc)",
+  relative_bops: "BOPs relative to dense FP32 (relative_bops)",
+  gflops: "GFLOPs whatever the width (gflops)",
+  weight_bytes: "weights in bytes (weight_bytes)",
+  latency_ms: "measured latency in ms (latency_ms)",
+};
+// Okabe and Ito's palette, told apart with any kind of colour vision; FP32 is always black
+export const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A900"];
+export const SYMBOLS = [
+  "circle",
+  "square",
+  "diamond",
+  "triangle-up",
+  "triangle-down",
+  "cross",
+  "x",
+  "star",
+  "hexagon",
+  "pentagon",
+];
+
+/** A column of a table as an array; null for each row where the table lacks it. */
+function column(table, name) {
+  const packed = table[name];
+  if (packed === undefined) return new Array(table.point ? table.point.length : table.group.length).fill(null);
+  return packed.names ? packed.index.map((place) => (place < 0 ? null : packed.names[place])) : packed;
+}
+
+/** All columns of a table, unpacked: name -> array. */
+function unpack(table, names) {
+  return Object.fromEntries(names.map((name) => [name, column(table, name)]));
+}
+
+export const POINTS = unpack(DATA.points, [
+  "precision",
+  "pruning_ratio",
+  "achieved_ratio",
+  "cell",
+  "seeds",
+  "val_accuracy",
+  "accuracy",
+  "val_accuracy_sd",
+  "accuracy_sd",
+  "val_loss",
+  "test_loss",
+  "baseline_val_accuracy",
+  "baseline_accuracy",
+  "macs",
+  "params",
+  "speedup",
+  ...Object.keys(TITLES),
+  ...Object.keys(TITLES).map((cost) => `${cost}_sd`),
+]);
+POINTS.group = DATA.points.group;
+POINTS.count = POINTS.group.length;
+for (const name of ["sweep", "model", "data", "criterion", "method"])
+  POINTS[name] = POINTS.group.map((group) => DATA.groups[group][name]);
+
+export const CELLS = unpack(DATA.cells, [
+  "cell",
+  "sweep",
+  "model",
+  "data",
+  "criterion",
+  "method",
+  "precision",
+  "pruning_ratio",
+  "achieved_ratio",
+  "seed",
+  "status",
+  "val_accuracy",
+  "accuracy",
+  "val_loss",
+  "test_loss",
+  "baseline_val_accuracy",
+  "baseline_accuracy",
+  ...Object.keys(TITLES),
+  "gbops",
+  "macs",
+  "params",
+  "speedup",
+  "total_updates",
+  "seconds",
+  "reason",
+]);
+CELLS.point = DATA.cells.point;
+CELLS.count = CELLS.point.length;
+
+export const distinct = (values) => [...new Set(values)];
+export const PRECISIONS = distinct(CELLS.precision);
+export const COLOURS = Object.fromEntries(
+  PRECISIONS.filter((name) => name !== "fp32").map((name, place) => [name, PALETTE[place % PALETTE.length]]),
+);
+COLOURS.fp32 = "#000000";
+/** Those of sweep, model, criterion and method that there are several of; networks from scratch have no criterion. */
+export const VARYING = ["sweep", "model", "criterion", "method"].filter(
+  (name) =>
+    distinct(CELLS[name].filter((_, row) => name !== "criterion" || CELLS.method[row] !== "scratch")).length > 1,
+);
+/** What tells a point's or cell's marker. */
+const familyOf = (table, row) =>
+  VARYING.filter((name) => name !== "criterion" || table.method[row] !== "scratch")
+    .map((name) => table[name][row])
+    .join(" · ");
+POINTS.family = POINTS.group.map((_, row) => familyOf(POINTS, row));
+CELLS.family = CELLS.point.map((_, row) => familyOf(CELLS, row));
+/** What names a cell on this page: with several sweeps, the sweep too. */
+const keyOf = (table, row) => (DATA.sweeps.length > 1 ? `${table.sweep[row]}: ${table.cell[row]}` : table.cell[row]);
+CELLS.key = CELLS.point.map((_, row) => keyOf(CELLS, row));
+POINTS.key = POINTS.group.map((_, row) => keyOf(POINTS, row));
+export const FAMILIES = distinct(CELLS.family);
+export const symbolOf = (family) => SYMBOLS[FAMILIES.indexOf(family) % SYMBOLS.length];
+
+export const nameOf = (row) =>
+  [POINTS.precision[row], `${ratioText(POINTS.pruning_ratio[row])} pruned`, POINTS.family[row]]
+    .filter(Boolean)
+    .join(", ");
