@@ -180,13 +180,14 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     on_validation, equal = drops(cells), equal_cost(cells, first)
     places = [(one.precision, one.ratio) for one in on_validation]
     test = {(one.precision, one.ratio): one.drop for one in drops(cells, "accuracy", "baseline_accuracy")}
+    on_images = [sampling.get(place, interval([])) for place in places]
     number = [int(place) for place in first.index]
     return {
         "drops": _places(on_validation)
         | {
             "validation": _intervals([one.drop for one in on_validation]),
             "test": _intervals([test[place] for place in places]),
-            "images": _intervals([sampling.get(place, interval([])) for place in places]),
+            "images": {end: [_number(getattr(one, end)) for one in on_images] for end in ENDS},
         },
         "interactions": {column: _effects(interactions(cells, column)) for column in MEASURES},
         "orders": {column: _effects(orders(both_orders, column)) for column in MEASURES},
