@@ -579,15 +579,25 @@ def test_bench_without_onnx_runtime_times_nothing_that_is_emulated(results, monk
     assert tiny("int4") not in (results / "latency.csv").read_text()
 
 
-def test_interleaved_times_are_those_of_one_call():
-    import time
+def test_interleaved_times_are_those_of_one_call(monkeypatch):
+    """By a clock that only the actions move."""
+    from qprune.deploy import latency
 
-    from qprune.deploy.latency import interleaved
+    clock, calls = [0.0], []
 
-    calls = []
-    seconds = interleaved({"slow": lambda: (calls.append("slow"), time.sleep(0.03)), "none": lambda: None}, 2)
-    assert all(0.03 <= one < 0.3 for one in seconds["slow"]) and all(one < 1e-3 for one in seconds["none"])
-    assert len(calls) == 2 + 2 and len(seconds["none"]) == 2
+    def action(name: str, seconds: float):
+        def act() -> None:
+            calls.append(name)
+            clock[0] += seconds
+
+        return act
+
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
+    seconds = latency.interleaved({"slow": action("slow", 0.25), "quick": action("quick", 2**-8)}, 2)
+    assert seconds == {"slow": [0.25, 0.25], "quick": [2**-8, 2**-8]}
+    repeats = round(latency.SAMPLE_SECONDS * 2**8)
+    assert repeats > 1  # a quick action is called until the clock shows something
+    assert calls == ["slow"] * 2 + ["quick"] * 2 + (["slow"] + ["quick"] * repeats) * 2
 
 
 def test_the_front_is_the_default(results, monkeypatch):
