@@ -1,4 +1,4 @@
-"""Kills a running sweep (kill -9) at random moments, again and again, and goes on each time with the same command.
+"""Kills a running sweep (kill -9) at counted events, again and again, and goes on each time with the same command.
 
 python tests/helpers/soak.py [--kills 50] [--seed 0] [--workers 2] [--set KEY=VALUE ...] [--folder DIR]
 
@@ -7,6 +7,7 @@ undisturbed one, and if kills are left, the next begins in a fresh folder. Probl
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -18,11 +19,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from processes import members, running
 from same import check_complete, contents, leftovers
-from tiny_sweep import COMMAND, environment
+from tiny_sweep import COMMAND, environment, run_inline
 
 from qprune.settings.config import load_config
 from qprune.storage.results import read_cells, read_record
@@ -32,19 +35,42 @@ from qprune.sweep.plan import make_plan
 SWEEP = """\
 name: soak
 data: {name: digits, subset: 256}
-model: {name: vgg_tiny, width: 0.5}
+model: saving:build
 seeds: [0, 1]
-train: {updates: 1500, batch_size: 32, lr: 0.05}
-prune: {ratios: [0, 0.5], channels_per_step: 4, updates_between: 40}
-finetune: {updates: 600}
-quantize: {updates: 400}
+train: {updates: 400, batch_size: 32, lr: 0.05}
+prune: {ratios: [0, 0.5], channels_per_step: 4, updates_between: 12}
+finetune: {updates: 200}
+quantize: {updates: 120}
 precisions: [fp32, int4]
-"""  # stages of some seconds, so that unfinished work is saved
-ORPHAN_SECONDS = 5  # within which the workers of a killed driver have to be gone
-STARTING_SHARE = 0.25  # of the kills, before the first stage is begun
-SPAN_SHARE = 0.25  # of an undisturbed sweep's time is the longest that a killed one works
-WATCH_SECONDS = 0.05
+"""
+EVENTS = {"process": 4, "start": 4, "save": 8, "finish": 4}  # what is counted -> at most so many before a kill
+ORPHAN_EVENTS = 3  # that are seen of each worker, at most, after its driver has been killed
+HANG_SECONDS = 120
+WATCH_SECONDS = 0.02
 QUIET = re.compile(r"^note .*: the worker process died: killed by signal 9.*; trying once more$")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Whom to kill (driver, all, worker), as soon as there have been so many events since the last kill in this run.
+
+    events: living processes of the run ("process": before the first stage), stages that were begun ("start"), savings
+    of unfinished work ("save"), finished stages ("finish").
+    """
+
+    whom: str
+    event: str
+    count: int
+
+
+def drawn(seed: int) -> Iterator[Kill]:
+    """Kills without end. No two of workers in a row: a stage whose worker dies twice in one run is given up, rightly."""
+    draw, whom = random.Random(seed), ""
+    while True:
+        again = whom == "worker"
+        whom = draw.choice(["driver", "all"] if again else ["driver", "all", "worker"])
+        event = draw.choice([event for event in EVENTS if not (again and event == "process")])
+        yield Kill(whom, event, draw.randint(1, EVENTS[event]))
 
 
 class Watch(threading.Thread):
@@ -54,8 +80,9 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.store, self.stopped = store, threading.Event()
         self.finished: dict[str, tuple[int, int]] = {}  # stage -> (inode, time) of its report
-        self.saved: dict[str, tuple[int, int]] = {}  # stage -> (inode, updates) of its unfinished work
-        self.went_on = Counter()  # stage -> later savings
+        self.saved: dict[str, tuple[tuple[int, int], int]] = {}  # stage -> (inode and time, updates) of what was saved
+        self.begun: set[tuple[int, str]] = set()  # (process, stage)
+        self.events = Counter()  # how many were seen
         self.problems: list[str] = []
 
     def run(self) -> None:
@@ -72,22 +99,26 @@ class Watch(threading.Thread):
             except FileNotFoundError:
                 continue
             found = (status.st_ino, status.st_mtime_ns)
+            self.events["finish"] += file.parent.name not in self.finished
             if self.finished.setdefault(file.parent.name, found) != found:
                 self.problems.append(f"{file} was written twice")
                 self.finished[file.parent.name] = found
         for file in (self.store.folder / ".partial").glob("[!.]*"):
             try:
-                inode = file.stat().st_ino
+                status = file.stat()
             except FileNotFoundError:
                 continue
-            before = self.saved.get(file.name, (0, 0))
-            if inode != before[0] and (partial := self.store.load_partial(file.name)):
+            found, before = (status.st_ino, status.st_mtime_ns), self.saved.get(file.name, (None, 0))
+            if found != before[0] and (partial := self.store.load_partial(file.name)):
                 meta = partial[0]
                 updates = meta.get("done", 0) + sum(each["updates"] for each in meta["counters"].values())
                 if updates < before[1]:
                     self.problems.append(f"{file}: {updates} updates after {before[1]}: the stage started over")
-                self.went_on[file.name] += 1
-                self.saved[file.name] = (inode, updates)
+                self.events["save"] += 1
+                self.saved[file.name] = (found, updates)
+        begun = set(running(self.store).items())
+        self.events["start"] += len(begun - self.begun)
+        self.begun |= begun
 
     def stop(self) -> None:
         self.stopped.set()
@@ -99,53 +130,57 @@ class Watch(threading.Thread):
 class Run:
     """The command, running in a session of its own, so that all its processes can be found."""
 
-    def __init__(self, folder: Path, workers: int, settings: list[str]):
-        self.folder, self.store = folder, Store(folder / "results/stages")
-        self.started = time.monotonic()
+    def __init__(self, folder: Path, workers: int, settings: list[str], watch: Watch):
+        self.folder, self.workers, self.watch = folder, workers, watch
         self.text = tempfile.TemporaryFile("w+")  # noqa: SIM115
         (folder / "tmp").mkdir(exist_ok=True)
         sets = [word for setting in settings for word in ("--set", setting)]
+        variables = environment() | {"TMPDIR": str(folder / "tmp")}
+        variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)  # for the module saving
         self.process = subprocess.Popen(
             [*COMMAND, "sweep", "soak.yaml", "--workers", str(workers), *sets], cwd=folder, start_new_session=True,
-            env={**environment(), "TMPDIR": str(folder / "tmp")}, stdout=self.text, stderr=self.text,
+            env=variables, stdout=self.text, stderr=self.text,
         )  # fmt: skip
 
-    def wait(self, condition, seconds: float = 1e9) -> bool:
-        """Until the condition holds (True), or the command has ended or the seconds are over (False)."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self.process.poll() is None:
-            if condition():
+    def wait(self, kill: Kill) -> bool:
+        """Until it is time for the kill (True), or the command has ended (False)."""
+        before = self.watch.events[kill.event]
+        while self.process.poll() is None:
+            seen = len(members(self.process.pid)) if kill.event == "process" else self.watch.events[kill.event] - before
+            if seen >= kill.count:
                 return True
             time.sleep(0.005)
         return False
 
-    def kill(self, kind: str, draw: random.Random) -> str | None:
+    def kill(self, whom: str) -> str | None:
         """Kill what is meant; returns what was being done then, or None where there was nothing to kill."""
-        busy = running(self.store)
+        busy = running(self.watch.store)
         doing = " + ".join(sorted(stage.split("-")[0] for stage in busy.values())) or "starting or idle"
-        if kind == "worker":
+        if whom == "worker":
             workers = [pid for pid, line in members(self.process.pid).items() if "spawn_main" in line]
             if not workers:
                 return None
-            victim = draw.choice(workers)
+            victim = max(workers, key=lambda pid: (pid in busy, pid))
             doing = busy.get(victim, "starting or idle").split("-")[0]
             os.kill(victim, signal.SIGKILL)
         elif self.process.poll() is not None:
             return None
-        elif kind == "driver":
+        elif whom == "driver":
             self.process.kill()
         else:
             os.killpg(self.process.pid, signal.SIGKILL)
         return doing
 
-    def gone(self) -> float:
-        """Seconds until no process of a killed command was left."""
-        start = time.monotonic()
+    def gone(self) -> None:
+        """Until no process of a killed command is left; none may have gone on with its work."""
+        before = sum(self.watch.events.values())
         self.process.wait()
+        end = time.monotonic() + HANG_SECONDS
         while left := members(self.process.pid):
-            assert time.monotonic() - start < ORPHAN_SECONDS, f"left after {ORPHAN_SECONDS} s: {left}"
-            time.sleep(0.02)
-        return time.monotonic() - start
+            assert time.monotonic() < end, f"left after {HANG_SECONDS} s: {left}"
+            time.sleep(0.005)
+        after = sum(self.watch.events.values()) - before
+        assert after <= ORPHAN_EVENTS * self.workers, f"{after} events after the driver's end"
 
     def printed(self) -> str:
         self.text.seek(0)
@@ -176,25 +211,17 @@ def begin(folder: Path) -> Path:
     return folder
 
 
-def soak(folder: Path, kills: int, seed: int = 0, workers: int = 2, settings: list[str] = (), say=print) -> dict:
+def soak(folder: Path, kills: Iterable[Kill], workers: int = 2, settings: Sequence[str] = (), say=print) -> dict:
     """The whole soak in a folder; returns what its summary says. Raises AssertionError."""
-    draw = random.Random(seed)
     base = begin(folder / "undisturbed")
     config = load_config(base / "soak.yaml", list(settings))
     plan = make_plan(config)
-    run = Run(base, workers, settings)
-    assert run.wait(lambda: running(run.store)), run.printed()
-    starting = time.monotonic() - run.started
-    assert run.process.wait() == 0, run.printed()
-    undisturbed = time.monotonic() - run.started
-    run.check_printed()
-    say(
-        f"undisturbed: {len(plan.cells)} cells, {len(plan.stages)} stages, {undisturbed:.0f} s, {starting:.0f} s of it to start"
-    )
+    assert run_inline(config, base / "results")[0] == 0
+    say(f"undisturbed: {len(plan.cells)} cells, {len(plan.stages)} stages")
 
-    by_kind, by_moment, found = Counter(), Counter(), Counter()
-    slowest = 0.0
-    while sum(by_kind.values()) < kills or not found["complete"]:
+    kills, made, doings, found = iter(kills), Counter(), Counter(), Counter()
+    kill = next(kills, None)
+    while kill or not found["complete"]:
         found["rounds"] += 1
         place = begin(folder / f"killed-{found['rounds']}")
         watch = Watch(Store(place / "results/stages"))
@@ -202,41 +229,32 @@ def soak(folder: Path, kills: int, seed: int = 0, workers: int = 2, settings: li
         complete = False
         while not complete:
             finished_before = set(watch.finished)
-            run, in_run = Run(place, workers, settings), Counter()
+            run, in_run = Run(place, workers, settings, watch), Counter()
             found["runs"] += 1
-            while sum(by_kind.values()) < kills and not in_run["driver"] + in_run["all"]:
-                # a stage whose worker dies twice in one run is given up, and rightly so
-                kind = draw.choice(["driver", "all"] if in_run["worker"] else ["driver", "all", "worker"])
-                if draw.random() < STARTING_SHARE and not in_run["worker"]:
-                    moment = run.started + draw.uniform(0, starting)
-                else:
-                    begun = draw.uniform(0, SPAN_SHARE * (undisturbed - starting))
-                    if not run.wait(lambda: running(run.store)):
-                        break
-                    moment = time.monotonic() + begun
-                if run.wait(lambda: False, max(moment - time.monotonic(), 0)) or run.process.poll() is not None:
+            while kill and not in_run["driver"] + in_run["all"] and not (in_run["worker"] and kill.whom == "worker"):
+                if not run.wait(kill):
                     break
-                if (doing := run.kill(kind, draw)) is None:
-                    continue
-                in_run[kind] += 1
-                by_kind[kind] += 1
-                by_moment[doing] += 1
+                doing = run.kill(kill.whom)
+                if doing is not None:
+                    in_run[kill.whom] += 1
+                    made[kill.whom] += 1
+                    doings[doing] += 1
+                    found["before the first stage"] += not watch.begun
+                    say(f"{sum(made.values()):3d} {kill} during {doing}; {len(watch.finished)} stages done")
+                kill = next(kills, None)
             if in_run["driver"] + in_run["all"]:
-                slowest = max(slowest, run.gone())
+                run.gone()
                 watch.look()
                 check_whole(place)
-                kept = {p.name for p in (run.store.folder / ".partial").glob("[!.]*")} - set(watch.finished)
+                kept = {p.name for p in (watch.store.folder / ".partial").glob("[!.]*")} - set(watch.finished)
                 found["unfinished work at a kill"] += len(kept)
                 found["drafts at a kill"] += len(
                     [name for name in leftovers(place / "results") if ".partial/" not in name and ".locks" not in name]
                 )
-                say(
-                    f"{sum(by_kind.values()):3d} {kind:6s} during {doing}; {len(watch.finished)} stages done, unfinished: {sorted(kept)}"
-                )
             else:
                 assert run.process.wait() == 0, run.printed()
                 complete = True
-                slowest = max(slowest, run.gone())
+                run.gone()
             run.check_printed()
             assert not watch.problems, watch.problems
         watch.stop()
@@ -246,15 +264,16 @@ def soak(folder: Path, kills: int, seed: int = 0, workers: int = 2, settings: li
         assert set(watch.finished) == set(plan.stages)
         check_complete(place, base, "soak")
         found["complete"] += 1
-        found["savings of unfinished work"] += sum(watch.went_on.values())
+        found["savings of unfinished work"] += watch.events["save"]
         found["logs left in TMPDIR"] += len(list((place / "tmp").glob("qprune-log-*")))
         say(f"round {found['rounds']} complete and identical")
         shutil.rmtree(place)
+        if not sum(in_run.values()) and kill and found["runs"] > 1:
+            kill = next(kills, None)  # its event never came
     return {
-        "kills": dict(by_kind),
-        "while": dict(by_moment.most_common()),
+        "kills": dict(made),
+        "while": dict(doings.most_common()),
         **found,
-        "slowest end, s": round(slowest, 2),
         "contents compared": len(contents(base / "results")),
     }
 
@@ -271,8 +290,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         report = soak(
             Path(folder),
-            options.kills,
-            options.seed,
+            itertools.islice(drawn(options.seed), options.kills),
             options.workers,
             options.set,
             lambda text: print(text, flush=True),
