@@ -4,7 +4,7 @@ import pytest
 from soak import Kill, soak
 
 SETTINGS = ["seeds=0", "train.updates=160", "prune.updates_between=4", "finetune.updates=80", "quantize.updates=40"]
-KILLS = [Kill("all", "process", 3), Kill("worker", "save", 2), Kill("driver", "save", 12), Kill("all", "finish", 2)]
+KILLS = [Kill("all", "process", 3), Kill("worker", "save", 2), Kill("driver", "save", 4), Kill("all", "finish", 2)]
 
 
 @pytest.mark.slow
