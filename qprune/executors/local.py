@@ -4,7 +4,10 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -90,6 +93,23 @@ class LocalExecutor(Executor):
         return _Worker(self, worker.number)
 
 
+@contextmanager
+def _held_back(*signals: int) -> Iterator[None]:
+    """Signals that come meanwhile, to whichever thread, are handled at the end."""
+    if threading.current_thread() is not threading.main_thread():  # which alone handles signals
+        yield
+        return
+    came: list[int] = []
+    handlers = {each: signal.signal(each, lambda sent, _: came.append(sent)) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    for sent in came:
+        signal.raise_signal(sent)
+
+
 class _Worker:
     """A worker process and this side of the pipe to it. What it prints goes to a file that has no name."""
 
@@ -101,11 +121,12 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         arguments = (theirs, str(executor.store_folder), executor.threads, number, executor.workers, log_path)
         self.process = context.Process(target=work, args=arguments, daemon=True)
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the worker inherits this
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        with _held_back(signal.SIGINT, signal.SIGTERM):  # a worker that is half started ends with a traceback
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the worker inherits this
+            try:
+                self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
 
     def give(self, stage: Stage) -> None:
