@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -34,15 +37,30 @@ def browser(tmp_path_factory):
         yield driver
 
 
+def built_once(tmp_path_factory, name: str, build: Callable[[Path], None]) -> Path:
+    """A folder that one process of the run fills, and all its processes read."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, built = base / name, base / f"{name}.built"
+    with FileLock(base / f"{name}.lock"):
+        if not built.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            built.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder in which the tiny sweep has been run to its end, by two workers. Tests that change it take a copy."""
     from tiny_sweep import run_workers, tiny_config
 
-    folder = tmp_path_factory.mktemp("finished")
-    code, text = run_workers(tiny_config(folder), folder / "results", workers=2)
-    assert code == 0, text
-    return folder
+    def build(folder: Path) -> None:
+        code, text = run_workers(tiny_config(folder), folder / "results", workers=2)
+        assert code == 0, text
+
+    return built_once(tmp_path_factory, "finished", build)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import group_is_empty, heed_ctrl_c, wait_until
-from tiny_sweep import COMMAND, TINY, command, environment, write_tiny
+from processes import group_is_empty, heed_ctrl_c, members, wait_until
+from tiny_sweep import COMMAND, TINY, command, environment, run_inline, tiny_config, write_tiny
 
 from qprune.storage.results import read_cells
 
@@ -187,21 +187,21 @@ def test_damage_is_said_and_mended(resumable):
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_cleanly_and_the_same_command_goes_on(tmp_path, sent):
     write_tiny(tmp_path)
-    arguments = ["sweep", "tiny.yaml", "--workers", "2", "--set", "precisions=fp32", "--set", "train.updates=200"]
-    arguments += ["--set", "seeds=[0,1,2]"]
+    settings = ["precisions=fp32", "train.updates=200", "seeds=[0,1,2]"]
+    sets = [word for setting in settings for word in ("--set", setting)]
     process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, env=environment(), start_new_session=True, preexec_fn=heed_ctrl_c, text=True,
+        [*COMMAND, "sweep", "tiny.yaml", "--workers", "2", *sets], cwd=tmp_path, env=environment(), start_new_session=True, preexec_fn=heed_ctrl_c, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         stages = tmp_path / "results/stages"
-        wait_until(lambda: list(stages.glob("dense-*/stage.json")), 120, process)
+        wait_until(lambda: list(stages.glob("dense-*/stage.json")), 300, process)
         if sent == signal.SIGINT:
             os.killpg(process.pid, sent)  # as a terminal does: to the workers, too
         else:
             process.send_signal(sent)
-        stdout, stderr = process.communicate(timeout=10)
-        wait_until(lambda: group_is_empty(process.pid), 10)
+        stdout, stderr = process.communicate(timeout=60)
+        wait_until(lambda: group_is_empty(process.pid), 60)
     finally:
         if not group_is_empty(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
@@ -213,33 +213,36 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_same_command_goes_on(tmp_path, 
     assert len(half) == 6 and set(half.status) <= {"done", "pending"} and "pending" in set(half.status)
     kept = {folder: folder.stat().st_mtime_ns for folder in stages.glob("*-*")}
     assert kept
-    again = command(*arguments, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "6 of 6 cells done" in again.stdout
+    code, _, again = run_inline(tiny_config(tmp_path, *settings), tmp_path / "results")
+    assert code == 0 and "6 of 6 cells done" in again
     assert all(folder.stat().st_mtime_ns == changed for folder, changed in kept.items())
     assert set(read_cells(tmp_path / "results/tiny").status) == {"done"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 2.0, 5.0])
-def test_ctrl_c_at_any_time(tmp_path, seconds):
-    """While it imports, while the workers start, while they work."""
+@pytest.mark.parametrize("moment", ["as it starts", "as it imports", "as workers start"])
+def test_ctrl_c_before_the_first_stage(tmp_path, moment):
     write_tiny(tmp_path)
     process = subprocess.Popen(
         [*COMMAND, "sweep", "tiny.yaml", "--set", "train.updates=100000"], cwd=tmp_path, env=environment(), text=True,
         start_new_session=True, preexec_fn=heed_ctrl_c, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        time.sleep(seconds)
+        if moment == "as it imports":
+            wait_until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), 300, process)
+        if moment == "as workers start":
+            wait_until(lambda: any("spawn_main" in line for line in members(process.pid).values()), 300, process)
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
-        wait_until(lambda: group_is_empty(process.pid), 10)
+        wait_until(lambda: group_is_empty(process.pid), 60)
     finally:
         if not group_is_empty(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode in (130, -signal.SIGINT), (process.returncode, stderr)
-    if seconds >= 2:
-        assert "Traceback" not in stdout + stderr
+    assert not list((tmp_path / "results").rglob("stage.json"))
+    if moment == "as it starts":  # Python itself may be told
+        assert process.returncode in (130, -signal.SIGINT), (process.returncode, stderr)
+    else:
+        assert process.returncode == 130 and "Traceback" not in stdout + stderr, (process.returncode, stderr)
 
 
 def test_the_printed_paths_and_table(resumable):

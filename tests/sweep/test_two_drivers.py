@@ -9,13 +9,13 @@ import pytest
 from processes import members, running, wait_until
 from same import check_complete, leftovers, same_files, same_rows
 from soak import Watch
-from tiny_sweep import COMMAND, environment, run_workers, tiny_config, write_tiny
+from tiny_sweep import COMMAND, environment, run_inline, run_workers, tiny_config, write_tiny
 
 from qprune.storage.results import read_cells
 from qprune.storage.store import Store
 from qprune.sweep.plan import make_plan
 
-LONGER = ("train.updates=1500", "precisions=[fp32,int4]")
+LONGER = ("train.updates=600", "precisions=[fp32,int4]")
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def test_two_sweeps_of_different_names_share_the_stages(finished, tmp_path, star
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The folder of a sweep on its own whose dense stages take some seconds."""
+    """The folder of a sweep on its own whose dense stages take a second or more."""
     folder = tmp_path_factory.mktemp("alone")
-    code, text = run_workers(tiny_config(folder, *LONGER), folder / "results", workers=2)
+    code, _, text = run_inline(tiny_config(folder, *LONGER), folder / "results")
     assert code == 0, text
     return folder
 
@@ -121,7 +121,7 @@ def test_a_sweep_takes_over_from_one_that_is_killed(alone, tmp_path, start, watc
         os.killpg(killed.pid, signal.SIGKILL)
     else:
         killed.kill()
-    wait_until(lambda: not members(killed.pid), 5)
+    wait_until(lambda: not members(killed.pid), 60)
     assert not store.done(busy[killed])
     cells, computed = end_of(other)
     stages = make_plan(tiny_config(tmp_path, *LONGER)).stages
