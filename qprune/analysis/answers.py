@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from qprune.analysis.front import GROUP, measured, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
+from qprune.analysis.sentences import counted, difference_texts, in_brackets, minus, ratio_text, verdict, with_interval
 from qprune.analysis.statistics import Interval, interval
 from qprune.analysis.studies import (
     Bears,
@@ -113,10 +114,10 @@ def _bears(cells, percentage_points: float) -> tuple[str, tuple[str, ...], list[
         bears = largest_ratio(own, percentage_points)
         shown = next(one for one in own if one.drop is bears.drop)
         test = on_test[precision, shown.ratio]
-        span = f"{_ratio(bears.low)} to {_ratio(bears.high)}" if bears.drop.n > 1 else "one seed"
+        span = f"{ratio_text(bears.low)} to {ratio_text(bears.high)}" if bears.drop.n > 1 else "one seed"
         said.append(_bears_text(bears, shown.ratio, span, test))
         rows.append(
-            (precision, _ratio(bears.ratio), span, _ratio(shown.ratio), *_texts(_minus(bears.drop)), *_texts(_minus(test)))
+            (precision, ratio_text(bears.ratio), span, ratio_text(shown.ratio), *difference_texts(minus(bears.drop)), *difference_texts(minus(test)))
             + (str(bears.drop.n),)
         )  # fmt: skip
     unit = "point" if percentage_points == 1 else "points"
@@ -129,11 +130,11 @@ def _bears(cells, percentage_points: float) -> tuple[str, tuple[str, ...], list[
 
 
 def _bears_text(bears: Bears, ratio: float, span: str, test: Interval) -> str:
-    change = f"validation {_with_interval(_minus(bears.drop))}, test {_with_interval(_minus(test))}"
+    change = f"validation {with_interval(minus(bears.drop))}, test {with_interval(minus(test))}"
     if bears.ratio is None:
-        return f"{bears.precision} none (its least loss is at {_ratio(ratio)}: {change})"
+        return f"{bears.precision} none (its least loss is at {ratio_text(ratio)}: {change})"
     note = f"95%: {span}" if bears.drop.n > 1 else span
-    return f"{bears.precision} {_ratio(bears.ratio)} ({note}; there {change})"
+    return f"{bears.precision} {ratio_text(bears.ratio)} ({note}; there {change})"
 
 
 def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
@@ -145,7 +146,7 @@ def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         if row is None:
             return "none that cheap"
         accuracies = f"{100 * points.val_accuracy[row]:.2f}% (test {100 * points.accuracy[row]:.2f}%)"
-        return f"{places[row][0]} {_ratio(places[row][1])}: {accuracies}"
+        return f"{places[row][0]} {ratio_text(places[row][1])}: {accuracies}"
 
     rows, compared = [], []
     for one in equal_cost(cells, points):
@@ -153,14 +154,14 @@ def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         if one.pruned is not None and one.quantised is not None:
             on_test = interval(paired_differences(test[places[one.quantised]], test[places[one.pruned]]))
             compared.append((f"at {one.limit:.4g} bit_gflops", one.difference, on_test))
-        verdict = _verdict(one.difference, "quantise", "prune") if one.difference.n else "no overlap"
+        better = verdict(one.difference, "quantise", "prune") if one.difference.n else "no overlap"
         texts = (name(one.pruned), name(one.quantised), name(one.both))
-        rows.append((f"{one.limit:.4g}", *texts, *_texts(one.difference), *_texts(on_test), verdict))
+        rows.append((f"{one.limit:.4g}", *texts, *difference_texts(one.difference), *difference_texts(on_test), better))
     head = ("at most (bit_gflops)", "pruned, FP32", "quantised, unpruned", "both")
     head += ("quantised - pruned, validation", "95%", "test", "95%", "better alone")
     if not compared:
         return "There is no cost at which the grid has both a pruned FP32 network and a quantised one.", head, rows
-    sentence = _counted(
+    sentence = counted(
         "costs at which there are both, the best of each at no more than that cost",
         compared, "quantising alone is the more accurate", "pruning alone is",
     )  # fmt: skip
@@ -173,13 +174,13 @@ def _additive(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     if not effects:
         return "This needs FP32 and another precision, each unpruned and pruned, of the same seed.", head, []
     rows = [
-        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, "less than the sum", "more than the sum"), str(one.n))
+        (precision, ratio_text(ratio), *difference_texts(one), *difference_texts(test), verdict(one, "less than the sum", "more than the sum"), str(one.n))
         for precision, ratio, one, test in effects
     ]  # fmt: skip
-    compared = [(f"{precision} at {_ratio(ratio)}", one, test) for precision, ratio, one, test in effects]
+    compared = [(f"{precision} at {ratio_text(ratio)}", one, test) for precision, ratio, one, test in effects]
     what = "pruned and quantised points"
     return (
-        _counted(
+        counted(
             what,
             compared,
             "both together lose less than the sum of both alone",
@@ -198,9 +199,9 @@ def _fair(cells, scratch) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     both = list(zip(budget(cells, scratch), budget(cells, scratch, "accuracy"), strict=True))
     rows = []
     for pair in both:
-        changes = [_minus(getattr(one, part)) for part in ("apparent", "fair", "scratch") for one in pair]
-        texts = [_in_brackets(one) for one in (*changes, *(one.extra for one in pair))]
-        rows.append((pair[0].precision, _ratio(pair[0].ratio), *texts))
+        changes = [minus(getattr(one, part)) for part in ("apparent", "fair", "scratch") for one in pair]
+        texts = [in_brackets(one) for one in (*changes, *(one.extra for one in pair))]
+        rows.append((pair[0].precision, ratio_text(pair[0].ratio), *texts))
     known = [pair for pair in both if pair[1].apparent.n and pair[1].fair.n]
     if not known:
         return "This needs the unpruned FP32 network after N updates and after N + M.", head, rows
@@ -208,7 +209,7 @@ def _fair(cells, scratch) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     dense, total = int(first.updates_dense), int(first.total_updates)
     extra = next((pair for pair in known if pair[0].precision == "fp32" and pair[0].ratio == 0), known[0])
     named = zip(("validation", "test"), extra, strict=True)
-    gains = [f"{_with_interval(one.extra)} in {name} accuracy" for name, one in named if one.extra.n]
+    gains = [f"{with_interval(one.extra)} in {name} accuracy" for name, one in named if one.extra.n]
     place = 0 if all(pair[0].apparent.n for pair in known) else 1
     measure = ("validation", "test")[place]
     pruned = [pair[place] for pair in known if pair[0].ratio > 0]
@@ -263,7 +264,7 @@ def _same_order(cells) -> list[Answer]:
         for better, worse in itertools.combinations(ranked, 2):
             gap = interval(paired_differences(means[better], means[worse]))
             if gap.low > 0:
-                apart.append(f"{better} over {worse} by {_with_interval(gap)}")
+                apart.append(f"{better} over {worse} by {with_interval(gap)}")
                 settled.add((better, worse))
         texts = [f"{name} {100 * overall[name]:.2f}" for name in ranked]
         rows.append(
@@ -314,12 +315,20 @@ def _difference(these, those, name: str, other: str) -> tuple[str, tuple[str, ..
         return f"No precision and ratio has been done by both, {name} and {other}, with the same seed.", head, []
     costs = [one.cost for one in on_validation]
     rows = [
-        (precision, _ratio(ratio), *_texts(one), *_texts(test), _verdict(one, name, other), f"{cost:.2f}x", str(one.n))
+        (
+            precision,
+            ratio_text(ratio),
+            *difference_texts(one),
+            *difference_texts(test),
+            verdict(one, name, other),
+            f"{cost:.2f}x",
+            str(one.n),
+        )
         for (precision, ratio, one, test), cost in zip(effects, costs, strict=True)
     ]
-    compared = [(f"{precision} at {_ratio(ratio)}", one, test) for precision, ratio, one, test in effects]
+    compared = [(f"{precision} at {ratio_text(ratio)}", one, test) for precision, ratio, one, test in effects]
     what = f"points done by both, {name} and {other}"
-    sentence = _counted(what, compared, f"{name} is the more accurate", f"{other} is")
+    sentence = counted(what, compared, f"{name} is the more accurate", f"{other} is")
     if max(costs) - min(costs) > 0.005 or abs(costs[0] - 1) > 0.005:
         sentence += f" At equal shares of maps {name} costs {min(costs):.2f} to {max(costs):.2f} times the bit_gflops."
     return sentence, head, rows
@@ -328,62 +337,3 @@ def _difference(these, those, name: str, other: str) -> tuple[str, tuple[str, ..
 def _beside(effects: list, on_test: list) -> list[tuple[str, float, Interval, Interval]]:
     """(precision, ratio, effect on validation accuracy, on test accuracy); both are of the same places."""
     return [(one.precision, one.ratio, one.effect, test.effect) for one, test in zip(effects, on_test, strict=True)]
-
-
-def _counted(what: str, compared: list[tuple[str, Interval, Interval]], more: str, less: str) -> str:
-    """How many differences lie wholly above 0, wholly below it and neither, with the largest of each sort.
-
-    compared: (place, difference in validation accuracy, in test accuracy).
-    """
-
-    def extreme(some: list[tuple[str, Interval, Interval]]) -> str:
-        place, one, test = max(some, key=lambda each: abs(each[1].mean))
-        return f"largest: {place}, validation {_with_interval(one)}, test {_with_interval(test)}"
-
-    above = [one for one in compared if one[1].low > 0]  # nan, of one seed, is neither
-    below = [one for one in compared if one[1].high < 0]
-    rest = [one for one in compared if one not in above and one not in below]
-    parts = [f"at {len(some)} {text} ({extreme(some)})" for some, text in ((above, more), (below, less)) if some]
-    if rest:
-        single = all(one[1].n == 1 for one in rest)
-        unknown = "one seed shows no interval, so nothing can be said" if single else "no difference is shown"
-        parts.append(f"at {len(rest)} {unknown} ({extreme(rest)})")
-    note = "" if len(compared) == 1 else " The intervals are not corrected for the number of comparisons."
-    return f"Of {len(compared)} {what}: {'; '.join(parts)}.{note}"
-
-
-def _verdict(one: Interval, above: str, below: str) -> str:
-    if one.n == 1:
-        return "one seed: can't say"
-    return above if one.low > 0 else below if one.high < 0 else "no difference shown"
-
-
-def _minus(one: Interval) -> Interval:
-    """A drop as a change."""
-    return Interval(-one.mean, -one.high, -one.low, one.n)
-
-
-def _ratio(ratio: float | None) -> str:
-    return "none" if ratio is None else f"{100 * ratio:.4g}%"
-
-
-def _change(value: float) -> str:
-    text = f"{100 * value:+.2f}"
-    return "0.00" if float(text) == 0 else text
-
-
-def _texts(one: Interval) -> tuple[str, str]:
-    """Mean and 95% interval of a difference, in percentage points."""
-    if one.n == 0:
-        return "-", "-"
-    return _change(one.mean), f"{_change(one.low)} to {_change(one.high)}" if one.n > 1 else "one seed"
-
-
-def _in_brackets(one: Interval) -> str:
-    mean, span = _texts(one)
-    return f"{mean} ({span})" if one.n else mean
-
-
-def _with_interval(one: Interval) -> str:
-    mean, span = _texts(one)
-    return f"{mean} percentage points ({span})" if one.n <= 1 else f"{mean} percentage points (95%: {span})"

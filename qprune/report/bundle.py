@@ -6,12 +6,13 @@ indentation, what it exports. All names end up in one scope, so that no two modu
 
 import re
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.M)
 DECLARATION = re.compile(r"^(export )?(?:async )?(?:const|let|function|class) (\w+)", re.M)
 
 
-def bundle(entry: str, folder=None) -> str:
+def bundle(entry: str, folder: Traversable | None = None) -> str:
     """The script of a module and of all that it imports, each once and before those that import it.
 
     folder: of the modules, the page's own by default. Raises ValueError for modules that import each other in a circle,

@@ -13,7 +13,7 @@ from qprune.report.bundle import bundle
 from qprune.storage.durable import write_whole
 
 
-def page(title: str, body: str, data, module: str) -> str:
+def page(title: str, body: str, data: dict, module: str) -> str:
     """The page. Its policy lets no script run but its own, by hash, and nothing be loaded.
 
     body: HTML; data: plain JSON, which the script has as DATA; module: of the folder page, with all that it imports.
@@ -38,7 +38,7 @@ def _part(name: str) -> str:
     return (files("qprune.report") / "page" / name).read_text()
 
 
-def packed(data) -> str:
+def packed(data: dict) -> str:
     """JSON, gzipped, as base64: a fifth of the size, and no name in it can end the element that it stands in."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()

@@ -22,7 +22,7 @@ from qprune.registry.errors import UserError
 from qprune.report.build import report_data
 from qprune.report.commands import NOTHING_FITS, compare_command, pick_command, write_report
 from qprune.report.details import correct_images, layer_tables
-from qprune.report.html import packed
+from qprune.report.html import packed, page
 from qprune.storage.results import failure_file, read_cells, read_record
 from qprune.storage.seal import sealed_json
 
@@ -603,6 +603,11 @@ def test_packed_data_are_base64_of_json():
     assert packed(data) == packed(data)
     with pytest.raises(ValueError):
         packed({"value": float("nan")})
+
+
+def test_a_pages_title_is_text_and_what_is_filled_in_stays_as_it_is():
+    text = page("<b>{{data}}</b>", "<main>{{script}}</main>", {}, "rank")
+    assert "<title>&lt;b&gt;{{data}}&lt;/b&gt;</title>" in text and "<main>{{script}}</main>" in text
 
 
 def test_layers_are_shared(made):
