@@ -3,7 +3,7 @@
 import { frontOf, kneeOf, pickOf } from "./choose.js";
 import { DATA } from "./data.js";
 import { choice, factsOf, fill, make } from "./dom.js";
-import { drawMarks, fadePoints, setMarks } from "./plot.js";
+import { drawMarks, fadePoints, setMarks } from "./marks.js";
 import { CHOICES, chooseCell, comparedPoints, limitsNow, rememberState, state } from "./state.js";
 import { distinct, nameOf, POINTS } from "./tables.js";
 import { costText, digits, percent, signed } from "./text.js";
