@@ -15,6 +15,7 @@ _PLACES = {
     "load_network": "qprune.deploy.cells",
     "prune": "qprune.library",
     "quantize": "qprune.library",
+    "register_operation": "qprune.networks.operations",
     "score": "qprune.library",
 }
 __all__ = list(_PLACES)

@@ -1,8 +1,8 @@
 """What a network costs: MACs, bit operations and bytes, per layer and in total, from the layers that really run.
 
 A convolution, linear layer or matmul counts its multiply-accumulates for one image. Biases, batch
-normalisation, activations, pooling and elementwise arithmetic count 0 (listed below); what is not listed is an
-error that names it. Widths are what qprune.cost.widths reads from the network, never what was asked for.
+normalisation, activations, pooling and elementwise arithmetic count 0, as qprune.networks.operations has it; what
+that doesn't list is an error that names it. Widths are what qprune.cost.widths reads from the network, never what was asked for.
 
 bit_gflops = sum of 2 x macs x w_bits x a_bits / (32 x 32) / 1e9; gbops_acc is the form with accumulation of
 UNIQ (Baskin et al., ACM TOCS 2021) and Hawks et al., "Ps and Qs" (Frontiers in AI 2021).
@@ -10,25 +10,21 @@ UNIQ (Baskin et al., ACM TOCS 2021) and Hawks et al., "Ps and Qs" (Frontiers in 
 
 import copy
 import math
-import operator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import fx, nn
 from torch.ao.nn import quantized as nnq
-from torch.ao.nn.intrinsic import BNReLU2d
 from torch.ao.nn.intrinsic.qat.modules.conv_fused import _ConvBnNd
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
 from torch.ao.quantization import FakeQuantizeBase
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd
-from torchvision.ops import StochasticDepth
+from torch.fx.node import _get_qualified_name
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, is_brevitas, tensor_width, weight_width
-from qprune.networks.graph import Leaf, Normalize, module_of, only_moves, trace
+from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
+from qprune.networks.graph import Leaf, module_of, operation_of, trace
+from qprune.networks.operations import UNKNOWN, Operation
 from qprune.registry.errors import UserError
 
 
@@ -40,6 +36,7 @@ class LayerCost:
     w_bits, a_bits: widths of the weights and of the tensor that arrives (of a matmul's second and first
         operand); whole numbers unless a quantiser's levels are no power of two
     weight_elements: of the weight alone; 0 where a layer runs again, or multiplies two activations
+    channels_in: of a registered operation, which has macs of its own, the products in a value
     kernel: its spatial size; () where there is none
     """
 
@@ -130,48 +127,6 @@ class Cost:
         return self.gbops / dense.gbops
 
 
-# What runs and counts 0. What is neither here nor a layer is an error.
-_FREE_MODULES = (
-    Normalize, Leaf, FakeQuantizeBase, _BatchNorm, _DropoutNd, StochasticDepth, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm,
-    nn.Identity, nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.Upsample, nn.ChannelShuffle, nn.PixelShuffle,
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
-    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
-    nn.Softplus, nn.Hardswish, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax,
-    BNReLU2d, nnq.BatchNorm2d, nnq.ReLU6, nnq.Hardswish, nnq.LeakyReLU, nnq.Sigmoid, nnq.Dropout,
-)  # fmt: skip
-_FREE_TARGETS = {
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.neg, operator.pow,
-    operator.getitem, operator.eq, operator.ne, operator.lt, operator.gt, getattr,
-    torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.abs, torch.square, torch.sqrt, torch.pow, torch.exp,
-    torch.clamp, torch.maximum, torch.minimum, torch.mean, torch.sum, torch.amax, torch.cat, torch.concat,
-    torch.stack, torch.chunk, torch.split, torch.unsqueeze, torch.transpose, torch.permute, torch.relu,
-    torch.sigmoid, torch.tanh, torch.softmax, torch._assert,
-    F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.softplus,
-    F.hardswish, F.hardsigmoid, F.softmax, F.log_softmax, F.batch_norm, F.layer_norm, F.group_norm, F.normalize,
-    F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, F.interpolate,
-    torch.quantize_per_tensor, torch.ops.quantized.add, torch.ops.quantized.add_relu, torch.ops.quantized.mul,
-    torch.ops.quantized.mul_relu, torch.ops.quantized.cat, torch.ops.quantized.batch_norm2d,
-    torch.ops.quantized.batch_norm2d_relu, torch.ops.quantized.hardswish, torch.ops.quantized.leaky_relu,
-    "add", "sub", "mul", "div", "neg", "abs", "pow", "square", "sqrt", "exp", "clamp", "mean", "sum", "amax", "relu",
-    "sigmoid", "tanh", "softmax", "size", "dim", "numel", "unsqueeze", "transpose", "permute", "chunk", "split",
-    "expand", "expand_as", "detach", "clone", "float", "to", "dequantize",
-}  # fmt: skip
-_LINEAR_MODULES = (nn.Linear, nnq.Linear)
-_CONV_FUNCTIONS = {F.conv1d: "Conv1d", F.conv2d: "Conv2d", F.conv3d: "Conv3d"}
-_MATMUL_FUNCTIONS = {  # target -> type, and where and by what name the two operands are given
-    F.linear: ("Linear", (0, 1), ("input", "weight")),
-    torch.matmul: ("matmul", (0, 1), ("input", "other")),
-    operator.matmul: ("matmul", (0, 1), ("a", "b")),
-    "matmul": ("matmul", (0, 1), ("self", "tensor2")),
-    torch.mm: ("matmul", (0, 1), ("input", "mat2")),
-    "mm": ("matmul", (0, 1), ("self", "mat2")),
-    torch.bmm: ("matmul", (0, 1), ("input", "mat2")),
-    "bmm": ("matmul", (0, 1), ("self", "batch2")),
-    torch.addmm: ("matmul", (1, 2), ("mat1", "mat2")),
-    "addmm": ("matmul", (1, 2), ("mat1", "mat2")),
-}
-
-
 def count_cost(network: nn.Module, image_shape: tuple[int, int, int]) -> Cost:
     """Costs of a network for one image [c, h, w].
 
@@ -189,42 +144,45 @@ def count_cost(network: nn.Module, image_shape: tuple[int, int, int]) -> Cost:
     layers: list[LayerCost] = []
     seen: set[str] = set()  # the places of weights that have been counted
     for node in network.graph.nodes:
-        if node in run.layers:
-            weight, layer = run.layers[node]
+        operation = operation_of(node)
+        if operation is UNKNOWN and node.op.startswith("call_"):
+            raise UserError(_unknown(node))
+        if operation.macs:
+            weight, layer = run.cost(node, operation)
             layers.append(replace(layer, weight_elements=0) if weight in seen else layer)
             seen.add(weight)
-        elif not _is_free(node):
-            raise UserError(_unknown(node))
     return Cost(tuple(layers), *_parameters(network, seen))
 
 
 class _Run(fx.Interpreter):
-    """Runs a network once; keeps shapes and widths, and the cost of each layer beside the place of its weight."""
+    """Runs a network once; keeps shapes and widths, from which it gives the cost of layers."""
 
     def __init__(self, network: fx.GraphModule):
         super().__init__(network)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.widths: dict[fx.Node, float] = {}
-        self.layers: dict[fx.Node, tuple[str, LayerCost]] = {}
 
     def run_node(self, node: fx.Node):
         result = super().run_node(node)
         if hasattr(result, "shape"):
             self.shapes[node] = tuple(result.shape)
         self.widths[node] = tensor_width(node, result, self.widths)
-        module = module_of(node)
-        called = node.target if node.op in ("call_function", "call_method") else None
-        if isinstance(module, (_ConvNd, IntConv, *_LINEAR_MODULES)):
-            self.layers[node] = (f"{node.target}.weight", self._module_cost(node, module))
-        elif called in _CONV_FUNCTIONS or called in _MATMUL_FUNCTIONS:
-            self.layers[node] = self._function_cost(node)
         return result
 
-    def _module_cost(self, node: fx.Node, module: nn.Module) -> LayerCost:
+    def cost(self, node: fx.Node, operation: Operation) -> tuple[str, LayerCost]:
+        """The place of a layer's weight, and its cost."""
+        module = module_of(node)
+        if callable(operation.macs):
+            return node.name, self._registered_cost(node, operation.macs(node, self.shapes))
+        if module is None:
+            return self._function_cost(node, operation)
+        return f"{node.target}.weight", self._module_cost(node, module, operation)
+
+    def _module_cost(self, node: fx.Node, module: nn.Module, operation: Operation) -> LayerCost:
         source = node.all_input_nodes[0]
         weight = module.weight() if callable(module.weight) else module.weight  # torch.ao's integer modules: a method
         bits = (weight_width(module), input_width(module, self.widths[source]))
-        if isinstance(module, _LINEAR_MODULES):
+        if operation.macs == "linear":
             channels = (module.in_features, module.out_features)
             macs = math.prod(self.shapes[node]) * module.in_features
             return LayerCost(node.target, "Linear", macs, *bits, weight.numel(), *channels)
@@ -235,21 +193,34 @@ class _Run(fx.Interpreter):
         kind = f"Conv{'Transpose' if transposed else ''}{len(kernel)}d"
         return LayerCost(node.target, kind, macs, *bits, weight.numel(), *channels, kernel, module.groups)
 
-    def _function_cost(self, node: fx.Node) -> tuple[str, LayerCost]:
-        convolution = _CONV_FUNCTIONS.get(node.target)
-        kind, places, names = _MATMUL_FUNCTIONS.get(node.target, (convolution, (0, 1), ("input", "weight")))
-        given = [node.args[p] if p < len(node.args) else node.kwargs[n] for p, n in zip(places, names, strict=True)]
-        inputs, weight = given
+    def _function_cost(self, node: fx.Node, operation: Operation) -> tuple[str, LayerCost]:
+        inputs, weight = (_given(node, *operand) for operand in operation.operands)
         bits = (self.widths[weight], self.widths[inputs])
         elements = math.prod(self.shapes[weight]) if weight.op == "get_attr" else 0
         place = weight.target if weight.op == "get_attr" else node.name
         out = self.shapes[node]
-        if convolution:
+        if operation.macs == "convolution":
             shape, c_in = self.shapes[weight], self.shapes[inputs][1]  # [c_out, c_in / groups, *kernel]
-            macs, groups = math.prod(out) * math.prod(shape[1:]), c_in // shape[1]
-            return place, LayerCost(node.name, kind, macs, *bits, elements, c_in, shape[0], tuple(shape[2:]), groups)
+            macs, groups, kernel = math.prod(out) * math.prod(shape[1:]), c_in // shape[1], tuple(shape[2:])
+            kind = f"Conv{len(kernel)}d"
+            return place, LayerCost(node.name, kind, macs, *bits, elements, c_in, shape[0], kernel, groups)
         inner = self.shapes[inputs][-1]  # [..., inner] x [inner, outer]
+        kind = "Linear" if operation.macs == "linear" else "matmul"
         return place, LayerCost(node.name, kind, math.prod(out) * inner, *bits, elements, inner, out[-1] if out else 1)
+
+    def _registered_cost(self, node: fx.Node, macs: int) -> LayerCost:
+        """Of a registered operation; a module's own parameters are float."""
+        arriving, *others = (self.widths[source] for source in node.all_input_nodes)
+        name, out = node.target if node.op == "call_module" else node.name, self.shapes[node]
+        bits = (others[0] if others else FLOAT_BITS, arriving)
+        return LayerCost(name, _called(node), macs, *bits, 0, max(1, macs // math.prod(out)), math.prod(out[1:2]))
+
+
+def _given(node: fx.Node, place: int, names: str) -> fx.Node:
+    """An argument that is given by its place or by one of the names."""
+    return (
+        node.args[place] if place < len(node.args) else next(node.kwargs[n] for n in names.split() if n in node.kwargs)
+    )
 
 
 def _run(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> _Run:
@@ -264,23 +235,22 @@ def _run(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> _Run:
     return run
 
 
-def _is_free(node: fx.Node) -> bool:
-    if node.op in ("placeholder", "output", "get_attr"):
-        return True
-    if node.op == "call_module":
-        module = module_of(node)
-        return isinstance(module, _FREE_MODULES) or (is_brevitas(module) and hasattr(module, "act_quant"))
-    return only_moves(node) or node.target in _FREE_TARGETS
+def _called(node: fx.Node) -> str:
+    """The class of a node's module, or the name of its function or method."""
+    module = module_of(node)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
 
 
 def _unknown(node: fx.Node) -> str:
     if node.op == "call_module":
-        what = f"layer {node.target!r} ({type(module_of(node)).__name__})"
+        what, form = f"layer {node.target!r}", torch.typename(module_of(node))
     else:
-        what = f"operation {node.name!r} ({getattr(node.target, '__name__', node.target)})"
+        what = f"operation {node.name!r}"
+        form = f'"{node.target}"' if node.op == "call_method" else _get_qualified_name(node.target).removeprefix("_")
     return (
-        f"the cost of {what} isn't known, and nothing unknown is counted as 0. "
-        "Build it from Conv2d, Linear or matmul, or add it to qprune/cost.py."
+        f"the cost of {what} ({_called(node)}) isn't known, and nothing unknown is counted as 0. Build it from Conv2d, "
+        "Linear or matmul, or say what it costs in the module that defines the network: "
+        f"qprune.register_operation({form}, macs=0) if nothing, else help(qprune.register_operation) says how."
     )
 
 
@@ -308,7 +278,7 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
             params += weight.numel() + (0 if bias is None else bias.numel())
             float_bytes += (0 if bias is None else 4 * bias.numel()) + 5 * weight.shape[0] + 5
             continue
-        float_bits = module.weight_bits if isinstance(module, Leaf) and hasattr(module, "weight_bits") else FLOAT_BITS
+        float_bits = module.weight_bits if isinstance(module, Leaf) else FLOAT_BITS
         for name, tensor in module.named_parameters(recurse=False):
             params += tensor.numel()
             if (f"{place}.{name}" if place else name) not in weights:

@@ -11,26 +11,18 @@ from torch import Tensor, fx, nn
 from torch.ao.nn.quantized import Linear as IntLinear
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
 from torch.ao.quantization import FakeQuantizeBase
-from torch.nn import functional as F
 
-from qprune.networks.gate import Gate
-from qprune.networks.graph import Leaf, module_of, only_moves
-from qprune.precision.fp16 import RoundHalf, is_exact
+from qprune.networks.graph import Leaf, module_of, operation_of
+from qprune.networks.operations import is_brevitas
 
 FLOAT_BITS = 32
-
-_KEEPS_WIDTH_TARGETS = {F.relu, torch.relu, "relu", "dequantize", "detach", "clone", "to"}
+HALF_BITS = 16
 
 
 def width_of_range(quant_min: int, quant_max: int) -> float:
     """log2(quant_max - quant_min + 1), an int where it is whole."""
     levels = int(quant_max) - int(quant_min) + 1
     return levels.bit_length() - 1 if levels & (levels - 1) == 0 else math.log2(levels)
-
-
-def is_brevitas(module: nn.Module | None) -> bool:
-    """Whether Brevitas wrote the module's class."""
-    return type(module).__module__.startswith("brevitas")
 
 
 def ask_for_widths(network: nn.Module) -> None:
@@ -63,7 +55,7 @@ def weight_width(layer: nn.Module) -> float:
         return fake_quantize_bits(fake)
     if is_brevitas(layer):
         return proxy_bits(layer.weight_quant) or FLOAT_BITS
-    return layer.weight_bits if isinstance(layer, Leaf) else FLOAT_BITS  # HalfConv2d, HalfLinear
+    return layer.weight_bits if isinstance(layer, Leaf) else FLOAT_BITS
 
 
 def input_width(layer: nn.Module, arriving: float) -> float:
@@ -81,16 +73,16 @@ def tensor_width(node: fx.Node, result: object, widths: dict[fx.Node, float]) ->
     if isinstance(result, Tensor) and result.is_quantized:
         used = node.graph.owning_module.meta.get("activation_range")  # from precision/torch_ao
         return width_of_range(*used) if used else torch.iinfo(result.dtype).bits
-    if isinstance(module, RoundHalf):
-        return RoundHalf.bits
+    if isinstance(module, Leaf) and module.bits is not None:
+        return module.bits
     if isinstance(module, FakeQuantizeBase):
         return fake_quantize_bits(module)
     if is_brevitas(module):
         return proxy_bits(getattr(module, "act_quant", getattr(module, "output_quant", None))) or FLOAT_BITS
     sources = [widths[source] for source in node.all_input_nodes]
-    called = node.target if node.op in ("call_function", "call_method") else None
-    if isinstance(module, (nn.ReLU, Gate)) or called in _KEEPS_WIDTH_TARGETS or only_moves(node):
+    operation = operation_of(node)
+    if operation.keeps_width:
         return sources[0]
-    if node.op.startswith("call_") and sources and max(sources) == RoundHalf.bits and is_exact(node):
-        return RoundHalf.bits
+    if sources and max(sources) == HALF_BITS and operation.exact:
+        return HALF_BITS
     return FLOAT_BITS

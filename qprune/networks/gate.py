@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qprune.networks.graph import Leaf
+from qprune.networks.operations import register_operation
 
 
 class Gate(Leaf):
@@ -35,3 +36,6 @@ class Gate(Leaf):
         if self.watcher is not None:
             self.watcher(self, z)
         return z
+
+
+register_operation(Gate, macs=0, exact=True, keeps_width=True, keeps_sign=True)

@@ -6,8 +6,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
+from qprune.networks.operations import (
+    UNKNOWN,
+    Operation,
+    is_brevitas,
+    is_leaf,
+    look_up,
+    own_functions,
+    register_operation,
+)
 from qprune.registry.errors import UserError
 
 
@@ -24,14 +32,21 @@ class Normalize(nn.Module):
 
 
 class Leaf(nn.Module):
-    """Base of qprune's own modules that tracing must not look into (gates, roundings)."""
+    """Base of qprune's own modules that tracing must not look into (gates, roundings).
+
+    bits: width of what it gives, where it rounds; weight_bits: of its weights and biases
+    """
+
+    bits: int | None = None
+    weight_bits: int = 32
+
+
+register_operation(Normalize, Leaf, macs=0)
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        if isinstance(module, (Normalize, Leaf, StochasticDepth)) or type(module).__module__.startswith("brevitas"):
-            return True
-        return super().is_leaf_module(module, qualified_name)
+        return is_leaf(module) or super().is_leaf_module(module, qualified_name)
 
 
 _OUT_OF_PLACE = {
@@ -56,7 +71,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
     Raises UserError where torch.fx can't follow the model's Python code.
     """
-    tracer = _Tracer()
+    tracer = _Tracer(autowrap_functions=own_functions())
     try:
         graph = tracer.trace(model)
     except Exception as error:  # torch.fx raises whatever the model's own code does on a proxy
@@ -120,23 +135,16 @@ def module_of(node: fx.Node) -> nn.Module | None:
     return node.graph.owning_module.get_submodule(node.target)
 
 
-_MOVING_MODULES = (
-    nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity, StochasticDepth,
-)  # fmt: skip
-_MOVING_FUNCTIONS = {
-    torch.flatten, torch.reshape, torch.squeeze, F.dropout, F.dropout2d, F.max_pool2d, torch.max_pool2d,
-    F.adaptive_max_pool2d, "flatten", "view", "reshape", "squeeze", "contiguous",
-}  # fmt: skip
+_QUANTIZER = Operation(macs=0)  # of Brevitas
 
 
-def only_moves(node: fx.Node) -> bool:
-    """Whether the node hands on values of its first argument as they are (max pooling, flatten, dropout).
-
-    What arrives as integers leaves as integers of the same width.
-    """
-    if node.op == "call_module":
-        return isinstance(module_of(node), _MOVING_MODULES)
-    return node.op in ("call_function", "call_method") and node.target in _MOVING_FUNCTIONS
+def operation_of(node: fx.Node) -> Operation:
+    """What a node runs, as the table has it; UNKNOWN where it hasn't, and where the node runs nothing."""
+    module = module_of(node)
+    if module is None:
+        return look_up(node.target) if node.op in ("call_function", "call_method") else UNKNOWN
+    found = look_up(type(module))
+    return _QUANTIZER if found is UNKNOWN and is_brevitas(module) and hasattr(module, "act_quant") else found
 
 
 def record_shapes(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> None:

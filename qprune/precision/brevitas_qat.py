@@ -8,41 +8,26 @@ and the first layer's backward pass needs no gradient of its input.
 """
 
 import copy
-import operator
 from collections.abc import Mapping
 
 import torch
 from brevitas import nn as qnn
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of, only_moves
+from qprune.networks.graph import module_of, operation_of
 from qprune.precision.lsq import ActQuant, LearnedScaleQuant, WeightQuant, hand_on_plain_tensors
 from qprune.registry.errors import UserError
-
-_NON_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
-_NON_NEGATIVE_TARGETS = {
-    F.relu, torch.relu, F.relu6, torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softmax, torch.softmax, torch.abs,
-    torch.square, "relu", "sigmoid", "softmax", "abs",
-}  # fmt: skip
-_KEEPS_SIGN_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, Gate)
-_KEEPS_SIGN_TARGETS = {
-    F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, torch.cat, torch.concat, torch.add, torch.mul, operator.add,
-    operator.mul, "mean", "add", "mul",
-}  # fmt: skip
 
 
 def is_non_negative(node: fx.Node) -> bool:
     """Whether the node's values can't be negative: an activation of that range, or what pools or joins such."""
-    module = module_of(node)
-    called = node.target if node.op in ("call_function", "call_method") else None
-    if isinstance(module, _NON_NEGATIVE_MODULES) or called in _NON_NEGATIVE_TARGETS:
+    operation = operation_of(node)
+    if operation.non_negative:
         return True
-    keeps = only_moves(node) or isinstance(module, _KEEPS_SIGN_MODULES) or called in _KEEPS_SIGN_TARGETS
     numbers = [v for v in (*node.args, *node.kwargs.values()) if isinstance(v, (int, float))]
     shifted = any(number < 0 for number in numbers)  # x + (-3)
-    return keeps and not shifted and all(is_non_negative(source) for source in node.all_input_nodes)
+    return operation.keeps_sign and not shifted and all(is_non_negative(source) for source in node.all_input_nodes)
 
 
 def weight_layers(network: fx.GraphModule) -> list[fx.Node]:

@@ -7,14 +7,13 @@ precision on a GPU) and its result rounded. What exceeds 65504 becomes infinite 
 """
 
 import copy
-import operator
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.networks.gate import Gate
-from qprune.networks.graph import Leaf, Normalize, module_of, only_moves
+from qprune.cost.widths import HALF_BITS
+from qprune.networks.graph import Leaf, Normalize, module_of, operation_of
 
 
 class _RoundHalf(torch.autograd.Function):
@@ -35,7 +34,7 @@ def round_half(values: Tensor) -> Tensor:
 class RoundHalf(Leaf):
     """Rounds a float tensor to half; hands on what isn't one (a size)."""
 
-    bits = 16
+    bits = HALF_BITS
 
     def forward(self, values):
         return round_half(values) if isinstance(values, Tensor) and values.is_floating_point() else values
@@ -48,7 +47,7 @@ def _rounded(values: Tensor | None) -> Tensor | None:
 class HalfConv2d(nn.Conv2d, Leaf):
     """Conv2d whose weights and biases are rounded to half."""
 
-    weight_bits = 16
+    weight_bits = HALF_BITS
 
     def forward(self, images: Tensor) -> Tensor:
         return self._conv_forward(images, round_half(self.weight), _rounded(self.bias))
@@ -57,7 +56,7 @@ class HalfConv2d(nn.Conv2d, Leaf):
 class HalfLinear(nn.Linear, Leaf):
     """Linear whose weights and biases are rounded to half."""
 
-    weight_bits = 16
+    weight_bits = HALF_BITS
 
     def forward(self, inputs: Tensor) -> Tensor:
         return F.linear(inputs, round_half(self.weight), _rounded(self.bias))
@@ -65,29 +64,12 @@ class HalfLinear(nn.Linear, Leaf):
 
 _HALF_LAYERS = {nn.Conv2d: HalfConv2d, nn.Linear: HalfLinear}
 
-# Results that are values of the operands (or 0, or a bound that half can represent): nothing to round.
-_EXACT_MODULES = (nn.ReLU, nn.ReLU6, Gate)
-_EXACT_TARGETS = {
-    F.relu, torch.relu, F.relu6, torch.cat, torch.concat, torch.stack, torch.chunk, torch.split, torch.unsqueeze,
-    torch.transpose, torch.permute, torch.swapaxes, torch.maximum, torch.minimum, torch.neg, torch.abs,
-    operator.getitem, operator.neg, operator.floordiv, getattr,
-    "relu", "size", "dim", "numel", "unsqueeze", "transpose", "permute", "chunk", "split", "expand", "neg", "abs",
-    "detach", "clone",
-}  # fmt: skip
-
-
-def is_exact(node: fx.Node) -> bool:
-    """Whether the node gives half-precision values wherever its operands are half-precision values."""
-    if node.op == "call_module":
-        return only_moves(node) or isinstance(module_of(node), _EXACT_MODULES)
-    return only_moves(node) or node.target in _EXACT_TARGETS
-
 
 def _needs_rounding(node: fx.Node) -> bool:
     """Results that are computed, and images that go to a layer without being normalised first."""
     if node.op == "placeholder":
         return not all(isinstance(module_of(user), Normalize) for user in node.users)
-    return node.op.startswith("call_") and not is_exact(node)
+    return node.op.startswith("call_") and not operation_of(node).exact
 
 
 def prepare(network: fx.GraphModule, calibration: Tensor | None) -> fx.GraphModule:

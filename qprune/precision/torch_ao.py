@@ -29,10 +29,10 @@ from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from torch.fx import GraphModule
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import Normalize, module_of
+from qprune.networks.graph import module_of
+from qprune.networks.operations import is_leaf
 from qprune.registry.errors import UserError
 
 MIN_SCALE = torch.finfo(torch.float32).eps  # torch.ao's own
@@ -224,8 +224,8 @@ def prepare(network: GraphModule, calibration: Tensor | None) -> GraphModule:
     """A torch.ao QAT network (convolution and batch normalisation fused), ranges started on the calibration."""
     training = network.training
     network = copy.deepcopy(network).train()
-    leaves = [Normalize, Gate, StochasticDepth]  # exact types; traced, StochasticDepth stays in train mode for good
-    custom = PrepareCustomConfig().set_non_traceable_module_classes(leaves)
+    leaves = {type(module) for module in network.modules() if is_leaf(module)}  # traced, some would keep train mode
+    custom = PrepareCustomConfig().set_non_traceable_module_classes(list(leaves))
     with _quiet():  # the example inputs are unused by this entry point, but must be given
         prepared = prepare_qat_fx(network, QConfigMapping().set_global(qconfig(kernels())), (torch.zeros(1),), custom)
     _quantize_once_at_gates(prepared)

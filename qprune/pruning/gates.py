@@ -6,26 +6,13 @@ branch into a residual add, after the last BN (and activation) of a depthwise ch
 in a DenseNet.
 """
 
-import operator
-
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of, only_moves, record_shapes
+from qprune.networks.graph import module_of, operation_of, record_shapes
 from qprune.pruning.groups import ChannelGroups, is_depthwise
 from qprune.registry.errors import UserError
-
-ADDS = {operator.add, torch.add, "add"}
-PRODUCTS = {operator.mul, torch.mul, "mul"}
-CONCATENATIONS = {torch.cat, torch.concat}
-_POOLING_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_POOLING_FUNCTIONS = {F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean"}
-_ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.Tanh)
-_ACTIVATION_FUNCTIONS = {
-    F.relu, torch.relu, "relu", F.relu6, F.leaky_relu, F.silu, F.hardswish, F.gelu, F.elu, torch.tanh, "tanh",
-}  # fmt: skip
 
 
 def insert_gates(network: fx.GraphModule, groups: ChannelGroups, image_shape: tuple[int, int, int]) -> list[Gate]:
@@ -90,25 +77,6 @@ def _readers(network: fx.GraphModule, groups: ChannelGroups) -> dict[fx.Node, Te
     return readers
 
 
-def _is(node: fx.Node, modules: tuple, functions: set) -> bool:
-    if node.op == "call_module":
-        return isinstance(module_of(node), modules)
-    return node.op in ("call_function", "call_method") and node.target in functions
-
-
-def is_activation(node: fx.Node) -> bool:
-    """Whether the node applies, channel by channel, a function with f(0) = 0."""
-    return _is(node, _ACTIVATION_MODULES, _ACTIVATION_FUNCTIONS)
-
-
-def _pools(node: fx.Node) -> bool:
-    return only_moves(node) or _is(node, _POOLING_MODULES, _POOLING_FUNCTIONS)
-
-
-def _is_op(node: fx.Node, targets: set) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in targets
-
-
 def _tensors(node: fx.Node) -> list[fx.Node]:
     return [arg for arg in node.args if isinstance(arg, fx.Node)]
 
@@ -121,17 +89,18 @@ def _climb(node: fx.Node, index: Tensor, sites: dict[fx.Node, Tensor]) -> None:
     """From a tensor that a layer reads, up to the tensors that gate it; index: the map of each channel."""
     if (index < 0).all():
         return
-    if _pools(node):
+    operation = operation_of(node)
+    if operation.moves or operation.averages:
         source = node.args[0]
         repeat = len(index) // _channels(source)  # flatten: h*w positions of one channel stand side by side
         return _climb(source, index.view(-1, repeat)[:, 0], sites)
-    if _is_op(node, ADDS):
+    if operation.joins == "add":
         for branch in _tensors(node):
             _climb(branch, index, sites)
         return None
-    if is_activation(node) and _is_op(node.args[0], ADDS):
+    if operation.keeps_zero and operation_of(node.args[0]).joins == "add":
         return _climb(node.args[0], index, sites)
-    if _is_op(node, CONCATENATIONS):
+    if operation.joins == "concatenate":
         parts = node.args[0]
         for part, piece in zip(parts, index.split([_channels(part) for part in parts]), strict=True):
             _climb(part, piece, sites)
@@ -144,16 +113,17 @@ def _climb(node: fx.Node, index: Tensor, sites: dict[fx.Node, Tensor]) -> None:
 def _zeroed(node: fx.Node, sites: dict[fx.Node, Tensor], without: fx.Node | None = None) -> Tensor:
     """Which channels of a tensor vanish when all gates (but one) are shut: bool [c]."""
     gated = sites[node] >= 0 if node in sites and node is not without else False
-    if _pools(node):
+    operation = operation_of(node)
+    if operation.moves or operation.averages:
         flow = _zeroed(node.args[0], sites, without)
         flow = flow.repeat_interleave(_channels(node) // len(flow))
-    elif is_activation(node):
+    elif operation.keeps_zero:
         flow = _zeroed(node.args[0], sites, without)
-    elif _is_op(node, CONCATENATIONS):
+    elif operation.joins == "concatenate":
         flow = torch.cat([_zeroed(part, sites, without) for part in node.args[0]])
-    elif _is_op(node, ADDS) and len(_tensors(node)) == 2:
+    elif operation.joins == "add" and len(_tensors(node)) == 2:
         flow = torch.stack([_zeroed(part, sites, without) for part in _tensors(node)]).all(0)
-    elif _is_op(node, PRODUCTS) and len(_tensors(node)) == 2:
+    elif operation.joins == "multiply" and len(_tensors(node)) == 2:
         flow = torch.stack([_zeroed(part, sites, without) for part in _tensors(node)]).any(0)
     else:
         flow = torch.zeros(_channels(node), dtype=torch.bool)

@@ -7,26 +7,17 @@ from p (1 - p), the diagonal of cross-entropy's second derivative in the logits.
 backward sweep in eval mode over the same images.
 """
 
-import operator
-
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of, only_moves
+from qprune.networks.graph import module_of, operation_of
 from qprune.pruning.criteria.base import CurvatureCriterion
-from qprune.pruning.gates import ADDS, CONCATENATIONS
 from qprune.pruning.groups import ChannelGroups
 from qprune.registry.errors import UserError
 
-_BENDS_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh)
-_BENDS = {F.relu, torch.relu, "relu", F.relu6, F.leaky_relu, F.hardtanh}  # linear in pieces, element by element
-_MEANS_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_MEANS = {F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean"}
 _SPATIAL = {2, 3, -1, -2}
-_SUBTRACTIONS = {operator.sub, torch.sub, "sub"}
 
 
 class ObdLecun(CurvatureCriterion):
@@ -42,7 +33,7 @@ class ObdLecun(CurvatureCriterion):
         for node in network.graph.nodes:
             if isinstance(module_of(node), Gate):
                 behind.add(node)
-            elif behind & set(node.all_input_nodes) and node.op != "output" and not _asks_for_shape(node):
+            elif behind & set(node.all_input_nodes) and node.op != "output" and not operation_of(node).asks_shape:
                 behind.add(node)
                 if not _known(node):
                     raise UserError(
@@ -94,29 +85,20 @@ def back_propagate(network: fx.GraphModule, values: dict[fx.Node, Tensor], seed:
     return found
 
 
-def _operation(node: fx.Node):
-    """What a node calls that is no module, else None (a module's own name may be that of an operation)."""
-    return node.target if node.op in ("call_function", "call_method") else None
-
-
 def _known(node: fx.Node) -> bool:
-    module, operation = module_of(node), _operation(node)
+    module, operation = module_of(node), operation_of(node)
     if isinstance(module, nn.Conv2d):
         return module.padding_mode == "zeros"
     if isinstance(module, _BatchNorm):
         return module.running_var is not None
-    if module is not None:
-        return isinstance(module, (nn.Linear, Gate, *_BENDS_MODULES, *_MEANS_MODULES)) or only_moves(node)
-    if operation in ADDS | _SUBTRACTIONS:
+    if isinstance(module, (nn.Linear, Gate)):
+        return True
+    if operation.joins in ("add", "subtract"):
         return "alpha" not in node.kwargs
-    if operation in (torch.mean, "mean"):
+    if node.target in (torch.mean, "mean") and module is None:
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         return dims is not None and {dims} <= _SPATIAL if isinstance(dims, int) else set(dims or (0,)) <= _SPATIAL
-    return only_moves(node) or operation in _BENDS | _MEANS | CONCATENATIONS
-
-
-def _asks_for_shape(node: fx.Node) -> bool:
-    return (node.op == "call_method" and node.target in ("size", "dim")) or node.target is getattr
+    return operation.moves or operation.piecewise_linear or operation.averages or operation.joins == "concatenate"
 
 
 def _named(node: fx.Node) -> str:
@@ -127,14 +109,14 @@ def _named(node: fx.Node) -> str:
 
 def _backward(node: fx.Node, h: Tensor, values: dict[fx.Node, Tensor]) -> list[tuple[fx.Node, Tensor]]:
     """h at a node's output -> h at each of its inputs."""
-    operation = _operation(node)
-    if operation in CONCATENATIONS:
+    operation = operation_of(node)
+    if operation.joins == "concatenate":
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         return list(zip(node.args[0], h.split([values[part].shape[axis] for part in node.args[0]], axis), strict=True))
-    if operation in ADDS | _SUBTRACTIONS:
+    if operation.joins in ("add", "subtract"):
         branches = [arg for arg in node.args if isinstance(arg, fx.Node) and isinstance(values[arg], Tensor)]
         if len(branches) == 2 and branches[0] is branches[1]:  # x + x = 2 x (x - x = 0)
-            return [(branches[0], (4 if operation in ADDS else 0) * h)]
+            return [(branches[0], (4 if operation.joins == "add" else 0) * h)]
         return [(branch, _unbroadcast(h, values[branch])) for branch in branches]
     source = node.args[0]
     x, module = values[source], module_of(node)
@@ -149,10 +131,10 @@ def _backward(node: fx.Node, h: Tensor, values: dict[fx.Node, Tensor]) -> list[t
         return [(source, h * slope.square().view(1, -1, *[1] * (x.dim() - 2)))]
     if isinstance(module, Gate):
         return [(source, h * module.mask.square().view(1, -1, *[1] * (x.dim() - 2)))]
-    if isinstance(module, _BENDS_MODULES) or operation in _BENDS:
+    if operation.piecewise_linear:
         # each element by itself, so its slope is the vector-Jacobian product with ones
         return [(source, h * _transposed(lambda x: _apply(node, x, values), x, torch.ones_like(h)).square())]
-    if isinstance(module, _MEANS_MODULES) or operation in _MEANS:
+    if operation.averages:
         # an output is w times the sum of its window: w^2 h is what arrives at each of its inputs
         return [(source, _transposed(lambda x: _apply(node, x, values), x, h * _window_weight(node, x, values)))]
     return [(source, _transposed(lambda x: _apply(node, x, values), x, h))]  # moves values: every weight is 0 or 1

@@ -1,0 +1,193 @@
+"""What each operation of a network is: one table, a row per operation, whichever form a network calls it in.
+
+Counting, rounding, quantising, gating and carrying curvature back all ask a node's row (networks.graph.operation_of).
+What has none is an error where it would be guessed at; `register_operation` adds a row for an operation of one's own.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import fx, nn
+from torch.ao.nn import quantized as nnq
+from torch.ao.nn.intrinsic import BNReLU2d
+from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
+from torch.ao.quantization import FakeQuantizeBase
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
+
+Form = type[nn.Module] | Callable[..., Any] | str  # a module's class, a function, a tensor method's name
+Joint = Literal["", "add", "subtract", "multiply", "concatenate"]
+Macs = Callable[[fx.Node, Mapping[fx.Node, tuple[int, ...]]], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What is known of an operation. What isn't said is not so.
+
+    macs: 0 where it costs nothing; "convolution", "linear" or "matmul", which qprune.cost counts; or a function of
+        the node and of the shapes of all nodes up to it, for one image, that gives its multiply-accumulates
+    operands: of a function that counts: where, or by which of these names, the activations and the weights are given
+    moves: hands on values of its first argument as they are (max pooling, flatten, dropout); so it is also exact,
+        and keeps width and sign
+    exact: gives half-precision values where its operands are such (or 0, or a bound that half can represent)
+    keeps_width: gives integers of its operand's width, or 0
+    keeps_sign: isn't negative where no operand is
+    non_negative: is never negative
+    keeps_zero: an activation, element by element or channel by channel, with f(0) = 0
+    piecewise_linear: an activation that is linear in pieces, element by element
+    averages: the mean over windows, or over positions
+    joins: how it joins its tensors: its arguments, or for "concatenate" the list that is its first
+    asks_shape: gives numbers or attributes of a tensor, no tensor
+    """
+
+    macs: Literal[0, "convolution", "linear", "matmul"] | Macs | None = None
+    operands: tuple[tuple[int, str], tuple[int, str]] = ((0, "input"), (1, "weight"))
+    moves: bool = False
+    exact: bool = False
+    keeps_width: bool = False
+    keeps_sign: bool = False
+    non_negative: bool = False
+    keeps_zero: bool = False
+    piecewise_linear: bool = False
+    averages: bool = False
+    joins: Joint = ""
+    asks_shape: bool = False
+
+    def __post_init__(self):
+        if self.moves:
+            for implied in ("exact", "keeps_width", "keeps_sign"):
+                object.__setattr__(self, implied, True)
+
+
+UNKNOWN = Operation()
+_TABLE: dict[Form, Operation] = {}
+
+
+def register_operation(*forms: Form, macs: Literal[0] | Macs, **traits: Any) -> None:
+    """Says what an operation of your own is, so that networks with it can be counted, quantised and pruned.
+
+        qprune.register_operation(MyActivation, my_activation, macs=0, keeps_zero=True)
+
+    forms: all that a network may call it by: the class of a module, which is then not looked into (subclasses
+        neither), a function, or the name of a tensor's method
+    macs: 0, or a function (node, shapes) -> multiply-accumulates for one image; its own parameters stay in float
+    traits: what else is so, by the names of qprune.networks.operations.Operation: moves, exact, keeps_width,
+        keeps_sign, non_negative, keeps_zero, piecewise_linear, averages, joins, asks_shape
+
+    Call it in the module that defines the network: a sweep's workers are processes of their own, which import
+    module:function too. A function must be a global name there that forward calls (my_activation(x), not
+    mine.my_activation(x)), or be wrapped by torch.fx.wrap, or its body is followed instead.
+
+    Raises ValueError for a form that is registered already, TypeError for what is no form or no trait.
+    """
+    operation = Operation(macs=macs, **traits)
+    if operation.joins not in get_args(Joint):
+        raise ValueError(f"joins={operation.joins!r}: an operation can add, subtract, multiply or concatenate")
+    for form in forms:
+        if isinstance(form, nn.Module) or not (callable(form) or isinstance(form, str)):
+            raise TypeError(f"{form!r} is no class of modules, no function and no method's name")
+        if form in _TABLE:
+            raise ValueError(f"operation {form!r} is registered twice")
+    _TABLE.update(dict.fromkeys(forms, operation))
+
+
+def look_up(form: Any) -> Operation:
+    """The row of a function or a method's name, or of a module's class or the nearest that it is derived from."""
+    bases = form.__mro__ if isinstance(form, type) else (form,)
+    return next((_TABLE[base] for base in bases if base in _TABLE), UNKNOWN)
+
+
+def is_brevitas(module: nn.Module | None) -> bool:
+    """Whether Brevitas wrote the module's class."""
+    return type(module).__module__.startswith("brevitas")
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether tracing must not look into a module, for it is qprune's, registered or Brevitas' (torch's are known)."""
+    known = any(base in _TABLE and not _is_of_torch(base) for base in type(module).__mro__)
+    return known or is_brevitas(module)
+
+
+def own_functions() -> tuple[FunctionType, ...]:
+    """The registered functions that torch.fx would look into."""
+    return tuple(form for form in _TABLE if isinstance(form, FunctionType) and not _is_of_torch(form))
+
+
+def _is_of_torch(form: type | FunctionType) -> bool:
+    return form.__module__.split(".")[0] == "torch"
+
+
+def _row(*forms: Form, macs: Any = 0, **traits: Any) -> None:
+    register_operation(*forms, macs=macs, **traits)
+
+
+# Layers
+_row(_ConvNd, IntConv, F.conv1d, F.conv2d, F.conv3d, macs="convolution")
+_row(nn.Linear, nnq.Linear, F.linear, macs="linear")
+_MATMUL = ((0, "input"), (1, "other tensor2 mat2 batch2"))
+_row(torch.matmul, operator.matmul, "matmul", torch.mm, "mm", torch.bmm, "bmm", macs="matmul", operands=_MATMUL)
+_row(torch.addmm, "addmm", macs="matmul", operands=((1, "mat1"), (2, "mat2")))
+
+# Pooling, regularising, reshaping
+_row(nn.MaxPool2d, F.max_pool2d, torch.max_pool2d, moves=True)
+_row(nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, moves=True)
+_row(nn.AvgPool2d, F.avg_pool2d, averages=True, keeps_sign=True)
+_row(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, averages=True, keeps_sign=True)
+_row(torch.mean, "mean", averages=True, keeps_sign=True)
+_row(nn.Dropout, nn.Dropout2d, F.dropout, F.dropout2d, StochasticDepth, moves=True)
+_row(_DropoutNd)
+_row(nn.Flatten, torch.flatten, "flatten", torch.reshape, "reshape", "view", torch.squeeze, "squeeze", moves=True)
+_row(nn.Identity, "contiguous", moves=True)
+_row("detach", "clone", exact=True, keeps_width=True)
+_row("to", "dequantize", keeps_width=True)
+_row("float")
+_row(torch.unsqueeze, "unsqueeze", "expand", "expand_as", exact=True)
+_row(torch.transpose, "transpose", torch.swapaxes, torch.permute, "permute", exact=True)
+_row(torch.chunk, "chunk", torch.split, "split", torch.stack, operator.getitem, exact=True)
+_row("size", "dim", "numel", getattr, exact=True, asks_shape=True)
+_row(nn.Unflatten, nn.ZeroPad2d, F.pad, nn.Upsample, F.interpolate, nn.ChannelShuffle, nn.PixelShuffle)
+
+# Activations
+_row(
+    nn.ReLU, F.relu, torch.relu, "relu",
+    exact=True, keeps_width=True, non_negative=True, keeps_zero=True, piecewise_linear=True,
+)  # fmt: skip
+_row(nn.ReLU6, F.relu6, exact=True, non_negative=True, keeps_zero=True, piecewise_linear=True)
+_row(nn.LeakyReLU, F.leaky_relu, keeps_zero=True, piecewise_linear=True)
+_row(nn.Hardtanh, F.hardtanh, piecewise_linear=True)
+_row(nn.PReLU, nn.ELU, F.elu, nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Hardswish, F.hardswish, keeps_zero=True)
+_row(nn.Tanh, torch.tanh, F.tanh, "tanh", keeps_zero=True)
+_row(nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", nn.Hardsigmoid, F.hardsigmoid, non_negative=True)
+_row(nn.Softmax, torch.softmax, F.softmax, "softmax", nn.Softplus, F.softplus, non_negative=True)
+_row(nn.Mish, F.mish, nn.LogSoftmax, F.log_softmax)
+
+# Arithmetic
+_row(operator.add, torch.add, "add", joins="add", keeps_sign=True)
+_row(operator.sub, torch.sub, "sub", joins="subtract")
+_row(operator.mul, torch.mul, "mul", joins="multiply", keeps_sign=True)
+_row(torch.cat, torch.concat, joins="concatenate", exact=True, keeps_sign=True)
+_row(operator.floordiv, operator.neg, torch.neg, "neg", torch.maximum, torch.minimum, exact=True)
+_row(torch.abs, "abs", exact=True, non_negative=True)
+_row(torch.square, "square", non_negative=True)
+_row(
+    operator.truediv, torch.div, "div", operator.pow, torch.pow, "pow", torch.sqrt, "sqrt", torch.exp, "exp",
+    torch.clamp, "clamp", torch.sum, "sum", torch.amax, "amax",
+    operator.eq, operator.ne, operator.lt, operator.gt, torch._assert,
+)  # fmt: skip
+
+# Normalisation, quantisers, and torch.ao's integer forms that aren't derived from the float ones
+_row(
+    _BatchNorm, F.batch_norm, nn.LayerNorm, F.layer_norm, nn.GroupNorm, F.group_norm, nn.LocalResponseNorm, F.normalize
+)
+_row(FakeQuantizeBase, torch.quantize_per_tensor, BNReLU2d)
+_row(*(
+    getattr(torch.ops.quantized, name)
+    for name in ["add", "add_relu", "mul", "mul_relu", "cat", "batch_norm2d", "batch_norm2d_relu", "hardswish", "leaky_relu"]
+))  # fmt: skip
