@@ -118,14 +118,20 @@ def with_normalize(model: nn.Module, mean: tuple[float, ...], std: tuple[float, 
     The model's own layer names are kept (no prefix); the normalisation is the submodule `normalize`.
     """
     network = trace(model)
-    image = next(node for node in network.graph.nodes if node.op == "placeholder")
-    network.add_submodule("normalize", Normalize(mean, std))
-    with network.graph.inserting_after(image):
-        normalised = network.graph.call_module("normalize", (image,))
-    image.replace_all_uses_with(normalised, delete_user_cb=lambda user: user is not normalised)
+    insert_behind(
+        next(node for node in network.graph.nodes if node.op == "placeholder"), "normalize", Normalize(mean, std)
+    )
     network.graph.lint()
     network.recompile()
     return network
+
+
+def insert_behind(node: fx.Node, name: str, module: nn.Module) -> None:
+    """Put a module into the node's network, in place, through which all that use the node's result then get it."""
+    node.graph.owning_module.add_submodule(name, module)
+    with node.graph.inserting_after(node):
+        result = node.graph.call_module(name, (node,))
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
 
 
 def module_of(node: fx.Node) -> nn.Module | None:

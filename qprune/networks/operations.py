@@ -85,9 +85,11 @@ def register_operation(*forms: Form, macs: Literal[0] | Macs, **traits: Any) -> 
     module:function too. A function must be a global name there that forward calls (my_activation(x), not
     mine.my_activation(x)), or be wrapped by torch.fx.wrap, or its body is followed instead.
 
-    Raises ValueError for a form that is registered already, TypeError for what is no form or no trait.
+    Raises ValueError for a form that is registered already, TypeError for what is no form, no trait or no count.
     """
     operation = Operation(macs=macs, **traits)
+    if not (callable(macs) or macs in (0, "convolution", "linear", "matmul")):
+        raise TypeError(f"macs={macs!r} is neither 0 nor a function that counts")
     if operation.joins not in get_args(Joint):
         raise ValueError(f"joins={operation.joins!r}: an operation can add, subtract, multiply or concatenate")
     for form in forms:

@@ -15,7 +15,7 @@ from brevitas import nn as qnn
 from torch import Tensor, fx, nn
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of, operation_of
+from qprune.networks.graph import insert_behind, module_of, operation_of
 from qprune.precision.lsq import ActQuant, LearnedScaleQuant, WeightQuant, hand_on_plain_tensors
 from qprune.registry.errors import UserError
 
@@ -94,17 +94,14 @@ def place(network: fx.GraphModule, calibration: Tensor | None, widths: Mapping[s
             source = quantized_at(node.args[0])
             input_bits[source] = max(widths[node.target][1], input_bits.get(source, 0))
     for name in dict.fromkeys(node.target for node in layers if node.target in widths):
-        _replace(network, name, _quant_layer(network.get_submodule(name), widths[name][0]))
+        network.set_submodule(name, _quant_layer(network.get_submodule(name), widths[name][0]))
     for count, (source, bits) in enumerate(input_bits.items()):
         of_images = source is first
         # NOTE a setting of the injector, since Brevitas makes the parameter anew when a state is loaded
         quant = ActQuant.let(bit_width=bits, signed=not is_non_negative(source), learned=not of_images)
         quantizer = qnn.QuantIdentity(act_quant=quant, return_quant_tensor=False)
-        name = f"quant_{count}"
-        network.add_submodule(name, quantizer.to(next(network.parameters()).device).train(network.training))
-        with network.graph.inserting_after(source):
-            quantized = network.graph.call_module(name, (source,))
-        source.replace_all_uses_with(quantized, delete_user_cb=lambda user, quantized=quantized: user is not quantized)
+        quantizer.to(next(network.parameters()).device).train(network.training)
+        insert_behind(source, f"quant_{count}", quantizer)
     hand_on_plain_tensors(network, True)
     network.graph.lint()
     network.recompile()
@@ -122,11 +119,6 @@ def quantized_at(node: fx.Node) -> fx.Node:
     while isinstance(module_of(node), Gate):
         node = node.args[0]
     return node
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
 
 
 def quantizer_of(module: nn.Module) -> LearnedScaleQuant:

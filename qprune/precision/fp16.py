@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from qprune.cost.widths import HALF_BITS
-from qprune.networks.graph import Leaf, Normalize, module_of, operation_of
+from qprune.networks.graph import Leaf, Normalize, insert_behind, module_of, operation_of
 
 
 class _RoundHalf(torch.autograd.Function):
@@ -81,11 +81,7 @@ def prepare(network: fx.GraphModule, calibration: Tensor | None) -> fx.GraphModu
             module.__class__ = half  # same parameters, another forward
     computing = [n for n in network.graph.nodes if _needs_rounding(n)]
     for count, node in enumerate(computing):
-        name = f"round_half_{count}"
-        network.add_submodule(name, RoundHalf())
-        with network.graph.inserting_after(node):
-            rounded = network.graph.call_module(name, (node,))
-        node.replace_all_uses_with(rounded, delete_user_cb=lambda user, rounded=rounded: user is not rounded)
+        insert_behind(node, f"round_half_{count}", RoundHalf())
     network.graph.lint()
     network.recompile()
     return network

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of, operation_of, record_shapes
+from qprune.networks.graph import insert_behind, module_of, operation_of, record_shapes
 from qprune.pruning.groups import ChannelGroups, is_depthwise
 from qprune.registry.errors import UserError
 
@@ -37,11 +37,7 @@ def insert_gates(network: fx.GraphModule, groups: ChannelGroups, image_shape: tu
     gates = []
     for node in [node for node in network.graph.nodes if node in sites]:
         gate = Gate(sites[node].to(next(network.parameters()).device))
-        name = f"gate_{len(gates)}"
-        network.add_submodule(name, gate)
-        with network.graph.inserting_after(node):
-            gated = network.graph.call_module(name, (node,))
-        node.replace_all_uses_with(gated, delete_user_cb=lambda user, gated=gated: user is not gated)
+        insert_behind(node, f"gate_{len(gates)}", gate)
         gates.append(gate)
     network.recompile()
     return gates

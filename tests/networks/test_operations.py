@@ -169,6 +169,8 @@ def test_what_is_no_operation_is_refused(registered):
         qprune.register_operation(Ramp(), macs=0)
     with pytest.raises(TypeError, match="keeps_sing"):
         qprune.register_operation("cumsum", macs=0, keeps_sing=True)
+    with pytest.raises(TypeError, match="macs=None"):
+        qprune.register_operation("cumsum", macs=None)
     with pytest.raises(ValueError, match="joins='sum'"):
         qprune.register_operation("cumsum", macs=0, joins="sum")
     assert "cumsum" not in operations._TABLE
