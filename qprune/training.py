@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from qprune.data import Split, augment
 from qprune.registry.errors import UserError
+from qprune.registry.identity import added_later, aside
 
 READ_LOSS_EVERY = 20  # updates, on a GPU
 TEMPERATURE, TEACHER_SHARE = 4.0, 0.9  # of distillation, as in Tian et al. (ICLR 2020)
@@ -44,9 +45,9 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
-    augment: tuple[str, ...] = ()
-    math: str = "fp32"
-    channels_last: bool = False
+    augment: tuple[str, ...] = aside(())  # the data set's
+    math: str = added_later("fp32")
+    channels_last: bool = added_later(False)
 
     @property
     def in_fp32(self) -> "Recipe":

@@ -170,14 +170,14 @@ def test_damage_is_said_and_mended(resumable):
     cells = read_cells(resumable / "results/tiny").set_index("cell")
     stages = resumable / "results/stages"
     pruned, other = (cells.loc[f"vgg_tiny-digits-taylor-fp32-r{ratio}-s1"] for ratio in ("0.50", "0.00"))
-    tensors = stages / pruned.stage_recover / "tensors.safetensors"
+    tensors = stages / pruned.stage_finetune / "tensors.safetensors"
     content = bytearray(tensors.read_bytes())
     content[-5] ^= 1
     tensors.write_bytes(content)
     (stages / other.stage_evaluate / "stage.json").write_text("{")
     run = command("sweep", "tiny.yaml", "--workers", "1", cwd=resumable)
     assert run.returncode == 0, run.stderr
-    assert f"{pruned.stage_recover}/tensors.safetensors is damaged" in run.stdout
+    assert f"{pruned.stage_finetune}/tensors.safetensors is damaged" in run.stdout
     assert f"{other.stage_evaluate}/stage.json is damaged" in run.stdout
     assert "16 of 16 cells done; 2 stages computed" in run.stdout
     assert len(list((stages / "damaged").iterdir())) == 2

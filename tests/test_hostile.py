@@ -161,7 +161,7 @@ def test_a_results_folder_names_no_code_that_is_run(finished, tmp_path, monkeypa
     record = read_sealed_json(record_file(folder / "tiny", cell))
     record["network"]["model"] = evil
     record_file(folder / "tiny", cell).write_bytes(sealed_json(record))
-    stage = folder / "stages" / record["stages"]["recover"]["id"] / "stage.json"
+    stage = folder / "stages" / record["stages"]["finetune"]["id"] / "stage.json"
     meta = read_sealed_json(stage)
     meta["network"]["model"] = evil
     stage.write_bytes(sealed_json(meta))

@@ -12,7 +12,7 @@ from qprune.registry import nearest
 from qprune.registry.errors import UserError
 from qprune.registry.user_code import check_trust
 from qprune.stages.saved import NetworkSpec
-from qprune.storage.results import read_cells, read_network, read_sweep_file, record_file
+from qprune.storage.results import read_cells, read_network, record_file
 from qprune.storage.results import read_record as read_checked
 
 
@@ -53,32 +53,22 @@ def open_cell(folder: Path, cell: str, trust: Collection[str] = ()) -> DeployedC
     folder = Path(folder)
     record = read_record(folder, cell)
     network = load_network(folder, cell, trust)
-    settings = data_settings(folder, record["data"])
-    check_trust(settings["name"], trust, folder / "sweep.json")
+    settings = data_settings(folder, record)
+    check_trust(settings["name"], trust, record_file(folder, cell))
     data = load_data(settings)
     spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
     return DeployedCell(folder, cell, record, spec, network.eval(), data.test, tuple(data.class_names))
 
 
-def data_settings(folder: Path, name: str) -> dict:
-    """Settings of the data set that a sweep's cells call `name`, from the sweep.json beside them."""
-    from pydantic import ValidationError
-
-    from qprune.settings.config import SweepConfig
-    from qprune.sweep.plan import short_names
-
-    path = Path(folder) / "sweep.json"
+def data_settings(folder: Path, record: dict) -> dict:
+    """Settings of the data set that a cell was made on. Raises UserError for a record that doesn't say them."""
     try:
-        config = SweepConfig.model_validate(read_sweep_file(folder)["settings"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
-        raise UserError(f"{path} can't be read ({reason}); run the sweep again") from error
-    names = short_names(config)
-    for choice in config.data:
-        if names[choice] == name:
-            return choice.settings
-    known = [names[choice] for choice in config.data]
-    raise UserError(f"{path} has no data set {name!r}{nearest(name, known)}; run the sweep that made this cell again")
+        return record["data_settings"]
+    except KeyError:
+        path = record_file(folder, record["cell"])
+        raise UserError(
+            f"{path} is of an older qprune and doesn't say its data; run the sweep again elsewhere"
+        ) from None
 
 
 def load_network(results_dir: str | Path, cell: str, trust: Collection[str] = ()):

@@ -8,7 +8,8 @@ import torch
 
 from qprune.executors.base import Event
 from qprune.registry.errors import UserError
-from qprune.stages import Changed, Stage, compute
+from qprune.stages import Stage
+from qprune.stages.work import Changed, compute
 from qprune.storage.durable import StorageError
 from qprune.storage.seal import Damaged
 from qprune.storage.store import Store
@@ -37,7 +38,7 @@ def attempt(stage: Stage, store: Store, device: torch.device, tell: Callable[[Ev
         with store.lock(stage.id) as mine:
             if not mine:
                 return Event("elsewhere", stage.id)
-            if _is_there(stage, store):
+            if stage.is_there(store):
                 return Event("done", stage.id, made=False)
             if failure := store.failure(stage.id):
                 return Event("failed", stage.id, reason=failure["reason"], log=failure["log"])
@@ -57,9 +58,3 @@ def attempt(stage: Stage, store: Store, device: torch.device, tell: Callable[[Ev
 def _printable(text: str) -> str:
     """The text without what can't be written in UTF-8, such as the bytes of an odd file name."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _is_there(stage: Stage, store: Store) -> bool:
-    if not store.done(stage.id) or (stage.keeps_tensors and not store.has_tensors(stage.id)):
-        return False
-    return stage.kind != "evaluate" or store.is_of(stage.id, *stage.inputs)

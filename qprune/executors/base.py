@@ -155,13 +155,13 @@ def run_stages(
 
 
 def _ranks(stages: dict[str, Stage]) -> dict[str, float]:
-    """Updates from a stage to the end of the longest chain that needs it; evaluations come first of all."""
+    """Work from a stage to the end of the longest chain that needs it; evaluations, which end a cell, come first of all."""
     ranks: dict[str, float] = {}
     for name, stage in reversed(stages.items()):  # each stage stands after its inputs
-        ranks[name] = ranks.get(name, 0) + stage.updates
+        ranks[name] = ranks.get(name, 0) + stage.work
         for source in stage.inputs:
             ranks[source] = max(ranks.get(source, 0), ranks[name])
-    return {name: float("inf") if stages[name].kind == "evaluate" else ranks[name] for name in stages}
+    return {name: float("inf") if stage.ends_cell else ranks[name] for name, stage in stages.items()}
 
 
 def dependants(users: dict[str, list[str]], name: str) -> list[str]:

@@ -79,26 +79,33 @@ def swapped(
     return result, count
 
 
-def removal(settings: dict, rankings: dict[str, Tensor], places: Tensor, groups: ChannelGroups) -> tuple[Tensor, int]:
-    """The set that a removal stage removes, bool [maps], and how many maps the variation concerns.
+def removal(
+    rankings: dict[str, Tensor],
+    places: Tensor,
+    groups: ChannelGroups,
+    share: float,
+    start: str,
+    put_in: str | None = None,
+    quadrant: str | None = None,
+    min_channels: int = 1,
+) -> tuple[Tensor, int]:
+    """The set that is removed, bool [maps], and how many maps the variation concerns.
 
-    rankings: "taylor" and "activation" -> [maps]; places: quadrants().
-    settings: share; min_channels: maps that each layer keeps before a variation; start: "none", "both" (removed by both
-    criteria), "taylor" or "activation"; and for a variation put_in ("taylor" or "activation": from the maps that only
-    it removes) and quadrant (of which only these). Into "both" they are added; into the other's removal they are
-    swapped for maps of the opposite case that only that one removes.
+    rankings: "taylor" and "activation" -> [maps]; places: quadrants(); min_channels: maps that each layer keeps before
+    a variation; start: "none", "both" (removed by both criteria), "taylor" or "activation"; and for a variation put_in
+    ("taylor" or "activation": from the maps that only it removes) and quadrant (of which only these). Into "both" they
+    are added; into the other's removal they are swapped for maps of the opposite case that only that one removes.
     """
-    if settings["start"] == "none":
+    if start == "none":
         return torch.zeros(groups.total, dtype=torch.bool), 0
-    share, least = settings["share"], settings["min_channels"]
-    sets = {name: pruned_set(ranking, groups, share, least) for name, ranking in rankings.items()}
+    sets = {name: pruned_set(ranking, groups, share, min_channels) for name, ranking in rankings.items()}
     both = sets["taylor"] & sets["activation"]
-    start = both if settings["start"] == "both" else sets[settings["start"]]
-    if settings["put_in"] is None:
-        return start, int(start.sum())
-    chosen = places == QUADRANTS.index(settings["quadrant"])
-    if settings["start"] == "both":
-        added = sets[settings["put_in"]] & ~both & chosen
+    begun = both if start == "both" else sets[start]
+    if put_in is None or quadrant is None:
+        return begun, int(begun.sum())
+    chosen = places == QUADRANTS.index(quadrant)
+    if start == "both":
+        added = sets[put_in] & ~both & chosen
         return both | added, int(added.sum())
-    opposite = places == QUADRANTS.index(OPPOSITE[settings["quadrant"]])
-    return swapped(sets, rankings, settings["start"], chosen, opposite, groups)
+    opposite = places == QUADRANTS.index(OPPOSITE[quadrant])
+    return swapped(sets, rankings, start, chosen, opposite, groups)

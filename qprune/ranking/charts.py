@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 from qprune.pruning.sets import QUADRANTS
 from qprune.ranking.measured import Measured
 from qprune.ranking.tables import COLUMNS, STAGES
-from qprune.stages.ranking import GRADIENT
+from qprune.stages.score import GRADIENT
 
 # Okabe and Ito's palette, told apart with any kind of colour vision
 SETS = {

@@ -6,7 +6,7 @@ import pandas as pd
 
 from qprune.analysis.statistics import interval
 from qprune.pruning.sets import WORDS
-from qprune.stages.ranking import GRADIENT
+from qprune.stages.score import GRADIENT
 
 WHEN = {"before": "before fine-tuning", "after": "after fine-tuning"}
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.sets import pruned_set, quadrants
-from qprune.ranking.plan import Ranked, Removal
-from qprune.stages.ranking import GRADIENT
+from qprune.ranking.plan import Ranked, RemovedSet
+from qprune.stages.score import GRADIENT
 from qprune.storage.store import Store
 
 
@@ -29,7 +29,7 @@ class Measured:
     oracle: np.ndarray
     quadrant: np.ndarray
     sets: dict[float, dict[str, np.ndarray]]
-    removals: tuple[tuple[Removal, dict], ...]
+    removals: tuple[tuple[RemovedSet, dict], ...]
     left_out: dict[str, str]
     val_accuracy: float
 

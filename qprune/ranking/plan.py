@@ -1,18 +1,22 @@
 """Settings -> the stages of a ranking: for each dense network of a sweep file, scores, the oracle's, and removals."""
 
-import hashlib
 import itertools
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from qprune.methods import Maker
+from qprune.methods.facts import gather_facts
 from qprune.pruning.criteria import CRITERIA, criterion_label
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import check_reachable
 from qprune.pruning.sets import QUADRANTS
+from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.stages import Stage
-from qprune.stages.ranking import GRADIENT, VERSION, minibatches_of, passes
-from qprune.sweep.plan import gather_facts, make_plan, short_names
+from qprune.stages.oracle import Oracle
+from qprune.stages.removal import Removal
+from qprune.stages.score import GRADIENT, Score
+from qprune.sweep.plan import check_size, short_names
+from qprune.training import updates_per_epoch
 
 MAPS_PER_STAGE = 16  # of the oracle
 STARTS = ("both", "taylor", "activation")
@@ -24,7 +28,7 @@ VARIATIONS = (
 
 
 @dataclass(frozen=True)
-class Removal:
+class RemovedSet:
     """One set that is removed. share: of all maps; start, put_in, quadrant: as for qprune.pruning.sets.removal."""
 
     share: float
@@ -49,7 +53,7 @@ class Ranked:
     dense: str
     scores: dict[str, str]
     oracle: tuple[str, ...]
-    removals: tuple[Removal, ...]
+    removals: tuple[RemovedSet, ...]
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -67,19 +71,16 @@ class RankPlan:
 
 def make_rank_plan(config: SweepConfig) -> RankPlan:
     """The stages behind a ranking. Trains nothing; raises UserError as make_plan does, and for a share out of reach."""
-    whole = make_plan(config)
-    dense = {(cell.model, cell.data, cell.seed): cell.stages["dense"] for cell in whole.cells}
+    check_size(config)
     names = short_names(config)
     stages: dict[str, Stage] = {}
     networks = []
     for model, data, seed in itertools.product(config.model, config.data, config.seeds):
-        facts = gather_facts(model.canonical, data.canonical, config.prune.linear, config.prune.ignore, True)
+        maker = Maker(config, model, data, config.prune.criterion[0], seed, stages)
+        facts = gather_facts(model, data, config.prune.linear, config.prune.ignore, True)
+        assert facts.groups is not None
         check_reachable(facts.groups, max(config.rank.shares), config.prune.min_channels)
-        source = whole.stages[dense[names[model], names[data], seed]]
-        stages |= {name: whole.stages[name] for name in (*source.inputs, source.id)}
-        maker = _Maker(config, source, facts.groups, facts.images, stages, f"{model.name} on {data.name}, seed {seed}")
-        networks.append(maker.ranked(names[model], names[data], seed))
-    stages = {name: replace(stage, trust=config.user_code) for name, stage in stages.items()}
+        networks.append(_Ranking(maker, facts.groups).ranked(names[model], names[data], seed))
     return RankPlan(config, tuple(networks), stages)
 
 
@@ -91,62 +92,65 @@ def criteria_of(config: SweepConfig) -> dict[str, dict]:
     return {**labelled, GRADIENT: {"name": GRADIENT}}
 
 
-class _Maker:
+class _Ranking:
     """Makes the stages of one dense network."""
 
-    def __init__(self, config: SweepConfig, dense: Stage, groups, images: int, stages: dict, title: str):
-        self.config, self.dense, self.groups, self.stages, self.title = config, dense, groups, stages, title
-        self.rank, self.recipe = config.rank, dense.settings["recipe"]
-        self.batch_size = self.recipe["batch_size"]
-        self.minibatches = minibatches_of(images, self.rank.images, self.batch_size)
-        self.few = min(self.rank.oracle_images, images)
-        kept = ("data", "data_fingerprint", "seed")
-        self.common = {name: dense.settings[name] for name in kept}
-        self.common |= {"linear": config.prune.linear, "ignore": list(config.prune.ignore)}
+    def __init__(self, maker: Maker, groups: ChannelGroups):
+        self.maker, self.groups, self.rank = maker, groups, maker.config.rank
+        self.dense = maker.dense()
+        self.batch_size = maker.recipe.batch_size
+        self.few = min(self.rank.oracle_images, maker.facts.images)
+        self.common = {**maker.common, "cut": maker.cut, "dense": self.dense.id}
 
     def ranked(self, model: str, data: str, seed: int) -> Ranked:
-        scores = {label: self._score(label, settings) for label, settings in criteria_of(self.config).items()}
-        total = self.groups.total
+        scores = {label: self._score(label, settings) for label, settings in criteria_of(self.maker.config).items()}
+        total, least = self.groups.total, self.maker.config.prune.min_channels
         oracle = tuple(
             self._oracle(start, min(start + MAPS_PER_STAGE, total)) for start in range(0, total, MAPS_PER_STAGE)
         )
-        inputs = (self.dense.id, *(scores[label] for label in ("taylor", "activation", GRADIENT)))
-        removals = [self._removal(inputs, 0.0, "none", None, None)]
+        sets: list[tuple] = [(0.0, "none", None, None)]
         for share in self.rank.shares:
-            removals += [self._removal(inputs, share, start, None, None) for start in STARTS]
-            removals += [self._removal(inputs, share, *variation) for variation in VARIATIONS]
-        least = self.config.prune.min_channels
-        return Ranked(model, data, seed, self.groups, least, self.dense.id, scores, oracle, tuple(removals))
+            sets += [(share, start, None, None) for start in STARTS]
+            sets += [(share, *variation) for variation in VARIATIONS]
+        removals = tuple(RemovedSet(*each, self._removal(scores, *each)) for each in sets)
+        return Ranked(model, data, seed, self.groups, least, self.dense.id, scores, oracle, removals)
 
     def _score(self, label: str, criterion: dict) -> str:
-        settings = {"criterion": criterion, "batch_size": self.batch_size, "minibatches": self.minibatches}
-        return self._add("score", settings, (self.dense.id,), self.minibatches, f"{label} scores of {self.title}")
+        minibatches = updates_per_epoch(
+            min(self.maker.facts.images, self.rank.images or self.maker.facts.images), self.batch_size
+        )
+        stage = Score(
+            **self.common,
+            criterion=Choice.of(criterion),
+            batch_size=self.batch_size,
+            minibatches=minibatches,
+            label=f"{label} scores of {self.maker.title}",
+        )
+        return self.maker.add(stage).id
 
     def _oracle(self, start: int, stop: int) -> str:
-        settings = {"oracle_images": self.few, "start": start, "stop": stop, "batch_size": self.batch_size}
-        work = (stop - start) * passes(self.few, self.batch_size)
-        return self._add("oracle", settings, (self.dense.id,), work, f"oracle {start}..{stop - 1} of {self.title}")
+        label = f"oracle {start}..{stop - 1} of {self.maker.title}"
+        sizes = {"oracle_images": self.few, "batch_size": self.batch_size}
+        return self.maker.add(Oracle(**self.common, **sizes, start=start, stop=stop, label=label)).id
 
-    def _removal(self, inputs: tuple, share: float, start: str, put_in: str | None, quadrant: str | None) -> Removal:
-        settings = {
-            "recipe": self.recipe,
-            "oracle_images": self.few,
-            "share": share,
-            "min_channels": self.config.prune.min_channels,
-            "start": start,
-            "put_in": put_in,
-            "quadrant": quadrant,
-            "updates": self.rank.finetune_updates,
-            "lr": self.config.finetune.lr,
-        }
+    def _removal(
+        self, scores: dict[str, str], share: float, start: str, put_in: str | None, quadrant: str | None
+    ) -> str:
         swap = f", {quadrant} of {put_in}'s put in" if put_in else ""
-        label = f"remove {share:g} of {self.title}: {start}{swap}"
-        stage = self._add("removal", settings, inputs, self.rank.finetune_updates, label)
-        return Removal(share, start, put_in, quadrant, stage)
-
-    def _add(self, kind: str, settings: dict, inputs: tuple[str, ...], work: int, label: str) -> str:
-        settings = {**self.common, **settings}
-        identity = json.dumps([kind, VERSION[kind], settings, inputs], sort_keys=True)
-        name = f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-        self.stages.setdefault(name, Stage(name, kind, settings, inputs, work, label))
-        return name
+        stage = Removal(
+            **self.common,
+            recipe=self.maker.recipe,
+            oracle_images=self.few,
+            share=share,
+            min_channels=self.maker.config.prune.min_channels,
+            start=start,
+            put_in=put_in,
+            quadrant=quadrant,
+            budget=self.rank.finetune_updates,
+            lr=self.maker.config.finetune.lr,
+            taylor=scores["taylor"],
+            activation=scores["activation"],
+            gradient=scores[GRADIENT],
+            label=f"remove {share:g} of {self.maker.title}: {start}{swap}",
+        )
+        return self.maker.add(stage).id

@@ -111,7 +111,7 @@ def _compute(plan: RankPlan, store: Store, make_executor, console: Console) -> t
     if not todo:
         return failed, 0
     computed = 0
-    with make_executor(len(todo), store.folder) as executor, Progress(plan, todo, console) as progress:
+    with make_executor(len(todo), store.folder) as executor, Progress(todo, console) as progress:
 
         def on_event(event: Event) -> None:
             nonlocal computed

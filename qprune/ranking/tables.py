@@ -14,7 +14,7 @@ from qprune.analysis.statistics import interval
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.sets import QUADRANTS
 from qprune.ranking.measured import Measured
-from qprune.stages.cross_validation import LAMBDAS
+from qprune.stages.fold import LAMBDAS
 
 COLUMNS = (
     ("per_layer", "per layer"),  # mean over layers

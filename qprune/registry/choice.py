@@ -12,6 +12,11 @@ class Choice:
     name: str
     canonical: str  # JSON of name and options with sorted keys: one text for one choice, hashable, safe to share
 
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "Choice":
+        """The choice of settings {"name": ..., **options}, which are plain JSON."""
+        return cls(settings["name"], json.dumps(settings, sort_keys=True, allow_nan=False))
+
     @property
     def settings(self) -> dict[str, Any]:
         """{"name": ..., **options}, a new dict at each call."""

@@ -50,7 +50,6 @@ POINT_COLUMNS = (
 MEASURES = ("val_accuracy", "accuracy", "val_loss", "test_loss")
 ENDS = ("mean", "low", "high")  # of an interval
 WAYS = ("pruned", "quantised", "both")  # of EqualCost
-PARTS = ("dense", "prune", "prune", "finetune", "quantize")
 TEXTS = ("cell", *GROUP, "precision", "status", "reason")
 
 
@@ -260,8 +259,7 @@ def _curves(places: dict[str, Path], detailed, records: list) -> dict:
         rows = [number for number, name in enumerate(detailed.sweep) if name == sweep]
         tables = curve_tables(folder.parent / "stages", [records[row] for row in rows])
         for row, parts in zip(rows, tables["cells"], strict=True):
-            phases = [PARTS[part] if isinstance(part, int) else part for part, _ in parts]
-            by_row[row] = {"phase": phases, "curve": [place + len(curves) for _, place in parts]}
+            by_row[row] = {"phase": [phase for phase, _ in parts], "curve": [place + len(curves) for _, place in parts]}
         curves += tables["curves"]
     return {"curves": curves, "cells": [by_row[row] for row in range(len(records))]}
 

@@ -19,8 +19,6 @@ LAYER_COLUMNS = {
     "bits": ("w_bits", "a_bits"),
 }
 LOG_LINES = 20  # of a failed cell's log, the last ones
-# of the reports of: dense, each snapshot of the path, recover, recover, quantize
-CURVES = ("curve", "curve", "curve_prune", "curve_finetune", "curve")
 
 
 class Shared:
@@ -73,7 +71,7 @@ def curve_tables(stages: Path, records: list[dict | None]) -> dict:
 
     Stages that are missing have none, as in a folder that was copied without them. Raises Damaged.
     curves: {"at": update of the first point within the cell's training, "step": updates between points, "loss": [...]};
-    cells: per record the places of its curves, with the part of the training that each is of.
+    cells: per record the places of its curves, each with the phase of the training that it is of.
     """
     shared, reports, store = Shared(), {}, Store(stages)
 
@@ -82,37 +80,26 @@ def curve_tables(stages: Path, records: list[dict | None]) -> dict:
             reports[stage] = store.meta(stage) if store.done(stage) else {}
         return reports[stage]
 
-    def path_chain(stage: str) -> list[str]:
-        """The snapshots of a path up to this one, the first one first."""
-        chain = [stage]
-        while (source := next(iter(report(chain[0]).get("inputs", [])), "")).startswith("path-"):
-            chain.insert(0, source)
-        return chain
-
-    def pieces(record: dict) -> list[tuple[int, str, int]]:
-        """(place in CURVES, stage, the update of the cell's training at which the stage's curve begins)."""
-        ids = {kind: stage["id"] for kind, stage in record["stages"].items()}
-        chain = path_chain(ids["path"]) if "path" in ids else []
-        dense = record["updates_dense"]
-        quantized_first = record.get("method") == "quantize_first"  # older records don't say, and are prune_first
-        start = dense + quantized_first * record["updates_quantize"]  # of the pruning
-        pruned = start + record["updates_prune"]
-        walked = [start + report(stage).get("updates", 0) for stage in chain]  # where each snapshot ends
-        path = [(1, stage, begin) for stage, begin in zip(chain, [start, *walked], strict=False)]
-        path += [(2, ids["recover"], walked[-1] if chain else start), (3, ids["recover"], pruned)]
-        quantize = (4, ids["quantize"], dense if quantized_first else pruned + record["updates_finetune"])
-        rest = [quantize, *path] if quantized_first else [*path, quantize]
-        return [(0, ids["dense"], 0), *rest]
+    def line(record: dict) -> list[str]:
+        """The stages that the cell's network went through, from the first on, each snapshot of a path by itself."""
+        found, stage = [], list(record["stages"].values())[-1]["id"]
+        while stage:
+            found.insert(0, stage)
+            stage = report(stage).get("continues")
+        return found
 
     cells = []
     for record in records:
-        places = []
-        for part, stage, start in pieces(record) if record else []:
-            curve = _thin(report(stage).get(CURVES[part]) or [])
-            if curve:
-                step = curve[1][0] - curve[0][0] if len(curve) > 1 else 1
-                losses = [float(f"{loss:.4g}") for _, loss in curve]
-                places.append([part, shared.put({"at": start + curve[0][0], "step": step, "loss": losses})])
+        places, start, reached = [], 0, {}
+        for stage in line(record) if record else []:
+            for phase, curve in report(stage).get("curves", {}).items():
+                if phase not in reached:  # it begins where the phases before it end
+                    start = sum(reached.values())
+                if thin := _thin(curve):
+                    step = thin[1][0] - thin[0][0] if len(thin) > 1 else 1
+                    losses = [float(f"{loss:.4g}") for _, loss in thin]
+                    places.append([phase, shared.put({"at": start + thin[0][0], "step": step, "loss": losses})])
+                reached[phase] = report(stage)["updates"][phase]
         cells.append(places)
     return {"curves": shared.values, "cells": cells}
 

@@ -27,6 +27,7 @@ from pydantic import (
 from qprune.registry.errors import UserError
 from qprune.registry.show import show
 from qprune.registry.user_code import is_user_code
+from qprune.settings.methods import METHODS
 from qprune.settings.problems import list_problems
 from qprune.settings.types import (
     Axis,
@@ -40,6 +41,7 @@ from qprune.settings.types import (
     Flag,
     FolderName,
     LearningRate,
+    MethodName,
     ModelChoice,
     Momentum,
     PrecisionName,
@@ -67,7 +69,6 @@ Optimizer = _words("sgd", "adamw")
 Schedule = _words("iterative", "one_shot")
 Normalization = _words("l2", "none")
 Method = _words("qat", "ptq")
-Order = _words("prune_first", "quantize_first")
 Keep = _words("all", "front", "none")
 Strategy = _words("grid", "front")
 Math = _words("fp32", "tf32", "bf16")
@@ -242,7 +243,7 @@ class SweepConfig(_Settings):
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
     quantize: Quantize = Quantize()
-    order: Axis[Order] = ("prune_first",)
+    order: Axis[MethodName] = ("prune_first",)
     precisions: Axis[PrecisionName] = ("fp32", "fp16", "int8", "int4")  # as typed: int4 is w4a4's other name
     keep: Keep = "all"
     strategy: Strategy = "grid"  # front: only the cells that search.py finds worth their updates
@@ -267,11 +268,17 @@ class SweepConfig(_Settings):
     def __hash__(self) -> int:
         return hash(json.dumps(config_as_dict(self), sort_keys=True))
 
+    @property
+    def _quantizing(self) -> str | None:
+        """The first method that prunes under quantisation-aware training, if there is one."""
+        return next((name for name in self.order if METHODS.get(name).quantizes_first), None)
+
     def _check_criteria(self) -> None:
         """Refuses criteria that can't score what the file asks them to."""
         from qprune.precision import PRECISIONS
         from qprune.pruning.criteria import CRITERIA
 
+        quantizing = self._quantizing
         low = any(min(PRECISIONS.get(name).bits) < 32 for name in self.precisions)
         for index, choice in enumerate(self.prune.criterion):
             at = ("prune", "criterion", index)
@@ -280,8 +287,8 @@ class SweepConfig(_Settings):
                 raise problem(f"{choice.name} needs 2 minibatches or more; raise prune.updates_between", at)
             if choice.settings.get("lambda") == "cv" and self.prune.schedule == "one_shot":
                 raise problem("lambda: cv chooses for the iterative schedule; give a number with one_shot", at)
-            if not entry.quantized and "quantize_first" in self.order and low:
-                raise problem(f"{choice.name} has no rule for quantisers; leave order: quantize_first out", at)
+            if not entry.quantized and quantizing and low:
+                raise problem(f"{choice.name} has no rule for quantisers; leave order: {quantizing} out", at)
 
     @model_validator(mode="after")
     def _settle(self):
@@ -294,12 +301,16 @@ class SweepConfig(_Settings):
                 raise problem(f"{name!r} is the same as {first!r}; keep one of them", ("precisions", index))
         self._check_criteria()
         mixed = [index for index, name in enumerate(self.precisions) if PRECISIONS.get(name).mixed]
-        if mixed and "quantize_first" in self.order:
-            text = "quantize_first prunes what has its widths already, so a mixed precision would miss its budget"
+        quantizing = self._quantizing
+        if mixed and quantizing:
+            text = f"{quantizing} prunes what has its widths already, so a mixed precision would miss its budget"
             raise problem(f"{text}; leave one of the two out", ("precisions", mixed[0]))
-        if self.quantize.method == "ptq" and "quantize_first" in self.order:
-            text = "quantize_first prunes under quantisation-aware training, so it can't go with quantize.method: ptq"
-            raise problem(text, ("order", self.order.index("quantize_first")))
+        if self.quantize.method == "ptq" and quantizing:
+            text = f"{quantizing} prunes under quantisation-aware training, so it can't go with quantize.method: ptq"
+            raise problem(text, ("order", self.order.index(quantizing)))
+        if self.train.checkpoint is not None and "scratch" in self.order:
+            text = "with a checkpoint, the network can't be trained from scratch"
+            raise problem(text, ("order", self.order.index("scratch")))
         if self.train.checkpoint is not None and len(self.model) > 1:
             raise problem(f"one checkpoint can't start {len(self.model)} models", ("train", "checkpoint"))
         if self.pretrain is not None:

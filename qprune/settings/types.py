@@ -1,6 +1,5 @@
 """The kinds of value that a sweep file may hold, each with its check and the words for what is allowed."""
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from qprune.registry import nearest
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.registry.show import show
+from qprune.settings.methods import METHODS
 from qprune.settings.yaml_source import KeyPath
 
 
@@ -117,10 +117,9 @@ def _choice(kind: str) -> PlainValidator:
         if not isinstance(settings.get("name"), str) or not settings["name"]:
             raise problem(f"{show(value)} has no name; write {{name: ..., option: value}}")
         try:
-            canonical = json.dumps(settings, sort_keys=True, allow_nan=False)
+            return Choice.of(settings)
         except (TypeError, ValueError) as error:
             raise problem(f"{show(value)}: options must be text, finite numbers, true, false or lists") from error
-        return Choice(settings["name"], canonical)
 
     return PlainValidator(check)
 
@@ -202,3 +201,4 @@ Step = Annotated[
 ]
 CriterionChoice = Annotated[Choice, _choice("criterion"), _refer(_check_criterion), _settings_json]
 PrecisionName = Annotated[Text, _refer(_check_precision)]
+MethodName = Annotated[Text, _refer(lambda name: METHODS.get(name))]

@@ -5,7 +5,7 @@ so the weights, the optimizer's state and the number of the next update are all 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ FIRST_SAVING_SECONDS = 0.05  # what the first saving is expected to take
 
 
 class Counter:
-    """Counts the updates that were really made, and keeps their losses."""
+    """Counts the updates that were really made, and keeps their losses. first: those of its part that earlier stages made."""
 
-    def __init__(self, tick: Callable[[int], None], losses: list[tuple[int, float]] = (), updates: int = 0):
-        self.tick, self.losses, self.updates = tick, [tuple(loss) for loss in losses], updates
+    def __init__(
+        self, tick: Callable[[int], None], losses: Sequence[tuple[int, float]] = (), updates: int = 0, first: int = 0
+    ):
+        self.tick, self.updates, self.first = tick, updates, first
+        self.losses = [(update, loss) for update, loss in losses]
         if updates:
             tick(updates)
 
@@ -34,11 +37,16 @@ class Counter:
         self.updates += 1
         self.tick(1)
 
+    @property
+    def reached(self) -> int:
+        """The updates of the part that the network has had."""
+        return self.first + self.updates
+
     def curve(self) -> list[tuple[int, float]]:
-        """(update, mean training loss) of at most CURVE_POINTS stretches of updates."""
+        """(update of the part, mean training loss) of at most CURVE_POINTS stretches of updates."""
         size = -(-len(self.losses) // CURVE_POINTS) or 1
         parts = [self.losses[start : start + size] for start in range(0, len(self.losses), size)]
-        return [(part[0][0], round(sum(loss for _, loss in part) / len(part), 5)) for part in parts]
+        return [(self.first + part[0][0], round(sum(loss for _, loss in part) / len(part), 5)) for part in parts]
 
 
 class Partial:
@@ -66,10 +74,10 @@ class Partial:
         """Spent on the stage so far, by all processes whose work is in it."""
         return self.earlier + time.perf_counter() - self.started
 
-    def counter(self, part: str) -> Counter:
-        """The counter of one part, which goes on from what was saved."""
+    def counter(self, part: str, first: int = 0) -> Counter:
+        """The counter of one part, which goes on from what was saved. first: updates of it that earlier stages made."""
         kept = self.saved[0]["counters"].get(part, {}) if self.saved else {}
-        self.counters[part] = Counter(self.tick, **kept)
+        self.counters[part] = Counter(self.tick, **kept, first=first)
         return self.counters[part]
 
     def train(
@@ -87,7 +95,7 @@ class Partial:
 
         The result is bit for bit that of an undisturbed run on a CPU. Raises Diverged, StorageError.
         """
-        counter = self.counter(part)
+        counter = self.counter(part, updates.start)
         if self.saved and self.saved[0]["part"] != part:
             return counter  # a later part was reached already; the network is loaded there
         start, optimizer = updates.start, None

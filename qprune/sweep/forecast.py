@@ -1,7 +1,5 @@
 """What a sweep will cost, before it runs: bit_gflops where they are known, minutes from a short measurement, disk."""
 
-import itertools
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -22,15 +20,18 @@ from qprune.pruning.path import select
 from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
-from qprune.stages import CALIBRATION_IMAGES, Stage, recipe_of
+from qprune.stages import Phase, Stage
+from qprune.stages.dense import Dense
 from qprune.stages.saved import NetworkSpec
+from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
 from qprune.storage.store import Store
-from qprune.sweep.plan import Cell, Plan, facts_of
+from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
 from qprune.training import constant, evaluate, train
 
 WORKER_START_SECONDS = 6.0  # a worker's imports
 MEASURED_UPDATES = 3
+REPORT_BYTES, RECORD_BYTES = 20_000, 30_000  # of a stage, and of a cell
 KNOWN_PATHS = 100  # pruned networks at most whose cost is looked up for the forecast
 
 
@@ -45,9 +46,8 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
         console.print("strategy: front chooses the cells as it goes; below is the whole grid", highlight=False)
     console.print(_stage_table(plan, todo))
     updates = sorted({plan.total_updates(cell) for cell in plan.cells})
-    first = plan.cells[0]
     console.print(f"updates of each cell (N + P + F + Q): {', '.join(map(str, updates))}", highlight=False)
-    measured = measure(config, plan.stages[first.stages["dense"]])
+    measured = measure(plan)
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):
         console.print(table)
@@ -66,8 +66,8 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
 @dataclass(frozen=True)
 class Measured:
     """One model on one data set. Seconds of: an update (dense, and pruned to the path's end), a scored update, an
-    update and the making of each precision, an evaluation of one image; of what a teacher adds to an update, if there is
-    one (its forward pass); bits: precision -> layer -> (w, a), without mixed precisions."""
+    update and the making of each precision (by its canonical name), an evaluation of one image; of what a teacher adds to
+    an update, if there is one (its forward pass). bits: precision -> layer -> (w, a), without those that choose widths."""
 
     spec: NetworkSpec
     update: float
@@ -87,16 +87,23 @@ class Measured:
         share = ratio / self.until if self.until else 0.0
         return self.update + share * (self.pruned_update - self.update)
 
+    def seconds(self, phase: Phase, ratio: float) -> float:
+        """Of a phase of training, of a network at a pruning ratio."""
+        each = self.scored_update if phase.scored else self.update_at(ratio)
+        factor = self.precision_update[phase.precision] / self.update if phase.precision != "fp32" else 1.0
+        return phase.updates * (each * factor + self.teacher * phase.teacher)
 
-def measure(config: SweepConfig, dense: Stage) -> dict[tuple[str, str], Measured]:
-    """(model, data), as canonical settings -> its timings. dense: any dense stage, whose recipe is all FP32 stages'."""
+
+def measure(plan: Plan) -> dict[tuple[str, str], Measured]:
+    """(model, data), as they are called in the plan -> its timings."""
     torch.set_num_threads(1)
     measured = {}
-    prune = config.prune
-    for model, data in itertools.product(config.model, config.data):
-        facts = facts_of(config, model, data)
-        dataset = load_data(data.settings)
-        recipe = recipe_of(dense.settings, dataset)
+    config, prune = plan.config, plan.config.prune
+    for (model, data), facts in plan.facts.items():
+        dense = plan.stages[next(cell.dense for cell in plan.cells if (cell.model, cell.data) == (model, data))]
+        assert isinstance(dense, Dense)
+        dataset = load_data(dense.data.settings)
+        recipe = recipe_of(dense, dataset)
         network = facts.spec.build()
 
         def seconds(network, scorer=None, dataset=dataset, recipe=recipe):
@@ -121,9 +128,10 @@ def measure(config: SweepConfig, dense: Stage) -> dict[tuple[str, str], Measured
         image = (time.perf_counter() - start) / min(256, len(dataset.val.labels))
         precision_update, precision_start, bits = {}, {}, {}
         calibration = dataset.train.images[:CALIBRATION_IMAGES].float() / 255
-        for name in config.precisions:
+        for typed in config.precisions:
             start = time.perf_counter()
-            precision = get_precision(name, config.quantize.first_last_bits).choose(network, calibration)
+            precision = get_precision(typed, config.quantize.first_last_bits).choose(network, calibration)
+            name = precision.name
             trained = precision.prepare(network, calibration)
             precision_start[name] = time.perf_counter() - start
             precision_update[name] = seconds(trained, recipe=recipe.in_fp32)
@@ -132,7 +140,7 @@ def measure(config: SweepConfig, dense: Stage) -> dict[tuple[str, str], Measured
                 bits[name] = {layer.name: (layer.w_bits, layer.a_bits) for layer in cost.layers}
         size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         images = len(dataset.val.labels) + len(dataset.test.labels)
-        measured[model.canonical, data.canonical] = Measured(
+        measured[model, data] = Measured(
             facts.spec, update, pruned_update, scored_update, precision_update, precision_start, image, images, bits,
             size, prune.until, recipe.batch_size * image if config.quantize.distill else 0.0,
         )  # fmt: skip
@@ -149,14 +157,6 @@ def _first(split, count: int):
     return type(split)(split.images[:count], split.labels[:count])
 
 
-def _measured_of(stage: Stage, measured: dict, plan: Plan) -> Measured:
-    """The timings that a stage's model and data have; of a pretraining, those of its model on the first data set."""
-    while "model" not in stage.settings:  # a dense stage and a fold have it
-        stage = plan.stages[stage.inputs[0]]
-    model, data = (json.dumps(stage.settings[axis], sort_keys=True) for axis in ("model", "data"))
-    return measured.get((model, data)) or next(timing for key, timing in measured.items() if key[0] == model)
-
-
 def _layer_macs(spec: NetworkSpec) -> dict[str, int]:
     """Layer -> MACs of the network with these widths."""
     return {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
@@ -167,14 +167,14 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     whose pruning is done, else None (so in mixed precisions, whose widths aren't chosen yet)."""
 
     @cache
-    def pruned_macs(recover: str) -> dict[str, int]:
+    def pruned_macs(tuned: str) -> dict[str, int]:
         return _layer_macs(
-            NetworkSpec.from_json(store.meta(recover)["network"], plan.config.user_code, store.folder / recover)
+            NetworkSpec.from_json(store.meta(tuned)["network"], plan.config.user_code, store.folder / tuned)
         )
 
     @cache
-    def dense_macs(dense: str) -> dict[str, int]:
-        return _layer_macs(_measured_of(plan.stages[dense], measured, plan).spec)
+    def dense_macs(model: str, data: str) -> dict[str, int]:
+        return _layer_macs(plan.facts[model, data].spec)
 
     def weighted(macs: dict[str, int], bits: dict) -> float:
         return sum(2 * count * bits[name][0] * bits[name][1] / 1024 / 1e9 for name, count in macs.items())
@@ -182,17 +182,17 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     costs: dict[str, float | None] = {}
     looked_up: set[str] = set()
     for cell in plan.cells:
-        dense, recover = cell.stages["dense"], cell.stages["recover"]
-        bits = _measured_of(plan.stages[dense], measured, plan).bits.get(cell.precision)
-        if store.done(cell.stages["evaluate"]):
-            costs[cell.id] = store.meta(cell.stages["evaluate"])["cost"]["bit_gflops"]
+        evaluated, tuned = cell.stages["evaluate"], cell.stages.get("finetune")
+        bits = measured[cell.model, cell.data].bits.get(get_precision(cell.precision).name)
+        if store.done(evaluated):
+            costs[cell.id] = store.meta(evaluated)["cost"]["bit_gflops"]
         elif bits is None:
             costs[cell.id] = None
-        elif "path" not in cell.stages:
-            costs[cell.id] = weighted(dense_macs(dense), bits)
-        elif store.done(recover) and (recover in looked_up or len(looked_up) < KNOWN_PATHS):
-            looked_up.add(recover)
-            costs[cell.id] = weighted(pruned_macs(recover), bits)
+        elif "prune" not in cell.stages:
+            costs[cell.id] = weighted(dense_macs(cell.model, cell.data), bits)
+        elif tuned and store.done(tuned) and (tuned in looked_up or len(looked_up) < KNOWN_PATHS):
+            looked_up.add(tuned)
+            costs[cell.id] = weighted(pruned_macs(tuned), bits)
         else:
             costs[cell.id] = None
     return costs
@@ -200,23 +200,27 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
 
 def forecast_seconds(plan: Plan, todo: dict[str, Stage], measured: dict) -> dict[str, float]:
     """Seconds of computing that each missing stage will take, on this machine, with one thread."""
-    ratios = {}  # of the network that a stage trains
+    timings, ratios = _timings(plan, measured), {}
     for cell in plan.cells:
-        for name in cell.stages.values():
-            ratios[name] = 0.0 if plan.stages[name].kind in ("dense", "quantize_dense") else cell.ratio
-    names = {get_precision(name).name: name for name in plan.config.precisions}
+        for kind in ("finetune", "quantize"):  # those that train the smaller network
+            if kind in cell.stages:
+                ratios[cell.stages[kind]] = cell.ratio
     seconds = {}
     for name, stage in todo.items():
-        timing = _measured_of(stage, measured, plan)
-        typed = names.get(stage.settings.get("precision"))  # None: FP32, also the baseline of a sweep without fp32
-        each = timing.scored_update if stage.kind == "path" else timing.update_at(ratios.get(name, 0.0))
-        factor = timing.precision_update[typed] / timing.update if typed else 1.0
-        seconds[name] = stage.updates * (each * factor + timing.teacher * ("distill" in stage.settings))
-        if typed:
-            seconds[name] += timing.precision_start[typed]
-        if stage.kind in ("dense", "evaluate"):
-            seconds[name] += timing.image * timing.images
+        timing = timings[name]
+        own = [timing.seconds(phase, ratios.get(name, 0.0)) for phase in stage.phases if not phase.elsewhere]
+        making = timing.precision_start.get(stage.makes, 0.0) if stage.makes else 0.0
+        seconds[name] = sum(own) + making + stage.evaluates * timing.image * timing.images
     return seconds
+
+
+def _timings(plan: Plan, measured: dict[tuple[str, str], Measured]) -> dict[str, Measured]:
+    """Stage -> the timings that its model and data set have; of a pretraining, those of its model on the first data set."""
+    timings: dict[str, Measured] = {}
+    for cell in plan.cells:
+        for name in plan.needed_by([cell.stages["evaluate"], cell.baseline]):
+            timings.setdefault(name, measured[cell.model, cell.data])
+    return timings
 
 
 def _wall_seconds(seconds: dict[str, float], plan: Plan, workers: int) -> float:
@@ -230,14 +234,11 @@ def _wall_seconds(seconds: dict[str, float], plan: Plan, workers: int) -> float:
 
 
 def _megabytes(plan: Plan, todo: dict[str, Stage], measured: dict) -> float:
-    """Tensors that will be written: an upper bound, as if nothing were pruned. A path also keeps its optimizer."""
-    total = 0.0
-    for stage in todo.values():
-        size = _measured_of(stage, measured, plan).bytes
-        if stage.kind == "quantize" and plan.config.keep == "none":
-            continue
-        total += {"path": 2 * size, "evaluate": 20_000}.get(stage.kind, size)
-    return (total + 30_000 * len(plan.cells)) / 1e6
+    """What will be written: an upper bound, as if nothing were pruned. Networks of cells go where the sweep keeps none."""
+    spared = {cell.network for cell in plan.cells} if plan.config.keep == "none" else set()
+    timings = _timings(plan, measured)
+    networks = sum(stage.networks_kept * timings[name].bytes for name, stage in todo.items() if name not in spared)
+    return (networks + REPORT_BYTES * len(todo) + RECORD_BYTES * len(plan.cells)) / 1e6
 
 
 def _stage_table(plan: Plan, todo: dict[str, Stage]) -> Table:
@@ -247,7 +248,7 @@ def _stage_table(plan: Plan, todo: dict[str, Stage]) -> Table:
     for kind in dict.fromkeys(stage.kind for stage in plan.stages.values()):
         members = [name for name, stage in plan.stages.items() if stage.kind == kind]
         left = [name for name in members if name in todo]
-        updates = sum(todo[name].updates for name in left)
+        updates = plan.updates_of(left)
         table.add_row(kind, str(len(members)), str(len(members) - len(left)), str(len(left)), f"{updates:,}")
     return table
 

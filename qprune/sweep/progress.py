@@ -7,7 +7,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as Bars
 
 from qprune.executors.base import Event
-from qprune.sweep.plan import Plan
+from qprune.stages import Stage
 
 PLAIN_SECONDS = 10  # between two plain lines
 STAGE_WORK = 20  # updates that a stage's start, files and evaluation are reckoned as
@@ -16,9 +16,9 @@ STAGE_WORK = 20  # updates that a stage's start, files and evaluation are reckon
 class Progress:
     """Shows events of an executor; use as a context manager."""
 
-    def __init__(self, plan: Plan, todo: dict, console: Console):
-        self.plan, self.todo, self.console = plan, todo, console
-        self.work = sum(stage.updates + STAGE_WORK for stage in todo.values())
+    def __init__(self, todo: dict[str, Stage], console: Console):
+        self.todo, self.console = todo, console
+        self.work = sum(stage.work + STAGE_WORK for stage in todo.values())
         self.worked = 0
         self.ended = 0
         self.made: dict[str, int] = {}
@@ -58,11 +58,11 @@ class Progress:
             return
         if event.kind == "started":
             if self.bars and event.stage not in self.running:
-                self.running[event.stage] = self.bars.add_task(stage.label, total=max(stage.updates, 1))
+                self.running[event.stage] = self.bars.add_task(stage.label, total=max(stage.work, 1))
             return
         made = self.made.get(event.stage, 0)
         ended = event.kind in ("done", "failed")
-        new = stage.updates - made + STAGE_WORK if ended else event.count
+        new = stage.work - made + STAGE_WORK if ended else event.count
         self.made[event.stage] = made + event.count
         self.worked += new
         self.ended += ended

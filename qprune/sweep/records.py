@@ -3,27 +3,24 @@
 Each file that is read again has a checksum: damage is an error that names the file, never another number.
 """
 
-from __future__ import annotations
-
 import io
+import json
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from qprune.settings.config import SweepConfig
+from qprune.stages.prune import Prune
 from qprune.storage.durable import draft_of, remove, set_aside, write_whole, writing
 from qprune.storage.results import AGAIN, COLUMNS, failure_file, network_file, record_file, sha256
 from qprune.storage.seal import Damaged, read_sealed_json, sealed_json
 from qprune.storage.sealed_table import sealed_table
 from qprune.storage.store import Store
+from qprune.sweep.plan import Cell, Plan
 
-if TYPE_CHECKING:
-    from qprune.sweep.plan import Cell, Plan
-
-REFERENCES = (
-    "baseline_accuracy",
-    "baseline_val_accuracy",
-)  # of another cell, so in the table but not in a cell's record
+REFERENCES = ("dense_accuracy", "dense_val_accuracy", "baseline_accuracy", "baseline_val_accuracy")
+# of other networks, so in the table but not in a cell's record
+PHASES = ("dense", "prune", "finetune", "quantize")
 COST_COLUMNS = ("macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes")
 
 
@@ -93,7 +90,7 @@ class Records:
     def _write_record(self, cell: Cell) -> None:
         metas = {kind: self.store.meta(stage) for kind, stage in cell.stages.items()}
         row = self.rows[cell.id]
-        row.update(_measured(metas))
+        row.update(_measured(metas, self.plan.facts[cell.model, cell.data].dense_macs))
         evaluated = metas["evaluate"]
         record = {
             **{column: value for column, value in row.items() if column not in REFERENCES},
@@ -102,7 +99,11 @@ class Records:
             "network_sha256": self.store.meta(cell.network)["tensors_sha256"],
             "validation": evaluated["val"],
             "test": evaluated["test"],
-            "stages": {kind: {"id": stage, "seconds": metas[kind]["seconds"]} for kind, stage in cell.stages.items()},
+            "data_settings": self.plan.stages[cell.stages["evaluate"]].data.settings,
+            "stages": {
+                kind: {"id": stage, "seconds": metas[kind]["seconds"], "settings": metas[kind]["named_by"]["settings"]}
+                for kind, stage in cell.stages.items()
+            },
             "provenance": evaluated["provenance"],
         }
         write_whole(record_file(self.folder, cell.id), sealed_json(record))
@@ -133,9 +134,7 @@ class Records:
 
     def write_lambdas(self) -> None:
         """Write lambda.csv, the losses by which cross-validation chose lambda, where a cell's criterion asks for it."""
-        from qprune.stages.cross_validation import curve_rows
-
-        rows = curve_rows(self.plan, self.store)
+        rows = _lambda_rows(self.plan, self.store)
         if not rows:
             remove(self.folder / "lambda.csv")  # of an earlier sweep file
             return
@@ -160,8 +159,8 @@ class Records:
 
     def _fill_references(self, cell: Cell) -> None:
         row = self.rows[cell.id]
-        for name, stage in (("baseline", cell.baseline), ("scratch", cell.scratch)):
-            if stage and row[f"{name}_accuracy"] is None and self.store.done(stage):
+        for name, stage in (("dense", cell.dense), ("baseline", cell.baseline)):
+            if row[f"{name}_accuracy"] is None and self.store.done(stage):
                 meta = self.store.meta(stage)
                 row[f"{name}_accuracy"] = meta["test"]["accuracy"]
                 row[f"{name}_val_accuracy"] = meta["val"]["accuracy"]
@@ -194,49 +193,78 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
         cell=cell.id, sweep=plan.config.name, model=cell.model, data=cell.data, criterion=cell.criterion,
         precision=cell.precision, pruning_ratio=cell.ratio, seed=cell.seed, status="pending",
     )  # fmt: skip
-    row.update(
-        reason=None, method=cell.method, dense_val_accuracy=None, baseline_val_accuracy=None, scratch_accuracy=None,
-        scratch_val_accuracy=None,
-    )  # fmt: skip
-    recover, quantize = plan.stages[cell.stages["recover"]].settings, plan.stages[cell.stages["quantize"]].settings
-    recipe = recover["recipe"]
-    row.update(
-        batch_size=recipe["batch_size"], optimizer=recipe["optimizer"], momentum=recipe["momentum"],
-        weight_decay=recipe["weight_decay"], lr_dense=plan.stages[cell.stages["dense"]].settings["lr"],
-        lr_prune=recover["path_lr"], lr_finetune=recover["lr"], lr_quantize=quantize["lr"],
-        updates_between=plan.config.prune.updates_between, until=plan.config.prune.until,
-        channels_per_step=str(plan.config.prune.channels_per_step), min_channels=plan.config.prune.min_channels,
-        round_to=plan.config.prune.round_to, schedule=plan.config.prune.schedule,
-        normalize=plan.config.prune.normalize, quantization=plan.config.quantize.method, first_last_bits=quantize["first_last_bits"],
-    )  # fmt: skip
-    row.update(
-        {f"stage_{kind}": cell.stages.get(kind) for kind in ("dense", "path", "recover", "quantize", "evaluate")}
-    )
-    row.update(device=None, host=None, threads=None, versions=None, distill=plan.config.quantize.distill)
-    return row
+    row.update(reason=None, method=cell.method, dense_val_accuracy=None, baseline_val_accuracy=None)
+    row.update(_settings(plan.config))
+    kinds = dict.fromkeys(kind for each in plan.cells for kind in each.stages)
+    row.update({f"stage_{kind}": cell.stages.get(kind) for kind in kinds})
+    return row | dict.fromkeys(("device", "host", "threads", "versions"))
 
 
-def _measured(metas: dict[str, dict]) -> dict:
-    evaluated, dense = metas["evaluate"], metas["dense"]
-    cost = evaluated["cost"]
+def _settings(config: SweepConfig) -> dict:
+    """All settings that can change a result, but for those that the other columns show. Those of the data set, the
+    network and the criterion are in the record."""
+    train, prune, quantize = config.train, config.prune, config.quantize
+    return {
+        "batch_size": train.batch_size,
+        "optimizer": train.optimizer,
+        "momentum": train.momentum or 0.0,
+        "weight_decay": train.weight_decay,
+        "lr_dense": train.lr,
+        "lr_prune": prune.lr,
+        "lr_finetune": config.finetune.lr,
+        "lr_quantize": quantize.lr,
+        "updates_between": prune.updates_between,
+        "until": prune.until,
+        "channels_per_step": str(prune.channels_per_step),
+        "min_channels": prune.min_channels,
+        "round_to": prune.round_to,
+        "schedule": prune.schedule,
+        "normalize": prune.normalize,
+        "quantization": quantize.method,
+        "first_last_bits": quantize.first_last_bits,
+        "distill": quantize.distill,
+        "math": train.math,
+        "channels_last": train.channels_last,
+        "linear": prune.linear,
+        "ignore": " ".join(prune.ignore) or None,
+        "checkpoint": train.checkpoint,
+        "pretrain": config.pretrain and json.dumps(config.pretrain.model_dump(mode="json")),
+    }
+
+
+def _measured(metas: dict[str, dict], dense_macs: int) -> dict:
+    """metas: the reports of a cell's stages, in the order in which its network goes through them."""
+    evaluated = metas["evaluate"]
+    cost, updates, achieved = evaluated["cost"], dict.fromkeys(PHASES, 0), 0.0
+    for meta in metas.values():
+        updates |= meta["updates"]  # each says how many of a phase the network has had
+        achieved = meta.get("achieved_ratio", achieved)
     values = {
         "status": "done",
-        "achieved_ratio": metas["recover"]["achieved_ratio"],
+        "achieved_ratio": achieved,
         "accuracy": evaluated["test"]["accuracy"],
         "val_accuracy": evaluated["val"]["accuracy"],
         "test_loss": evaluated["test"]["loss"],
         "val_loss": evaluated["val"]["loss"],
-        "dense_accuracy": dense["test"]["accuracy"],
-        "dense_val_accuracy": dense["val"]["accuracy"],
         **{column: cost[column] for column in COST_COLUMNS},
-        "relative_bops": cost["gbops"] / (dense["macs"] * 32 * 32 / 1e9),
-        "updates_dense": dense["updates"],
-        "updates_prune": metas["recover"]["updates_prune"],
-        "updates_finetune": metas["recover"]["updates_finetune"],
-        "updates_quantize": metas["quantize"]["updates"],
+        "relative_bops": cost["gbops"] / (dense_macs * 32 * 32 / 1e9),
+        **{f"updates_{phase}": made for phase, made in updates.items()},
+        "total_updates": sum(updates.values()),
         "seconds": sum(meta["seconds"] for meta in metas.values()),
     }
-    values["total_updates"] = sum(values[f"updates_{part}"] for part in ("dense", "prune", "finetune", "quantize"))
     provenance = evaluated["provenance"]
     versions = " ".join(f"{package}={number}" for package, number in provenance["versions"].items())
     return {**values, **{key: provenance[key] for key in ("device", "host", "threads")}, "versions": versions}
+
+
+def _lambda_rows(plan: Plan, store: Store) -> list[dict]:
+    """The whole curve of every lambda that the plan has chosen by now, as rows of one table."""
+    rows: dict[str, list[dict]] = {}
+    for cell in plan.cells:
+        path = plan.stages.get(cell.stages.get("prune", ""))
+        chosen = path.chosen_lambda if isinstance(path, Prune) else None
+        if chosen and chosen not in rows and store.done(chosen):
+            meta = store.meta(chosen)
+            key = {"model": cell.model, "data": cell.data, "criterion": cell.criterion, "seed": cell.seed}
+            rows[chosen] = [{**key, "chosen": meta["lambda"], **point} for point in meta["curve"]]
+    return [row for own in rows.values() for row in own]

@@ -23,12 +23,14 @@ from qprune.sweep.progress import Progress
 from qprune.sweep.records import Records
 from qprune.sweep.search import Search
 
+LAYOUT = 2  # of a results folder; raised when stages get other names
 TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv and the report while a sweep runs
 
 
 def open_sweep(config: SweepConfig, out: Path) -> tuple[Plan, Store, Path]:
     """The plan of a sweep, the store of its stages and its folder. Refuses what would spoil finished work."""
     folder = Path(out) / config.name
+    check_layout(folder)
     _check_until(config, folder)
     return make_plan(config), Store(Path(out) / "stages"), folder
 
@@ -56,8 +58,6 @@ def missing_stages(plan: Plan, store: Store, wanted: set[str], cells: Sequence[C
 
     for cell in plan.cells if cells is None else cells:
         need(cell.baseline, tensors=False)
-        if cell.scratch:
-            need(cell.scratch, tensors=False)
         for name in cell.stages.values():  # the record has something of each
             need(name, tensors=False)
         need(cell.network, tensors=cell.network in wanted)
@@ -120,7 +120,7 @@ def _tidy(folder: Path, store: Store) -> None:
 class _Run:
     """Computes stages, and records each cell as it is finished.
 
-    failed: whether any stage was; beside: what failed that is no cell's (a baseline, from scratch), label -> reason;
+    failed: whether any stage was; beside: what failed that is no cell's (a baseline), label -> reason;
     computed: stages, here.
     """
 
@@ -167,7 +167,7 @@ class _Run:
                 self._run(todo, executor, wanted)
 
     def _run(self, todo: dict[str, Stage], executor: Executor, wanted: set[str]) -> None:
-        with Progress(self.plan, todo, self.console) as progress:
+        with Progress(todo, self.console) as progress:
 
             def on_event(event: Event) -> None:
                 progress.show(event)
@@ -205,7 +205,7 @@ class _Run:
             for cell in self.users.get(event.stage, ()):
                 if _finished(cell, self.store):
                     self.records.finish(cell)
-            if self.plan.stages[event.stage].kind == "evaluate":
+            if self.plan.stages[event.stage].ends_cell:
                 now = time.monotonic()
                 if now - self.written[0] >= self.written[1] / TABLE_SHARE:
                     self.records.write_table()
@@ -239,7 +239,7 @@ def _cells_of_stages(plan: Plan) -> dict[str, list]:
 
 
 def _sweep_file(config: SweepConfig) -> dict:
-    written = {"settings": config_as_dict(config), "until": config.prune.until}
+    written = {"layout": LAYOUT, "settings": config_as_dict(config), "until": config.prune.until}
     if config.source is not None:
         written["file"] = {"path": config.source.path, "text": config.source.text, "set": list(config.source.overrides)}
     return written
@@ -254,6 +254,19 @@ def _mend_sweep_file(folder: Path) -> list[str]:
     except Damaged as error:
         return [f"{error}; moved to {set_aside(path, folder / 'damaged')}, written again"]
     return []
+
+
+def check_layout(folder: Path) -> None:
+    """Refuses to go on in a folder whose stages have names that this code doesn't give: all would be computed again."""
+    try:
+        layout = read_sealed_json(folder / "sweep.json").get("layout", 1)
+    except (OSError, Damaged):
+        return
+    if layout != LAYOUT:
+        raise UserError(
+            f"{folder} was made by a qprune whose stages have other names (layout {layout}, here {LAYOUT}), so nothing of "
+            "it can be gone on with. Name another folder with --out, or another `name`; what is there can still be read"
+        )
 
 
 def _check_until(config: SweepConfig, folder: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from qprune.analysis.front import hypervolume
 from qprune.analysis.studies import BELOW_BASELINE
 from qprune.precision import PRECISIONS
+from qprune.settings.methods import METHODS
 from qprune.sweep.plan import Cell, Plan
 
 Outcomes = Mapping[str, tuple[float, float] | None]  # evaluate stage -> (val accuracy, bit_gflops); None: it failed
@@ -71,6 +72,8 @@ class _Study:
 
     def __init__(self, plan: Plan, cells: list[Cell]):
         self.plan = plan
+        self.beside = [cell for cell in cells if not METHODS.get(cell.method).ranks]
+        cells = [cell for cell in cells if METHODS.get(cell.method).ranks]
         groups: dict[tuple, list[Cell]] = {}
         for cell in cells:  # points of equal work (ratio 0 of two criteria) are one
             groups.setdefault((cell.method, cell.precision, cell.ratio, cell.criterion), []).append(cell)
@@ -83,7 +86,7 @@ class _Study:
             points.setdefault(tuple(cell.stages["evaluate"] for cell in group), point)
         self.points = list(points.values())
         self.twins: dict[str, list[Cell]] = {}
-        for cell in cells:
+        for cell in (*cells, *self.beside):
             self.twins.setdefault(cell.stages["evaluate"], []).append(cell)
         self.needs: dict[str, set[str]] = {}  # cell -> stages
         self.seen: dict[str, tuple[float, float] | None] = {}
@@ -102,6 +105,8 @@ class _Study:
             if missing or not self.pending:
                 return missing
             for cell in self.pending:
+                if cell in self.beside:
+                    continue
                 self.bought |= self._stages([cell])
                 for stage in (cell.stages["evaluate"], cell.baseline):
                     self.seen[stage] = outcomes[stage]
@@ -148,12 +153,15 @@ class _Study:
 
     def _first(self) -> list[Cell]:
         """Where nothing is known: the baseline with every seed, which needs it anyway, and with one seed the least pruned
-        network at each precision, which share most of their work."""
+        network at each precision, which share most of their work; and what no criterion has to do with, which is no part of
+        the search."""
         least = min(point.ratio for point in self.points)
         variant = self.points[0].variant
         first = [point for point in self.points if point.ratio == least and point.variant == variant]
         baselines = [cell for point in self.points for cell in point.cells if cell.stages["evaluate"] == cell.baseline]
-        return list({cell.id: cell for cell in (*baselines, *(point.cells[0] for point in first))}.values())
+        return list(
+            {cell.id: cell for cell in (*self.beside, *baselines, *(point.cells[0] for point in first))}.values()
+        )
 
     def _scout(self) -> list[Cell]:
         """The cells of one seed, at most ROUND, that promise most hypervolume for their updates."""

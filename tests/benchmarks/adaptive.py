@@ -76,7 +76,7 @@ class Grid:
         last = max(cell.ratio for cell in self.plan.cells)
         firsts = {cell.seed: cell for cell in reversed(self.plan.cells) if cell.ratio == last}
         needed = {name for cell in firsts.values() for name in stages_of(self.plan, {cell.id})}
-        own = {cell.stages[kind] for cell in firsts.values() for kind in ("recover", "quantize")}
+        own = {cell.stages[kind] for cell in firsts.values() for kind in ("finetune", "quantize")}
         return self.plan.updates_of(needed - own) / self.updates
 
     def oracle(self) -> float:
@@ -84,8 +84,8 @@ class Grid:
         points = operating_points(self.cells)
         groups: dict[tuple, set[str]] = {}
         for cell in self.plan.cells:
-            groups.setdefault((cell.criterion, cell.order, cell.precision, cell.ratio), set()).add(cell.id)
-        keys = zip(points.criterion, points.order, points.precision, points.pruning_ratio, strict=True)
+            groups.setdefault((cell.criterion, cell.method, cell.precision, cell.ratio), set()).add(cell.id)
+        keys = zip(points.criterion, points.method, points.precision, points.pruning_ratio, strict=True)
         needed = [stages_of(self.plan, groups[key]) for key in keys]
         spent = self.plan.needed_by({cell.baseline for cell in self.plan.cells})
         chosen = [number for number, stages in enumerate(needed) if stages <= spent]

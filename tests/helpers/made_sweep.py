@@ -77,7 +77,7 @@ def make_sweep(
             "updates_dense": 100, "updates_prune": 50, "updates_finetune": 20, "updates_quantize": 10, "total_updates": 180,
             "seconds": 3.5, "device": "cpu", "host": "here", "threads": 1, "versions": "torch=2",
         }  # fmt: skip
-        stages = {"dense": f"dense-{model}-{seed}", "quantize": f"quantize-{number}", "recover": f"recover-{number}"}
+        stages = {"dense": f"dense-{model}-{seed}", "finetune": f"finetune-{number}", "quantize": f"quantize-{number}"}
         record = {
             **{key: value.item() if hasattr(value, "item") else value for key, value in row.items()},
             "cost": {"layers": shapes},
@@ -140,12 +140,15 @@ def _file(stage: str) -> str:
 
 def _write_stages(folder: Path, stages: dict) -> None:
     curve = [[update, round(2 / (1 + update), 5)] for update in range(0, 100, 2)]
+    phases = {"dense": ["dense"], "finetune": ["prune", "finetune"], "quantize": ["quantize"]}
+    before = None
     for kind, stage in stages.items():
         path = folder / stage["id"] / "stage.json"
+        report = {"updates": dict.fromkeys(phases[kind], 100), "curves": dict.fromkeys(phases[kind], curve)}
         if not path.exists():
             path.parent.mkdir(parents=True)
-            keys = ("curve_prune", "curve_finetune") if kind == "recover" else ("curve",)
-            path.write_bytes(sealed_json({"updates": 100, "inputs": []} | dict.fromkeys(keys, curve)))
+            path.write_bytes(sealed_json({**report, "continues": before, "inputs": {}}))
+        before = stage["id"]
 
 
 def _fill_baselines(rows: list[dict]) -> None:

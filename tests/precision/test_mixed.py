@@ -22,8 +22,9 @@ from qprune.precision import WIDTHS, get_precision, mixed
 from qprune.precision.brevitas_qat import place
 from qprune.precision.mixed import knapsack, tied_layers
 from qprune.registry.errors import UserError
-from qprune.stages import compute, partial
+from qprune.stages import partial
 from qprune.stages.saved import NetworkSpec
+from qprune.stages.work import compute
 from qprune.storage.results import read_cells, read_record
 from qprune.storage.store import Store
 from qprune.sweep.plan import make_plan
@@ -231,7 +232,7 @@ def test_the_forecast_leaves_open_what_is_not_chosen_yet(tmp_path):
 
     config = tiny_config(tmp_path, "seeds=0", "precisions=[fp32,mixed3]", "prune.ratios=0")
     plan = make_plan(config)
-    measured = forecast.measure(config, plan.stages[plan.cells[0].stages["dense"]])
+    measured = forecast.measure(plan)
     costs = forecast.forecast_costs(plan, Store(tmp_path / "stages"), measured)
     assert [costs[cell.id] is None for cell in plan.cells] == [False, True]
     (timing,) = measured.values()

@@ -23,7 +23,7 @@ from qprune.ranking.run import run_rank
 from qprune.ranking.tables import correlations
 from qprune.registry.errors import UserError
 from qprune.settings.config import load_config
-from qprune.stages.cross_validation import LAMBDAS
+from qprune.stages.fold import LAMBDAS
 from qprune.stages.saved import NetworkSpec
 from qprune.storage.sealed_table import read_table
 from qprune.storage.store import Store
@@ -189,7 +189,7 @@ def test_swaps_slowly(two_rankings, start, other, quadrant):
     settings = {"share": 0.5, "min_channels": 1, "start": start, "put_in": other, "quadrant": quadrant}
     cases = {name: set((places == QUADRANTS.index(name)).nonzero().flatten().tolist()) for name in ("case_1", "case_2")}
     coming, going = cases[quadrant], cases[{"case_1": "case_2", "case_2": "case_1"}[quadrant]]
-    removed, maps = removal(settings, rankings, places, groups)
+    removed, maps = removal(rankings, places, groups, **settings)
     expected = slow_swap(sets[start], sets[other], rankings[start], rankings[other], coming, going)
     assert set(removed.nonzero().flatten().tolist()) == expected
     assert maps == min(len((sets[other] - sets[start]) & coming), len((sets[start] - sets[other]) & going)) > 0
@@ -202,7 +202,7 @@ def test_what_is_added_to_what_both_remove(two_rankings, criterion, other, quadr
     groups, rankings, places, sets = two_rankings
     settings = {"share": 0.5, "min_channels": 1, "start": "both", "put_in": criterion, "quadrant": quadrant}
     own = {n for n in sets[criterion] - sets[other] if places[n] == QUADRANTS.index(quadrant)}
-    removed, maps = removal(settings, rankings, places, groups)
+    removed, maps = removal(rankings, places, groups, **settings)
     assert set(removed.nonzero().flatten().tolist()) == sets["taylor"] & sets["activation"] | own and maps == len(own)
 
 

@@ -15,8 +15,10 @@ from torch import nn
 import qprune
 from qprune.data import Split, load_data
 from qprune.deploy.cells import load_network
-from qprune.stages import compute, partial
+from qprune.registry.identity import plain as as_json
+from qprune.stages import partial
 from qprune.stages.saved import NetworkSpec
+from qprune.stages.work import compute, recipe_of
 from qprune.storage.results import read_cells
 from qprune.storage.store import Store
 from qprune.sweep import forecast
@@ -125,14 +127,14 @@ def both(tmp_path_factory):
 
 def test_where_it_is_off_nothing_knows_of_it(both):
     _, plain, taught, _ = both
-    assert "distill" not in json.dumps([stage.settings for stage in plain.stages.values()])
+    assert "distill" not in json.dumps([as_json(stage) for stage in plain.stages.values()])
     written = make_plan(type(plain.config).model_validate(plain.config.model_dump(mode="json")))
     assert list(written.stages) == list(plain.stages)
     for cell, other in zip(plain.cells, taught.cells, strict=True):
         same = {kind for kind in cell.stages if cell.stages[kind] == other.stages[kind]}
-        until = {"dense", "path", "recover"} if cell.order == "prune_first" else {"dense"}
+        until = {"dense", "prune", "finetune"} if cell.method == "prune_first" else {"dense"}
         assert same == until & set(cell.stages)
-        if cell.order == "prune_first":
+        if cell.method == "prune_first":
             assert len(plain.stages[cell.stages["quantize"]].inputs) == 1
 
 
@@ -140,16 +142,17 @@ def test_every_precision_and_the_baseline_are_taught_by_the_dense_network(both):
     folder, _, plan, computed = both
     store = Store(folder / "results/stages")
     quantizing = [stage for stage in plan.stages.values() if stage.kind in ("quantize", "quantize_dense")]
-    assert {stage.settings["precision"] for stage in quantizing} == {"fp32", "w4a4"} and len(quantizing) == 6
+    assert {stage.makes for stage in quantizing} == {"fp32", "w4a4"} and len(quantizing) == 6
     for stage in quantizing:
-        assert stage.settings["distill"] == {"temperature": 4.0, "share": 0.9}
-        dense = plan.stages[stage.inputs[-1]]
-        assert dense.kind == "dense" and dense.settings["seed"] == stage.settings["seed"]
+        assert as_json(stage)["distill"] == {"temperature": 4.0, "share": 0.9}
+        dense = plan.stages[stage.teacher]
+        assert dense.id in stage.inputs and dense.kind == "dense" and dense.seed == stage.seed
+        assert [phase.teacher for phase in stage.phases] == [True]
         assert store.meta(stage.id)["inputs"][dense.id] == store.meta(dense.id)["tensors_sha256"]
     assert {name.split("-")[0] for name in computed} >= {"quantize", "quantize_dense", "evaluate"}
     assert not {name.split("-")[0] for name in computed} & {"dense"}
     baseline = plan.stages[plan.stages[plan.cells[0].baseline].inputs[0]]
-    assert "distill" in baseline.settings
+    assert baseline.distill is not None
 
 
 def test_cells_have_the_same_updates_and_other_weights(both):
@@ -160,7 +163,7 @@ def test_cells_have_the_same_updates_and_other_weights(both):
     assert set(without.distill) == {False} and set(cells.distill) == {True}
     for cell, other in zip(plain.cells, taught.cells, strict=True):
         before, after = store.tensors(cell.network), store.tensors(other.network)
-        if cell.order == "prune_first":  # the same recovered network at the start, and the same images
+        if cell.method == "prune_first":  # the same recovered network at the start, and the same images
             assert before.keys() == after.keys()
         assert store.meta(cell.network)["tensors_sha256"] != store.meta(other.network)["tensors_sha256"]
     cell = next(cell for cell in taught.cells if cell.precision == "int4" and cell.ratio)
@@ -173,14 +176,14 @@ def test_the_network_is_that_of_the_loop_with_the_dense_teacher(both):
     """A quantize stage of an FP32 cell, written out: the recovered network, Q updates, the dense one as teacher."""
     folder, _, plan, _ = both
     store = Store(folder / "results/stages")
-    cell = next(c for c in plan.cells if (c.precision, c.ratio, c.order) == ("fp32", 0.5, "prune_first"))
+    cell = next(c for c in plan.cells if (c.precision, c.ratio, c.method) == ("fp32", 0.5, "prune_first"))
     networks = [
         NetworkSpec.from_json(store.meta(name)["network"], (), "").load_fp32(store.tensors(name))
-        for name in (cell.stages["recover"], cell.stages["dense"])
+        for name in (cell.stages["finetune"], cell.stages["dense"])
     ]
-    settings = plan.stages[cell.stages["quantize"]].settings
-    recipe = Recipe(**settings["recipe"], augment=tuple(load_data(settings["data"]).augment))
-    split, rate = load_data(settings["data"]).train, cosine(settings["lr"], Q)
+    stage = plan.stages[cell.stages["quantize"]]
+    data = load_data(stage.data.settings)
+    recipe, split, rate = recipe_of(stage, data), data.train, cosine(stage.lr, Q)
     train(networks[0], split, recipe, range(Q), rate, seed_of(0, "quantize"), teacher=networks[1])
     for name, tensor in store.tensors(cell.network).items():
         assert torch.equal(networks[0].state_dict()[name], tensor), name
@@ -194,7 +197,7 @@ def test_with_ptq_the_fp32_updates_are_taught(tmp_path):
     fp32, int4 = (store.tensors(c.network) for c in plan.cells if c.ratio)
     weights = [name for name in fp32 if name.endswith("weight") and name in int4]
     assert weights and all(torch.equal(fp32[name], int4[name]) for name in weights)
-    assert all("distill" in s.settings for s in plan.stages.values() if s.kind == "quantize")
+    assert all(s.distill for s in plan.stages.values() if s.kind == "quantize")
 
 
 @pytest.mark.parametrize("kind", ["quantize", "quantize_dense"])
@@ -215,7 +218,7 @@ def test_a_killed_stage_goes_on_bit_for_bit(tmp_path, monkeypatch, kind):
     compute(stage, store, CPU)
     left, right = store.tensors(stage.id), original.tensors(stage.id)
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-    assert store.meta(stage.id)["curve"] == original.meta(stage.id)["curve"]
+    assert store.meta(stage.id)["curves"] == original.meta(stage.id)["curves"]
 
 
 def test_the_forecast_counts_the_teachers_forward_passes(tmp_path):
@@ -224,7 +227,7 @@ def test_the_forecast_counts_the_teachers_forward_passes(tmp_path):
         overrides = ["seeds=0", "precisions=fp32", f"quantize.distill={str(taught).lower()}"]
         config = tiny_config(tmp_path, *overrides)
         plan = make_plan(config)
-        measured = forecast.measure(config, plan.stages[plan.cells[0].stages["dense"]])
+        measured = forecast.measure(plan)
         (key,) = measured
         timing = measured[key]
         assert (timing.teacher > 0) == taught
@@ -236,7 +239,7 @@ def test_the_forecast_counts_the_teachers_forward_passes(tmp_path):
         found = forecast.forecast_seconds(plan, plan.stages, {key: fixed})
         seconds[taught] = {name.split("-")[0]: value for name, value in found.items()}
     assert seconds[True]["quantize"] == pytest.approx(1.5 * Q) and seconds[False]["quantize"] == pytest.approx(Q)
-    assert seconds[True]["recover"] == seconds[False]["recover"]
+    assert seconds[True]["finetune"] == seconds[False]["finetune"]
 
 
 # In a notebook ------------------------------------------------------------------------------------------------------

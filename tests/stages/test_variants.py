@@ -8,8 +8,9 @@ from qprune.data import Split, load_data
 from qprune.deploy.cells import load_network
 from qprune.precision import get_precision
 from qprune.registry.errors import UserError
-from qprune.stages import cross_validation
-from qprune.stages.cross_validation import FOLDS, best_lambda, without_fold
+from qprune.stages import fold
+from qprune.stages.choose_lambda import best_lambda
+from qprune.stages.fold import FOLDS, without_fold
 from qprune.stages.saved import NetworkSpec
 from qprune.storage.results import read_cells, read_lambdas
 from qprune.storage.store import Store
@@ -39,12 +40,12 @@ def test_both_orders_have_the_same_updates_and_costs(both_orders):
     folder, _ = both_orders
     cells = read_cells(folder / "results/tiny")
     assert len(cells) == 16 and set(cells.status) == {"done"} and set(cells.total_updates) == {N + P + F + Q}
-    assert set(cells.cell[cells.order == "quantize_first"]) == {
-        name.replace("taylor-", "taylor-quantize_first-") for name in cells.cell[cells.order == "prune_first"]
+    assert set(cells.cell[cells.method == "quantize_first"]) == {
+        name.replace("taylor-", "taylor-quantize_first-") for name in cells.cell[cells.method == "prune_first"]
     }
     for column, updates in (("dense", N), ("prune", P), ("finetune", F), ("quantize", Q)):
         assert set(cells[f"updates_{column}"]) == {updates}
-    table = cells.pivot(index=["precision", "pruning_ratio"], columns="order", values="bit_gflops")
+    table = cells.pivot(index=["precision", "pruning_ratio"], columns="method", values="bit_gflops")
     unpruned = table.xs(0.0, level="pruning_ratio")
     assert (unpruned.prune_first == unpruned.quantize_first).all()
     pruned = cells[cells.pruning_ratio == 0.5]
@@ -58,16 +59,16 @@ def test_pruning_under_fake_quantisation_is_another_path(both_orders):
     plan, store = make_plan(config), store_of(folder)
     data = load_data({"name": "digits", "subset": 256})
     for cell in plan.cells:
-        if cell.order == "quantize_first":
-            assert cell.network == cell.stages["recover"]
+        if cell.method == "quantize_first":
+            assert cell.network == cell.stages["finetune"]
             spec = NetworkSpec.from_json(store.meta(cell.network)["network"], (), "")
             assert spec.precision == get_precision(cell.precision).name
             network = load_network(folder / "results/tiny", cell.id)
             expected = store.meta(cell.stages["evaluate"])["test"]["accuracy"]
             assert evaluate(network, data.test).accuracy == expected
-    paths = {c.precision: c.stages["path"] for c in plan.cells if c.order == "quantize_first" and c.ratio}
+    paths = {c.precision: c.stages["prune"] for c in plan.cells if c.method == "quantize_first" and c.ratio}
     assert len(set(paths.values())) == 4
-    source = store.tensors(plan.stages[paths["int4"]].settings["source"])
+    source = store.tensors(plan.stages[paths["int4"]].source)
     assert any("tensor_quant" in name for name in source)  # Brevitas scales, learned on the dense network
 
 
@@ -98,7 +99,7 @@ def test_ptq_trains_in_fp32_and_fits_scales_last(tmp_path, both_orders):
     config = tiny_config(tmp_path, SEED, "quantize.method=ptq", "name=ptq", "precisions=[fp32,int8,int4]")
     code, _, _ = run_inline(config, tmp_path / "results")
     cells = read_cells(tmp_path / "results/ptq")
-    assert code == 0 and set(cells.method) == {"ptq"} and set(cells.total_updates) == {N + P + F + Q}
+    assert code == 0 and set(cells.quantization) == {"ptq"} and set(cells.total_updates) == {N + P + F + Q}
     plan, store = make_plan(config), store_of(tmp_path)
     by = {(cell.precision, cell.ratio): cell for cell in plan.cells}
     masters = store.tensors(by["fp32", 0.5].network)
@@ -106,7 +107,7 @@ def test_ptq_trains_in_fp32_and_fits_scales_last(tmp_path, both_orders):
     weights = [name for name in masters if name.endswith("weight") and name in rounded]
     assert weights and all(torch.equal(masters[name], rounded[name]) for name in weights)
     reference = read_cells(both_orders[0] / "results/tiny")
-    fp32 = reference[(reference.precision == "fp32") & (reference.order == "prune_first")]
+    fp32 = reference[(reference.precision == "fp32") & (reference.method == "prune_first")]
     assert list(cells[cells.precision == "fp32"].accuracy) == list(fp32.accuracy)  # FP32 has nothing to quantise
 
 
@@ -120,11 +121,14 @@ def test_one_shot_removes_all_at_once_and_has_the_same_updates(tmp_path):
     assert code == 0 and set(cells.total_updates) == {N + P + F + Q} and set(cells.schedule) == {"one_shot"}
     assert list(cells.achieved_ratio) == [0, 0.25, 0.5]
     plan, store = make_plan(config), store_of(tmp_path)
-    paths = [cell.stages["path"] for cell in plan.cells if cell.ratio]
-    assert [store.meta(path)["updates"] for path in paths] == [2, 2]  # one burst of 2 updates, whatever the ratio
+    paths = [cell.stages["prune"] for cell in plan.cells if cell.ratio]
+    assert [store.meta(path)["updates"]["prune"] for path in paths] == [
+        2,
+        2,
+    ]  # one burst of 2 updates, whatever the ratio
     kept = [store.tensors(path)["path/alive"] for path in paths]
     assert (kept[1] <= kept[0]).all()  # both from the same scores: the second removes what the first does, and more
-    assert count_kinds(computed)["path"] == 2
+    assert count_kinds(computed)["prune"] == 2
 
 
 def test_without_normalisation_other_maps_go(tmp_path):
@@ -132,7 +136,7 @@ def test_without_normalisation_other_maps_go(tmp_path):
     for normalize in ("l2", "none"):
         config = tiny_config(tmp_path, SEED, f"prune.normalize={normalize}", f"name={normalize}", "precisions=fp32")
         assert run_inline(config, tmp_path / "results")[0] == 0
-        (path,) = {cell.stages["path"] for cell in make_plan(config).cells if cell.ratio}
+        (path,) = {cell.stages["prune"] for cell in make_plan(config).cells if cell.ratio}
         alive[normalize] = store_of(tmp_path).tensors(path)["path/alive"]
         assert set(read_cells(tmp_path / "results" / normalize)["normalize"].dropna() if normalize == "l2" else []) <= {
             "l2"
@@ -153,11 +157,20 @@ def test_the_scratch_baseline_is_the_dense_network_trained_as_long_as_a_cell(tmp
     )
     run_inline(twin, tmp_path / "results")
     after = read_cells(tmp_path / "results/twin")
-    assert set(cells.scratch_accuracy) == set(after.dense_accuracy)
-    assert set(cells.scratch_val_accuracy) == set(after.dense_val_accuracy)
+    (row,) = cells[cells.method == "scratch"].itertuples()
+    assert (row.criterion, row.precision, row.pruning_ratio, row.updates_dense) == ("none", "fp32", 0, N + P + F + Q)
+    assert row.total_updates == N + P + F + Q and row.updates_prune == row.updates_finetune == row.updates_quantize == 0
+    assert {row.accuracy} == set(after.dense_accuracy) and {row.val_accuracy} == set(after.dense_val_accuracy)
+    (base,) = cells[
+        (cells.method == "prune_first") & (cells.precision == "fp32") & (cells.pruning_ratio == 0)
+    ].itertuples()
+    assert (row.bit_gflops, row.relative_bops, row.weight_bytes) == (base.bit_gflops, 1, base.weight_bytes)
+    assert (row.dense_accuracy, row.baseline_accuracy) == (base.dense_accuracy, base.accuracy)
+    network = load_network(tmp_path / "results/tiny", row.cell)
+    assert evaluate(network, load_data({"name": "digits", "subset": 256}).test).accuracy == row.accuracy
     without = tiny_config(tmp_path, SEED, "name=without", "precisions=fp32")
     run_inline(without, tmp_path / "results")
-    assert read_cells(tmp_path / "results/without").scratch_accuracy.isna().all()
+    assert set(read_cells(tmp_path / "results/without").method) == {"prune_first"}
 
 
 def test_no_scratch_baseline_for_a_network_trained_elsewhere(tmp_path):
@@ -172,10 +185,10 @@ def test_no_scratch_baseline_for_a_network_trained_elsewhere(tmp_path):
 def test_folds_part_the_training_images():
     images = torch.arange(23, dtype=torch.uint8).view(23, 1, 1, 1)
     split = Split(images, torch.arange(23))
-    held = [without_fold(split, fold) for fold in range(FOLDS)]
-    assert sorted(label for _, fold in held for label in fold.labels.tolist()) == list(range(23))
-    for rest, fold in held:
-        assert not set(rest.labels.tolist()) & set(fold.labels.tolist()) and len(rest) + len(fold) == 23
+    held = [without_fold(split, number) for number in range(FOLDS)]
+    assert sorted(label for _, part in held for label in part.labels.tolist()) == list(range(23))
+    for rest, part in held:
+        assert not set(rest.labels.tolist()) & set(part.labels.tolist()) and len(rest) + len(part) == 23
         assert rest.images.flatten().tolist() == rest.labels.tolist()
 
 
@@ -190,7 +203,7 @@ def test_the_least_mean_loss_is_chosen_and_of_equals_the_smaller():
 
 
 def test_lambda_by_cross_validation(tmp_path, monkeypatch):
-    monkeypatch.setattr(cross_validation, "LAMBDAS", (0.0, 1.0))
+    monkeypatch.setattr(fold, "LAMBDAS", (0.0, 1.0))
     criterion = "prune.criterion=[{name: taylor_activation, lambda: cv},taylor]"
     config = tiny_config(tmp_path, SEED, criterion, "precisions=fp32", "train.updates=20")
     code, computed, _ = run_inline(config, tmp_path / "results")
@@ -217,11 +230,10 @@ def test_lambda_by_cross_validation(tmp_path, monkeypatch):
 
 def test_the_lambda_0_end_of_the_curve_is_plain_taylor(tmp_path, monkeypatch):
     """The fold's loss at lambda 0 is that of a network pruned by plain Taylor without the fold."""
-    from qprune.stages import Work
-    from qprune.stages.cross_validation import fold_losses
     from qprune.stages.partial import Partial
+    from qprune.stages.work import Work
 
-    monkeypatch.setattr(cross_validation, "LAMBDAS", (0.0,))
+    monkeypatch.setattr(fold, "LAMBDAS", (0.0,))
     losses = []
     for criterion in ("{name: taylor_activation, lambda: cv}", "taylor"):
         config = tiny_config(
@@ -230,13 +242,13 @@ def test_the_lambda_0_end_of_the_curve_is_plain_taylor(tmp_path, monkeypatch):
         stage = next(stage for stage in make_plan(config).stages.values() if stage.kind == "fold")
         if criterion == "taylor":
             monkeypatch.setattr(
-                cross_validation,
+                fold,
                 "get_criterion",
                 lambda settings: __import__("qprune.pruning.criteria", fromlist=["x"]).get_criterion("taylor"),
             )
         store = Store(tmp_path / criterion[:4])
         work = Work(store, torch.device("cpu"), Partial(store, stage.id, lambda updates: None, print))
-        losses.append(fold_losses(stage, work)[0]["losses"])
+        losses.append(stage.compute(work)[0]["losses"])
     assert losses[0] == losses[1] and losses[0][0.0][0.5] > 0
 
 
@@ -253,5 +265,5 @@ def test_every_variant_is_planned_with_its_forecast(tmp_path):
         "prune.criterion={name: taylor_activation, lambda: cv}",
     )  # fmt: skip
     show_plan(config, tmp_path / "results", Console(file=text, width=160))
-    for kind in ("dense", "quantize_dense", "path", "recover", "fold", "lambda"):
+    for kind in ("dense", "quantize_dense", "prune", "finetune", "fold", "lambda"):
         assert f" {kind} " in text.getvalue(), text.getvalue()

@@ -157,7 +157,7 @@ def test_damaged_settings_are_refused(results, damage):
     refused(path, lambda: data_settings(results, "digits"), lambda: write_report(results))
 
 
-@pytest.mark.parametrize("kind", ["dense", "path", "recover", "quantize"])
+@pytest.mark.parametrize("kind", ["dense", "prune", "finetune", "quantize"])
 def test_a_damaged_stage_leaves_no_report_without_its_curve(results, records, kind, damage):
     damage(records.store.folder / cell_of(records).stages[kind] / "stage.json")
     refused(results / "stage.json", lambda: write_report(results))

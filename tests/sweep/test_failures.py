@@ -7,13 +7,13 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from made_stage import MadeStage
 from tiny_sweep import SMALL, run_inline, run_workers, tiny_config
 
-from qprune import stages
 from qprune.executors.attempt import attempt
 from qprune.executors.base import _ranks, dependants
 from qprune.executors.local import LocalExecutor
-from qprune.stages import Stage
+from qprune.stages import work
 from qprune.storage.seal import Damaged, read_sealed_json
 from qprune.storage.sealed_table import sealed_table
 from qprune.storage.store import Store
@@ -78,7 +78,7 @@ def user_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "boom", raising=False)  # of another test's folder
-    stages.model_fingerprint_of.cache_clear()
+    work.model_fingerprint_of.cache_clear()
 
 
 def rows_of(folder):
@@ -177,8 +177,8 @@ def test_an_unforeseen_error_keeps_its_trace(tmp_path, user_code):
 # The executor's order -----------------------------------------------------------------------------------------------
 
 
-def stage(name: str, *inputs: str, updates: int = 1) -> Stage:
-    return Stage(name, name.split("-")[0], {}, inputs, updates, name)
+def stage(name: str, *inputs: str, updates: int = 1) -> MadeStage:
+    return MadeStage(name=name, needs=inputs, made=updates, ends_cell=name.startswith("evaluate"))
 
 
 def test_long_chains_come_first_and_evaluations_before_all():
@@ -187,14 +187,14 @@ def test_long_chains_come_first_and_evaluations_before_all():
         for s in (
             stage("dense-a", updates=10),
             stage("dense-b", updates=10),
-            stage("path-a", "dense-a", updates=5),
-            stage("recover-a", "path-a", updates=3),
-            stage("quantize-a", "recover-a", updates=2),
+            stage("prune-a", "dense-a", updates=5),
+            stage("finetune-a", "prune-a", updates=3),
+            stage("quantize-a", "finetune-a", updates=2),
             stage("evaluate-a", "quantize-a", updates=0),
         )
     }
     ranks = _ranks(stages)
-    assert (ranks["dense-a"], ranks["dense-b"], ranks["path-a"], ranks["quantize-a"]) == (20, 10, 10, 2)
+    assert (ranks["dense-a"], ranks["dense-b"], ranks["prune-a"], ranks["quantize-a"]) == (20, 10, 10, 2)
     assert ranks["evaluate-a"] == float("inf")
 
 
@@ -225,23 +225,31 @@ def test_code_that_changes_after_the_plan_is_noticed(tmp_path, user_code):
     plan = make_plan(config)
     stage = next(stage for stage in plan.stages.values() if stage.kind == "dense")
     (tmp_path / "boom.py").write_text(BOOM.replace("nn.Conv2d(1, 4, 3)", "nn.Conv2d(1, 4, 3, bias=False)"))
-    stages.model_fingerprint_of.cache_clear()  # as in another process
+    work.model_fingerprint_of.cache_clear()  # as in another process
     event = attempt(stage, Store(tmp_path / "stages"), torch.device("cpu"), lambda event: None)
     assert event.kind == "failed" and not event.lasting
     assert event.reason.startswith("the model of train boom:small on digits, seed 0 has changed since")
     assert not list((tmp_path / "stages").glob("dense-*"))
 
 
-def test_a_baseline_from_scratch_that_fails_is_told(tmp_path, monkeypatch):
-    """It is no cell's stage."""
-    config = tiny_config(tmp_path, *SMALL, "train.scratch_baseline=true")
+def test_a_baseline_that_fails_is_told_where_it_is_no_cell(tmp_path):
+    config = tiny_config(tmp_path, *SMALL, "precisions=int4", "prune.ratios=0.5")
     plan = make_plan(config)
-    (scratch,) = {cell.scratch for cell in plan.cells}
-    store = Store(tmp_path / "results/stages")
-    store.fail(scratch, "loss is nan")
+    (baseline,) = {cell.baseline for cell in plan.cells}
+    Store(tmp_path / "results/stages").fail(baseline, "loss is nan")
     code, _, text = run_inline(config, tmp_path / "results")
-    assert code == 1 and "failed train vgg_tiny on digits, seed 0, one schedule: loss is nan" in text
+    assert code == 1 and f"failed {plan.stages[baseline].label}: loss is nan" in text
     assert (rows_of(tmp_path).status == "done").all()
+
+
+def test_a_network_from_scratch_that_fails_is_a_failed_cell_and_harms_no_other(tmp_path):
+    config = tiny_config(tmp_path, *SMALL, "train.scratch_baseline=true")
+    (scratch,) = [cell for cell in make_plan(config).cells if cell.method == "scratch"]
+    Store(tmp_path / "results/stages").fail(scratch.stages["dense"], "loss is nan")
+    code, _, text = run_inline(config, tmp_path / "results")
+    rows = rows_of(tmp_path).set_index("cell")
+    assert code == 1 and f"failed {scratch.id}: loss is nan" in text
+    assert rows.status[scratch.id] == "failed" and (rows.status.drop(scratch.id) == "done").all()
 
 
 def test_what_cannot_be_written_in_utf_8_is_no_obstacle(tmp_path, user_code):

@@ -12,17 +12,18 @@ import pytest
 from rich.console import Console
 from tiny_sweep import TINY, F, N, P, Q, environment, tiny_config
 
-from qprune import stages
 from qprune.registry.errors import UserError
 from qprune.settings.config import load_config
+from qprune.stages import work
+from qprune.stages.finetune import Finetune
 from qprune.storage.store import Store
-from qprune.sweep import forecast, plan
+from qprune.sweep import forecast
 from qprune.sweep.plan import make_plan
 from qprune.sweep.run import missing_stages, wanted_networks
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "sweeps/quickstart.yaml"
-KINDS = ("dense", "path", "recover", "quantize", "evaluate")
+KINDS = ("dense", "prune", "finetune", "quantize", "evaluate")
 
 
 def kinds_of(plan) -> dict[str, int]:
@@ -34,14 +35,14 @@ def test_quickstart_by_hand():
     """4 precisions x 5 ratios x 3 seeds train 3 dense networks and walk 3 paths with 4 snapshots each."""
     quickstart = make_plan(load_config(QUICKSTART))
     assert len(quickstart.cells) == 60
-    assert kinds_of(quickstart) == {"dense": 3, "path": 12, "recover": 15, "quantize": 60, "evaluate": 60}
+    assert kinds_of(quickstart) == {"dense": 3, "prune": 12, "finetune": 15, "quantize": 60, "evaluate": 60}
     epoch = 1078 // 64  # 60% of digits' 1,797 images are for training
     path = 90 * 5  # 1% of the maps goes at a time
     assert {quickstart.total_updates(cell) for cell in quickstart.cells} == {(15 + 4 + 2) * epoch + path}
-    made = {kind: sum(s.updates for s in quickstart.stages.values() if s.kind == kind) for kind in ("dense", "path")}
-    assert made == {"dense": 3 * 15 * epoch, "path": 3 * path}  # each path is walked once
+    made = {kind: sum(s.updates for s in quickstart.stages.values() if s.kind == kind) for kind in ("dense", "prune")}
+    assert made == {"dense": 3 * 15 * epoch, "prune": 3 * path}  # each path is walked once
     waits = [path - steps * 5 for steps in (0, 25, 50, 75, 90)]  # 56, 112, 168, 202 of the maps
-    recovered = sum(stage.updates for stage in quickstart.stages.values() if stage.kind == "recover")
+    recovered = sum(stage.updates for stage in quickstart.stages.values() if stage.kind == "finetune")
     assert recovered == 3 * (sum(waits) + 5 * 4 * epoch)
 
 
@@ -60,16 +61,16 @@ def test_every_stage_stands_after_its_inputs_and_cells_are_chains(tmp_path):
         seen.add(name)
     assert len({cell.id for cell in tiny.cells}) == len(tiny.cells) == 4 * 3 * 2 * 2
     for cell in tiny.cells:
-        kinds = ["dense", *(["path"] if cell.ratio else []), "recover", "quantize", "evaluate"]
+        kinds = ["dense", *(["prune"] if cell.ratio else []), "finetune", "quantize", "evaluate"]
         assert list(cell.stages) == kinds
         for before, after in zip(kinds, kinds[1:], strict=False):
             source = tiny.stages[cell.stages[after]].inputs
-            if after == "path" and cell.ratio == 0.5:
+            if after == "prune" and cell.ratio == 0.5:
                 source = tiny.stages[source[0]].inputs  # it is walked on from the snapshot at 0.25
             assert source == (cell.stages[before],)
         assert tiny.total_updates(cell) == N + P + F + Q
         base = tiny.stages[tiny.stages[cell.baseline].inputs[0]]
-        assert base.settings["precision"] == "fp32" and base.settings["seed"] == cell.seed
+        assert base.makes == "fp32" and base.seed == cell.seed
     by_criterion = {(c.criterion, c.ratio, c.precision, c.seed): c for c in tiny.cells}
     for (criterion, ratio, precision, seed), cell in by_criterion.items():
         other = by_criterion["random" if criterion == "taylor" else "taylor", ratio, precision, seed]
@@ -91,16 +92,16 @@ def stage_ids(tmp_path, *overrides) -> dict[str, set[str]]:
         ("data.subset=255", "dense"),
         ("data.augment=shift", "dense"),
         ("model.width=0.75", "dense"),
-        ("prune.criterion=random", "path"),
-        ("prune.updates_between=3", "path"),
-        ("prune.channels_per_step=7", "path"),
-        ("prune.until=0.6", "path"),
-        ("prune.lr=0.01", "path"),
-        ("prune.min_channels=2", "path"),
-        ("prune.round_to=2", "path"),
-        ("prune.ignore=conv1", "path"),
-        ("finetune.lr=0.01", "recover"),
-        ("finetune={updates: 9}", "recover"),
+        ("prune.criterion=random", "prune"),
+        ("prune.updates_between=3", "prune"),
+        ("prune.channels_per_step=7", "prune"),
+        ("prune.until=0.6", "prune"),
+        ("prune.lr=0.01", "prune"),
+        ("prune.min_channels=2", "prune"),
+        ("prune.round_to=2", "prune"),
+        ("prune.ignore=conv1", "prune"),
+        ("finetune.lr=0.01", "finetune"),
+        ("finetune={updates: 9}", "finetune"),
         ("quantize.lr=0.1", "quantize"),
         ("quantize.updates=7", "quantize"),
         ("quantize.first_last_bits=6", "quantize"),
@@ -111,7 +112,7 @@ def test_a_setting_changes_the_stages_from_where_it_acts(tmp_path, setting, firs
     kinds = list(old)
     for kind in kinds[: kinds.index(first_changed)]:
         assert old[kind] == new[kind], kind
-    assert not old[first_changed] & new[first_changed] or first_changed == "path"
+    assert not old[first_changed] & new[first_changed] or first_changed == "prune"
     pruned = [kind for kind in kinds[kinds.index(first_changed) :]]
     for kind in pruned:
         assert old[kind] != new[kind], kind
@@ -125,10 +126,10 @@ def test_other_settings_change_no_stage(tmp_path, setting):
 
 def test_a_raised_code_version_changes_a_stage_and_what_follows(tmp_path, monkeypatch):
     old = stage_ids(tmp_path)
-    monkeypatch.setitem(plan.VERSION, "recover", plan.VERSION["recover"] + 1)
+    monkeypatch.setattr(Finetune, "version", Finetune.version + 1)
     new = stage_ids(tmp_path)
     assert [old[kind] == new[kind] for kind in old] == [True, True, False, False, False]
-    assert not old["recover"] & new["recover"]
+    assert not old["finetune"] & new["finetune"]
 
 
 def test_a_checkpoint_is_named_by_its_content_and_trains_nothing(tmp_path):
@@ -136,7 +137,7 @@ def test_a_checkpoint_is_named_by_its_content_and_trains_nothing(tmp_path):
     ids = []
     for content in (b"one", b"two"):
         file.write_bytes(content)
-        stages.file_hash.cache_clear()
+        work.file_hash.cache_clear()
         tiny = make_plan(tiny_config(tmp_path, f"train.checkpoint={file}"))
         assert sum(stage.updates for stage in tiny.stages.values() if stage.kind == "dense") == 0
         assert {tiny.total_updates(cell) for cell in tiny.cells} == {N + P + F + Q}
@@ -155,7 +156,7 @@ def test_ids_of_cells_differ_where_cells_do(tmp_path):
 
 def test_a_sweep_without_pruning_needs_no_path(tmp_path):
     tiny = make_plan(tiny_config(tmp_path, "prune.ratios=0"))
-    assert kinds_of(tiny) == {"dense": 2, "path": 0, "recover": 2, "quantize": 8, "evaluate": 8}
+    assert kinds_of(tiny) == {"dense": 2, "prune": 0, "finetune": 2, "quantize": 8, "evaluate": 8}
     assert {tiny.total_updates(cell) for cell in tiny.cells} == {N + F + Q}
 
 
@@ -190,13 +191,13 @@ def test_ten_thousand_cells(tmp_path):
     steps = {-(-round(112 * i / 25 + 0.4999999) // 8) for i in range(1, 20)}  # maps, rounded up; steps of 8
     assert kinds_of(large) == {
         "dense": 125,
-        "path": 125 * len(steps),
-        "recover": 125 * (1 + len(steps)),
+        "prune": 125 * len(steps),
+        "finetune": 125 * (1 + len(steps)),
         "quantize": 500 * (1 + len(steps)),
         "evaluate": 500 * (1 + len(steps)),
     }
     assert set(missing_stages(large, Store(tmp_path / "none"), wanted_networks(large, tmp_path))) == set(large.stages)
-    updates = sum(stage.updates for stage in large.stages.values() if stage.kind == "path")
+    updates = sum(stage.updates for stage in large.stages.values() if stage.kind == "prune")
     assert updates == 125 * max(steps) * 2
 
 
@@ -229,8 +230,8 @@ def test_forecast_of_a_new_sweep_by_hand(tmp_path):
     text, table, cells = forecast_of(tiny_config(tmp_path), tmp_path / "results")
     assert "tiny: 16 cells, 0 done" in text
     assert table["dense"] == ["2", "0", "2", str(2 * N)]
-    assert table["path"] == ["2", "0", "2", str(2 * P)]
-    assert table["recover"] == ["4", "0", "4", str(2 * (P + F) + 2 * F)]
+    assert table["prune"] == ["2", "0", "2", str(2 * P)]
+    assert table["finetune"] == ["4", "0", "4", str(2 * (P + F) + 2 * F)]
     assert table["quantize"] == ["16", "0", "16", str(16 * Q)]
     assert table["evaluate"] == ["16", "0", "16", "0"]
     macs, edge = 152_384, 4_608 + 320
@@ -269,17 +270,17 @@ def test_forecast_seconds_follow_the_measured_times(tmp_path):
     """With times that are given: each stage's updates, at the speed of its kind, precision and pruning."""
     config = tiny_config(tmp_path, "seeds=0", "precisions=[fp32,int4]")
     tiny = make_plan(config)
-    real = forecast.measure(config, tiny.stages[tiny.cells[0].stages["dense"]])
+    real = forecast.measure(tiny)
     timing = dataclasses.replace(
         next(iter(real.values())), update=1.0, pruned_update=0.5, scored_update=2.0, image=0.0, images=585,
-        precision_update={"fp32": 1.0, "int4": 3.0}, precision_start={"fp32": 0.0, "int4": 100.0},
+        precision_update={"fp32": 1.0, "w4a4": 3.0}, precision_start={"fp32": 0.0, "w4a4": 100.0},
     )  # fmt: skip
     seconds = forecast.forecast_seconds(tiny, tiny.stages, dict.fromkeys(real, timing))
     cells = {(cell.precision, cell.ratio): cell for cell in tiny.cells}
     assert seconds[cells["fp32", 0.0].stages["dense"]] == pytest.approx(N)
-    assert seconds[cells["fp32", 0.5].stages["path"]] == pytest.approx(2 * P)
-    assert seconds[cells["fp32", 0.0].stages["recover"]] == pytest.approx(P + F)
-    assert seconds[cells["fp32", 0.5].stages["recover"]] == pytest.approx(F / 2)
+    assert seconds[cells["fp32", 0.5].stages["prune"]] == pytest.approx(2 * P)
+    assert seconds[cells["fp32", 0.0].stages["finetune"]] == pytest.approx(P + F)
+    assert seconds[cells["fp32", 0.5].stages["finetune"]] == pytest.approx(F / 2)
     assert seconds[cells["int4", 0.0].stages["quantize"]] == pytest.approx(3 * Q + 100)
     assert seconds[cells["int4", 0.5].stages["quantize"]] == pytest.approx(3 * Q / 2 + 100)
 

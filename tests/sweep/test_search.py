@@ -35,7 +35,7 @@ def made_outcomes(plan, noise: float = 0.002) -> dict:
     for cell in plan.cells:
         bits = PRECISIONS.get(cell.precision).bits[0]
         draw = random.Random(cell.stages["evaluate"]).gauss(0, noise)
-        lost = 0.2 * 2**-bits + 0.05 * cell.ratio**4 + 0.02 * (cell.order == "quantize_first")
+        lost = 0.2 * 2**-bits + 0.05 * cell.ratio**4 + 0.02 * (cell.method == "quantize_first")
         cost = (bits / 32) ** 2 * (1 - cell.ratio) ** 1.6
         outcomes[cell.stages["evaluate"]] = (0.95 - lost + draw, cost)
         outcomes.setdefault(cell.baseline, (0.95, 1.0))
@@ -46,7 +46,7 @@ def points_of(plan, outcomes, cells) -> dict[tuple, tuple[float, float]]:
     """(log2 cost, accuracy) of the points all of whose seeds are among the cells: means over seeds."""
     groups: dict[tuple, list] = {}
     for cell in plan.cells:
-        groups.setdefault((cell.criterion, cell.order, cell.precision, cell.ratio), []).append(cell)
+        groups.setdefault((cell.criterion, cell.method, cell.precision, cell.ratio), []).append(cell)
     return {
         key: (
             np.mean([np.log2(outcomes[cell.stages["evaluate"]][1]) for cell in group]),
@@ -108,7 +108,7 @@ def test_most_of_the_front_for_a_share_of_the_updates(tmp_path, seeds):
         for cells in (asked, {cell.id for cell in plan.cells})
     )
     assert spent < all_ / 2
-    order = {cell.id: cell.order for cell in plan.cells}
+    order = {cell.id: cell.method for cell in plan.cells}
     assert [order[cell] for cell in asked].count("quantize_first") < len(asked) / 3  # which is never better here
 
 

@@ -50,7 +50,7 @@ def test_another_ratio_computes_only_its_own_stages(resumable):
     code, computed, _ = run_inline(tiny_config(resumable, "prune.ratios=[0,0.25,0.5]"), resumable / "results")
     assert code == 0
     # a snapshot and its fine-tuning for each of 2 seeds, then 4 precisions of each
-    assert count_kinds(computed) == {"path": 2, "recover": 2, "quantize": 8, "evaluate": 8}
+    assert count_kinds(computed) == {"prune": 2, "finetune": 2, "quantize": 8, "evaluate": 8}
     assert {folder.name for folder in set((resumable / "results/stages").iterdir()) - stages} == set(computed)
     new = rows_of(resumable)
     assert len(new) == 24 and set(new.status) == {"done"} and set(new.total_updates) == {68}
@@ -67,10 +67,10 @@ def test_a_path_is_the_same_wherever_its_snapshots_are(finished, resumable, tmp_
     assert code == 0
     direct, fresh = rows_of(resumable), rows_of(tmp_path / "fresh")
     assert len(fresh) == 6
-    assert fresh.loc["vgg_tiny-digits-taylor-fp32-r0.25-s0"].stage_path.endswith("-00004")
+    assert fresh.loc["vgg_tiny-digits-taylor-fp32-r0.25-s0"].stage_prune.endswith("-00004")
     same_rows(direct, fresh)
     same_rows(rows_of(finished), fresh)  # run by two workers
-    for column in ("stage_dense", "stage_path", "stage_recover", "stage_quantize"):
+    for column in ("stage_dense", "stage_prune", "stage_finetune", "stage_quantize"):
         for stage in set(fresh[column].dropna()):
             same_tensors(tensors_of(tmp_path / "fresh", stage), tensors_of(resumable, stage))
 
@@ -81,7 +81,7 @@ def test_another_seed_and_another_precision_compute_only_their_own(resumable):
     code, computed, _ = run_inline(config, resumable / "results")
     assert code == 0
     # seed 2: a dense network, a path, two fine-tunings and 2 x 2 cells; seeds 0 and 1: 2 cells of w8a8 each
-    assert count_kinds(computed) == {"dense": 1, "path": 1, "recover": 2, "quantize": 4 + 4, "evaluate": 4 + 4}
+    assert count_kinds(computed) == {"dense": 1, "prune": 1, "finetune": 2, "quantize": 4 + 4, "evaluate": 4 + 4}
     new = rows_of(resumable)
     assert len(new) == 12 and set(new.status) == {"done"}
     same_rows(old, new)
@@ -106,13 +106,13 @@ def test_int4_and_w4a4_are_one_stage_under_two_names(resumable):
 
 def test_what_was_deleted_is_computed_again(resumable):
     old = rows_of(resumable)
-    for stage in {old.stage_path.dropna().iloc[0], old.stage_evaluate.iloc[0]}:
+    for stage in {old.stage_prune.dropna().iloc[0], old.stage_evaluate.iloc[0]}:
         shutil.rmtree(resumable / "results/stages" / stage)
-    deleted = tensors_of(resumable, old.stage_recover.iloc[0])
+    deleted = tensors_of(resumable, old.stage_finetune.iloc[0])
     code, computed, _ = run_inline(tiny_config(resumable), resumable / "results")
-    assert code == 0 and count_kinds(computed) == {"path": 1, "evaluate": 1}
+    assert code == 0 and count_kinds(computed) == {"prune": 1, "evaluate": 1}
     same_rows(old, rows_of(resumable))
-    same_tensors(deleted, tensors_of(resumable, old.stage_recover.iloc[0]))
+    same_tensors(deleted, tensors_of(resumable, old.stage_finetune.iloc[0]))
 
 
 # The end of the path ------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_until_starts_over_where_it_is_asked_for(finished, tmp_path):
     new = make_plan(tiny_config(tmp_path, "prune.until=0.75"))
     for cell in new.cells:
         assert cell.stages["dense"] == old[cell.id].stages["dense"]
-        assert cell.stages["recover"] != old[cell.id].stages["recover"]
+        assert cell.stages["finetune"] != old[cell.id].stages["finetune"]
         assert new.total_updates(cell) == 40 + 11 * 2 + 8 + 6  # 84 maps take 11 steps of 8
 
 
@@ -162,7 +162,7 @@ def test_keep_none(resumable):
     assert code == 0 and computed == [] and networks(resumable) == set()
     store = Store(resumable / "results/stages")
     assert not any(store.has_tensors(stage) for stage in rows.stage_quantize)
-    assert all(store.has_tensors(stage) for stage in rows.stage_recover)  # a precision can still be added
+    assert all(store.has_tensors(stage) for stage in rows.stage_finetune)  # a precision can still be added
     with pytest.raises(UserError, match="keep"):
         qprune.load_network(resumable / "results/tiny", rows.index[0])
     code, computed, _ = run_inline(tiny_config(resumable, "keep=none"), resumable / "results")
@@ -213,7 +213,7 @@ def test_a_damaged_snapshot_that_no_sweep_asks_for_now_is_no_obstacle(tmp_path):
     """A path goes on from the furthest snapshot that is whole."""
     shared = ("seeds=0", "precisions=fp32", "prune.until=0.5")
     assert run_inline(tiny_config(tmp_path, *shared, "prune.ratios=[0,0.25]"), tmp_path / "results")[0] == 0
-    (snapshot,) = (tmp_path / "results/stages").glob("path-*")
+    (snapshot,) = (tmp_path / "results/stages").glob("prune-*")
     file = snapshot / "tensors.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     config = tiny_config(tmp_path, *shared, "prune.ratios=[0,0.5]", "name=other")

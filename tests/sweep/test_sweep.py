@@ -103,10 +103,12 @@ def test_settings_hashes_versions_and_device_come_last(cells):
     assert (row.lr_prune, row.lr_finetune, row.lr_quantize) == pytest.approx((0.02, 0.02, 0.01))
     assert f"torch={torch.__version__.split('+')[0]}" in row.versions and "qprune=" in row.versions
     assert row.device.startswith(("cpu", "cuda")) and row.threads == 1
-    assert cells[cells.pruning_ratio == 0].stage_path.isna().all()
-    assert cells[cells.pruning_ratio == 0.5].stage_path.str.match(r"path-[0-9a-f]{16}-00007$").all()
+    assert cells[cells.pruning_ratio == 0].stage_prune.isna().all()
+    assert cells[cells.pruning_ratio == 0.5].stage_prune.str.match(r"prune-[0-9a-f]{16}-00007$").all()
     assert (
-        cells.stage_dense.nunique() == 2 and cells.stage_recover.nunique() == 4 and cells.stage_evaluate.nunique() == 16
+        cells.stage_dense.nunique() == 2
+        and cells.stage_finetune.nunique() == 4
+        and cells.stage_evaluate.nunique() == 16
     )
 
 
@@ -221,7 +223,8 @@ def test_the_unpruned_cell_trains_through_all_of_p_then_afresh_through_f(finishe
     """Its recovery, written out: Nesterov's SGD, at a constant rate for P updates; a new one, decaying, for F."""
     row = cells[(cells.pruning_ratio == 0) & (cells.seed == 1)].iloc[0]
     store = Store(finished / "results/stages")
-    assert store.meta(row.stage_dense)["updates"] == N and store.meta(row.stage_recover)["updates"] == P + F
+    assert store.meta(row.stage_dense)["updates"] == {"dense": N}
+    assert store.meta(row.stage_finetune)["updates"] == {"prune": P, "finetune": F}
     network = NetworkSpec.from_json(store.meta(row.stage_dense)["network"], (), "").load_fp32(
         store.tensors(row.stage_dense)
     )
@@ -243,7 +246,7 @@ def test_the_unpruned_cell_trains_through_all_of_p_then_afresh_through_f(finishe
             for group in optimizer.param_groups:
                 group["lr"] = rate(update)
             optimizer.step()
-    for name, tensor in store.tensors(row.stage_recover).items():
+    for name, tensor in store.tensors(row.stage_finetune).items():
         assert torch.allclose(network.state_dict()[name], tensor, atol=1e-6), name
 
 

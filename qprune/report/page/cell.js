@@ -186,7 +186,7 @@ function drawCurves(place) {
   if (!curves.length) return undefined;
   const traces = curves.map(({ phase, curve }, order) => {
     const { at, step, loss } = DATA.details.curves.curves[curve];
-    const { name, colour } = PHASES[phase];
+    const { name, colour } = PHASES[phase] ?? { name: phase, colour: "#CC79A7" };
     return {
       type: "scatter",
       mode: loss.length > 1 ? "lines" : "markers",

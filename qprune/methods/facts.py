@@ -1,0 +1,84 @@
+"""What a model on a data set has to be asked for before its stages can be named: how many maps and images it has."""
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from qprune.cost import count_cost
+from qprune.data import load_data
+from qprune.pruning.gated import GatedNetwork
+from qprune.pruning.groups import ChannelGroups
+from qprune.pruning.path import check_reachable
+from qprune.registry.choice import Choice
+from qprune.registry.errors import UserError
+from qprune.registry.user_code import is_user_code, refusing_failures
+from qprune.settings.config import SweepConfig, place_of
+from qprune.stages.saved import NetworkSpec
+from qprune.stages.work import dense_spec
+
+MAX_NETWORKS = 100  # networks on data sets of one sweep; each is built once to be planned
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model on a data set has to be asked for. spec: the dense network; images: for training."""
+
+    spec: NetworkSpec
+    groups: ChannelGroups | None  # None: nothing is pruned
+    images: int
+
+    @property
+    def maps(self) -> int:
+        return self.groups.total if self.groups else 0
+
+    @cached_property
+    def dense_macs(self) -> int:
+        """MACs of the dense network."""
+        return count_cost(self.spec.build(), self.spec.image_shape).macs
+
+
+@lru_cache(maxsize=MAX_NETWORKS)
+def gather_facts(model: Choice, data: Choice, linear: bool, ignore: tuple[str, ...], prunes: bool) -> Facts:
+    """Build the dense network once to find its maps.
+
+    Raises UserError where it can't be pruned as asked.
+    """
+    dataset = load_data(data.settings)
+    spec = dense_spec(model, dataset)
+    groups = GatedNetwork(spec.build(), spec.image_shape, linear, ignore).groups if prunes else None
+    return Facts(spec, groups, len(dataset.train.labels))
+
+
+def facts_of(config: SweepConfig, model: Choice, data: Choice) -> Facts:
+    """The facts of one model and data set of a sweep. Raises UserError, with the place in the file, for a data set that
+    can't be read, a model that can't take it or can't be pruned, and a path that can't be walked to its end."""
+    prune = config.prune
+    with blame(config, "data", config.data.index(data)), _guard("data", data):
+        _check_readable(data)
+    with blame(config, "model", config.model.index(model)), _guard("model", model):
+        facts = gather_facts(model, data, prune.linear, prune.ignore, prune.until > 0)
+    if facts.groups:
+        largest = prune.ratios.index(max(prune.ratios))
+        key = ("until",) if prune.until > max(prune.ratios) else ("ratios", largest)
+        with blame(config, "prune", *key):
+            check_reachable(facts.groups, prune.until, prune.min_channels, prune.round_to)
+    return facts
+
+
+@lru_cache(maxsize=MAX_NETWORKS)
+def _check_readable(data: Choice) -> None:
+    load_data(data.settings)
+
+
+def _guard(what: str, choice: Choice):
+    """Around what runs the user's own code, if it is that."""
+    return refusing_failures(what, choice.name) if is_user_code(choice.name) else nullcontext()
+
+
+@contextmanager
+def blame(config: SweepConfig, *path: str | int):
+    """Puts the place of a key before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place_of(config, *path)}: {' '.join(str(error).split())}") from error

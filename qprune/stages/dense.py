@@ -1,0 +1,49 @@
+"""Dense training: the unpruned network's N updates from its first weights, or a checkpoint that has had them."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from qprune.networks import load_checkpoint
+from qprune.pruning.shrink import layer_widths
+from qprune.registry.choice import Choice
+from qprune.registry.identity import added_later
+from qprune.stages.base import Phase, Result, TrainingStage, stage_input
+from qprune.stages.work import Work, evaluations, initial_network, recipe_of
+from qprune.training import cosine, seed_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(TrainingStage):
+    """`budget` updates, the learning rate decaying from lr to its end. pretrained: the dense stage of the same model on
+    another data set, whose weights it begins with; checkpoint: a file whose network has had the updates."""
+
+    kind = "dense"
+    version = 1
+    evaluates = True
+
+    model: Choice
+    model_fingerprint: str
+    budget: int
+    lr: float
+    checkpoint: str | None = added_later(None)
+    checkpoint_sha256: str | None = added_later(None)
+    pretrained: str | None = stage_input(default=None)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("dense", self.budget, elsewhere=self.checkpoint is not None),)
+
+    def compute(self, work: Work) -> Result:
+        data = work.data(self)
+        spec, network = initial_network(self.model, data, self.seed, self.pretrained, work)
+        report = {}
+        if self.checkpoint:
+            load_checkpoint(network, self.checkpoint)
+            report = {"updates": {"dense": self.budget}, "curves": {"dense": []}}  # trained elsewhere
+        else:
+            updates, rate = range(self.budget), cosine(self.lr, self.budget)
+            seed, recipe = seed_of(self.seed, "dense"), recipe_of(self, data)
+            work.partial.train("dense", network, data.train, recipe, updates, rate, seed)
+        spec = dataclasses.replace(spec, widths=layer_widths(network))
+        report |= {"network": spec.to_json(), **evaluations(network, data)}
+        return report, network.state_dict()

@@ -1,0 +1,28 @@
+"""The dense network, with gates, at the cell's precision: what a path under fake quantisation begins with."""
+
+from dataclasses import dataclass
+
+from qprune.pruning.quantized import QuantizedGatedNetwork
+from qprune.stages.base import Cut, Result
+from qprune.stages.quantize import QuantizingStage
+from qprune.stages.work import Work, calibration_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeDense(QuantizingStage):
+    """Scales from a calibration batch, then Q updates. cut: as the path's, for gates stay where they are."""
+
+    kind = "quantize_dense"
+    version = 1
+
+    cut: Cut
+
+    def compute(self, work: Work) -> Result:
+        data, (spec, network) = work.data(self), work.load_fp32(self.source)
+        images = calibration_images(data, self.seed)
+        gated = QuantizedGatedNetwork(
+            network, spec.image_shape, self.number_format.get(), images, self.cut.linear, self.cut.ignore
+        )
+        gated.network.to(work.device)
+        self._train(gated.network, data, work)
+        return {"network": spec.to_json()}, gated.network.state_dict()
