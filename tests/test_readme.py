@@ -10,6 +10,7 @@ import qprune
 from qprune.data import load_data
 
 README = Path(__file__).parent.parent / "README.md"
+PACKAGE = Path(qprune.__file__).parent
 
 
 def test_library_snippet_runs():
@@ -25,3 +26,16 @@ def test_library_snippet_runs():
     assert names["int4"](data.test.images[:3].float() / 255).shape == (3, 10)
     assert {name: len(scores) for name, scores in names["scores"].items()} == {"0": 8, "2": 8}
     assert isinstance(model[0], nn.Conv2d) and model[0].out_channels == 8  # the user's model is unchanged
+
+
+def test_the_map_names_what_is_there():
+    """qprune/README.md: every room, and every file, test and name that it leads to."""
+    text = (PACKAGE / "README.md").read_text()
+    rooms = re.findall(r"^\| `([a-z]+)(?:/|\.py)` \|", text, re.M)
+    there = [path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()]
+    assert sorted(rooms) == sorted(set(there) - {"__init__", "__pycache__"})
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
+        assert (PACKAGE.parent / file).is_file(), file
+        assert not name or f"def {name}(" in (PACKAGE.parent / file).read_text(), name
+    for registry, file in re.findall(r"`([A-Z_]+)`, `([\w/]+\.py)`", text):
+        assert f"\n{registry} = " in (PACKAGE / file).read_text(), registry

@@ -23,7 +23,7 @@ from qprune.data.base import Dataset, Split, channel_statistics, first_of_train
 from qprune.data.options import COMMON, FILES, ROOT, SIZE, DataEntry
 from qprune.registry import Registry
 from qprune.registry.errors import UserError
-from qprune.registry.options import fill, split_name
+from qprune.registry.options import fill, identity_of, split_name
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
 __all__ = ["DATA_SETS", "Dataset", "Split", "augment", "check_data", "data_fingerprint", "load_data"]
@@ -68,7 +68,7 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
     if name in DATA_SETS:
         entry = DATA_SETS.get(name)
         version, content = entry.version, entry.load().fingerprint(options)
-        options = {key: value for key, value in options.items() if entry.options[key].identity}
+        options = identity_of(options, entry.options)
     else:
         version, content = _USERS, source_hash("data", name)
     text = json.dumps([version, {**resolved, "options": options}, content], sort_keys=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from qprune.registry import Entry, Registry, nearest
 from qprune.registry.errors import UserError
-from qprune.registry.options import Option, as_float, fill, is_number, is_whole, split_name
+from qprune.registry.options import Option, as_float, fill, identity_of, is_number, is_whole, split_name
 from qprune.registry.show import show
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
@@ -88,7 +88,8 @@ def model_fingerprint(settings: Mapping[str, Any]) -> str:
     own network, the source of a user's, the content of a weights file."""
     name, options = _resolve(settings)
     if name in MODELS:
-        identity = [name, options, MODELS.get(name).version]
+        entry = MODELS.get(name)
+        identity = [name, identity_of(options, entry.options), entry.version]
     elif name.startswith(_DOOR):
         from qprune.networks import torchvision_door
         from qprune.networks.weights import file_hash

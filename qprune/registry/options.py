@@ -8,6 +8,8 @@ from typing import Any
 from qprune.registry.errors import UserError
 from qprune.registry.show import nearest, show
 
+ABSENT = object()
+
 
 @dataclass(frozen=True)
 class Option:
@@ -15,6 +17,7 @@ class Option:
 
     convert: a valid value -> the one form in which it is kept; raises ValueError, saying why, where there is none
     identity: whether another value means another result (where files lie doesn't)
+    before: of an option that came later, the value that the code had before; at it, it is absent from the identity
     """
 
     default: Any
@@ -22,6 +25,12 @@ class Option:
     allowed: str = "any value"
     convert: Callable[[Any], Any] = lambda value: value
     identity: bool = True
+    before: Any = ABSENT
+
+
+def identity_of(filled: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
+    """Of options with their values, those that name a result."""
+    return {name: value for name, value in filled.items() if options[name].identity and value != options[name].before}
 
 
 def is_number(value: Any) -> bool:

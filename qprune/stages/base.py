@@ -140,9 +140,10 @@ class Stage(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DataStage(Stage):
-    """A stage that reads a data set, with a seed of its own."""
+    """A stage that reads a data set, with a seed of its own. It is named by the data's fingerprint: of options and content,
+    not of where the files lie."""
 
-    data: Choice
+    data: Choice = aside()
     data_fingerprint: str
     seed: int
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from qprune.networks import load_checkpoint
 from qprune.pruning.shrink import layer_widths
 from qprune.registry.choice import Choice
-from qprune.registry.identity import added_later
+from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Phase, Result, TrainingStage, stage_input
 from qprune.stages.work import Work, evaluations, initial_network, recipe_of
 from qprune.training import cosine, seed_of
@@ -21,7 +21,7 @@ class Dense(TrainingStage):
     version = 1
     evaluates = True
 
-    model: Choice
+    model: Choice = aside()  # the fingerprint names it
     model_fingerprint: str
     budget: int
     lr: float

@@ -14,6 +14,7 @@ from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import PathSchedule, walk
 from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
+from qprune.registry.identity import aside
 from qprune.stages.base import Cut, Phase, Result, TrainingStage, stage_input
 from qprune.stages.work import Work, initial_network, recipe_of
 from qprune.training import cosine, evaluate, seed_of, train
@@ -31,7 +32,7 @@ class Fold(TrainingStage):
     networks_kept = 0
 
     fold: int
-    model: Choice
+    model: Choice = aside()
     model_fingerprint: str
     budget: int
     lr: float

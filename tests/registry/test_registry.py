@@ -7,7 +7,7 @@ import pytest
 
 from qprune.registry import Entry, Registry
 from qprune.registry.errors import UserError
-from qprune.registry.options import Option, as_float, fill, is_number, is_whole, one_of, split_name, switch
+from qprune.registry.options import Option, as_float, fill, identity_of, is_number, is_whole, one_of, split_name, switch
 
 
 def test_entries_are_looked_up_by_name_and_imported_on_first_use():
@@ -103,3 +103,9 @@ def test_settings_are_a_name_and_options():
     for bad in ({}, {"name": ["a"]}):
         with pytest.raises(UserError, match="thing: the settings {.*} need a name, as in {name: a}"):
             split_name("thing", bad, "a")
+
+
+def test_an_option_that_came_later_is_no_part_of_the_name_at_the_value_of_before():
+    options = {"width": Option(1.0), "root": Option(None, identity=False), "depth": Option(3, before=2)}
+    assert identity_of({"width": 1.0, "root": "a", "depth": 2}, options) == {"width": 1.0}
+    assert identity_of({"width": 1.0, "root": "a", "depth": 3}, options) == {"width": 1.0, "depth": 3}

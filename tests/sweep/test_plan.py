@@ -310,3 +310,21 @@ def test_a_folder_of_images_is_called_by_its_name(tmp_path):
     data = ", ".join(f"{{name: imagefolder, root: {root}, image_size: 8}}" for root in roots)
     plan = make_plan(tiny_config(tmp_path, f"data=[{data}]", "seeds=0", "precisions=fp32", "prune.ratios=0"))
     assert [cell.data for cell in plan.cells] == ["flowers", "birds_200"]
+
+
+def test_a_folder_that_moves_takes_its_finished_work_along(tmp_path):
+    """Stages are named by what the pictures are, not by where they lie."""
+    from PIL import Image
+
+    ids = []
+    for root in (tmp_path / "here", tmp_path / "there"):
+        for label in ("a", "b"):
+            (root / label).mkdir(parents=True)
+            for number in range(20):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(root / label / f"{number}.png")
+        data = f"data={{name: imagefolder, root: {root}, image_size: 8}}"
+        ids.append(list(make_plan(tiny_config(tmp_path, data, "seeds=0", "precisions=fp32")).stages))
+    assert ids[0] == ids[1]
+    Image.new("RGB", (8, 8), (0, 99, 0)).save(root / "a" / "0.png")
+    work.data_fingerprint_of.cache_clear()  # as in another process
+    assert set(make_plan(tiny_config(tmp_path, data, "seeds=0", "precisions=fp32")).stages).isdisjoint(ids[0])
