@@ -108,7 +108,8 @@ def _shuffled(count: int, seed: int) -> Tensor:
 
 def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
     """A fresh optimizer; weight decay acts on weights of convolutions and linear layers, not on biases, BN or scales."""
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             is_weight = parameter.dim() > 1 and name.rpartition(".")[2] == "weight"

@@ -47,9 +47,9 @@ def is_kind(kind: object) -> bool:
 
 def parse_kind(kind: str) -> tuple[str, int | None]:
     """ "crop4" -> ("crop", 4), "flip" -> ("flip", None); UserError for an unknown kind."""
-    if not is_kind(kind):
+    match = _KIND.fullmatch(kind) if isinstance(kind, str) else None
+    if match is None:
         raise UserError(f"augment: {show(kind)} is no augmentation; it must be {KINDS}")
-    match = _KIND.fullmatch(kind)
     return match[1] or match[2], int(match[3]) if match[3] else None
 
 

@@ -117,7 +117,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
     A channel that is constant over the whole set has the deviation 1, for it is divided by.
     """
-    total, squares = 0.0, 0.0
+    import torch
+
+    total, squares = torch.zeros(2, images.shape[1], dtype=torch.float64, device=images.device)  # [c] each
     for chunk in images.split(2048):
         pixels = chunk.double() / 255
         total = total + pixels.sum((0, 2, 3))

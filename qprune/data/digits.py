@@ -24,7 +24,7 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     worker process; a scikit-learn that keeps it elsewhere is asked itself.
     """
     spec = importlib.util.find_spec("sklearn")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise UserError("data digits: scikit-learn, which holds the images, isn't installed: pip install scikit-learn.")
     table = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     if table.is_file():

@@ -93,7 +93,8 @@ def load(options: dict) -> Parts:
                 f"Remove {folder} and set download: true, or unpack the official archive again."
             )
         splits.append(make_split(decode_pictures(files, options["image_size"]), labels[numbers - 1] - 1))
-    return Parts(*splits, tuple(Flowers102.classes))
+    train, val, test = splits
+    return Parts(train, val, test, tuple(Flowers102.classes))
 
 
 def fingerprint(options: dict) -> str:

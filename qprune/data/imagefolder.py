@@ -47,7 +47,9 @@ def _folders(folder: Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """(folder, its files) of all folders below, through links too, but into none a second time on one way down."""
-    ways = {str(folder): frozenset()}  # folder -> (device, inode) of all folders above it
+    ways: dict[str, frozenset[tuple[int, int]]] = {
+        str(folder): frozenset()
+    }  # folder -> (device, inode) of all folders above it
     for count, (where, folders, files) in enumerate(os.walk(folder, followlinks=True)):
         if count == MAX_FOLDERS:
             raise UserError(f"data imagefolder: {folder} holds more than {MAX_FOLDERS:,} folders; is it the right one?")

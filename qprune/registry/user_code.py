@@ -95,7 +95,7 @@ def source_hash(what: str, name: str) -> str:
     a change elsewhere.
     """
     function = load_function(what, name)
-    modules = {name.split(":")[0], getattr(function, "__module__", None)}
+    modules = {name.split(":")[0], getattr(function, "__module__", "")}
     files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file):  # modules that are built into Python have none

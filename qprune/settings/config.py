@@ -30,6 +30,7 @@ from qprune.registry.user_code import is_user_code
 from qprune.settings.methods import METHODS
 from qprune.settings.problems import list_problems
 from qprune.settings.types import (
+    DERIVED,
     Axis,
     Bits,
     ChannelsPerStep,
@@ -38,12 +39,14 @@ from qprune.settings.types import (
     CountOrZero,
     CriterionChoice,
     DataChoice,
+    Derived,
     Flag,
     FolderName,
     LearningRate,
     MethodName,
     ModelChoice,
     Momentum,
+    OneOfItsWords,
     PrecisionName,
     Ratio,
     Seed,
@@ -52,7 +55,6 @@ from qprune.settings.types import (
     WeightDecay,
     as_tuple,
     distinct,
-    one_of,
     problem,
 )
 from qprune.settings.yaml_source import override, parse, read_text
@@ -60,18 +62,14 @@ from qprune.settings.yaml_source import override, parse, read_text
 TEMPLATE = Path(__file__).with_name("template.yaml")
 
 
-def _words(*names: str):
-    """One of these words."""
-    return Annotated[Literal[names], one_of("value", list(names))]
-
-
-Optimizer = _words("sgd", "adamw")
-Schedule = _words("iterative", "one_shot")
-Normalization = _words("l2", "none")
-Method = _words("qat", "ptq")
-Keep = _words("all", "front", "none")
-Strategy = _words("grid", "front")
-Math = _words("fp32", "tf32", "bf16")
+_WORDS = OneOfItsWords()
+Optimizer = Annotated[Literal["sgd", "adamw"], _WORDS]
+Schedule = Annotated[Literal["iterative", "one_shot"], _WORDS]
+Normalization = Annotated[Literal["l2", "none"], _WORDS]
+Method = Annotated[Literal["qat", "ptq"], _WORDS]
+Keep = Annotated[Literal["all", "front", "none"], _WORDS]
+Strategy = Annotated[Literal["grid", "front"], _WORDS]
+Math = Annotated[Literal["fp32", "tf32", "bf16"], _WORDS]
 
 
 class _Settings(BaseModel):
@@ -89,6 +87,9 @@ class _Budget(_Settings):
 
     default_epochs: ClassVar[int]
 
+    epochs: CountOrZero | None = None
+    updates: CountOrZero | None = None
+
     def _settle_budget(self) -> None:
         if self.epochs is not None and self.updates is not None:
             both = f"epochs ({self.epochs}) and updates ({self.updates})"
@@ -105,7 +106,7 @@ class Train(_Budget):
     epochs: Count | None = None
     updates: Count | None = None
     batch_size: Count = 64
-    lr: LearningRate | None = None  # None: 0.05 for sgd; adamw must be given one
+    lr: Derived[LearningRate] = DERIVED  # 0.05 for sgd; adamw must be given one
     momentum: Momentum | None = None  # None: 0.9 for sgd; adamw has none
     weight_decay: WeightDecay = 5e-4
     optimizer: Optimizer = "sgd"
@@ -142,8 +143,8 @@ class Pretrain(_Settings):
 
     data: DataChoice
     updates: Count
-    batch_size: Count | None = None  # None: train.batch_size
-    lr: LearningRate | None = None  # None: train.lr; decays to its end
+    batch_size: Derived[Count] = DERIVED  # train.batch_size
+    lr: Derived[LearningRate] = DERIVED  # train.lr; decays to its end
     seed: Seed = 0
 
 
@@ -156,8 +157,8 @@ class Prune(_Settings):
     updates_between: Count = 5
     schedule: Schedule = "iterative"  # one_shot: all maps at once, after updates_between updates
     normalize: Normalization = "l2"  # of each layer's scores, before layers are ranked together
-    until: Ratio | None = None  # None: the largest of ratios
-    lr: LearningRate | None = None  # None: train.lr / 5; constant along the path
+    until: Derived[Ratio] = DERIVED  # the largest of ratios
+    lr: Derived[LearningRate] = DERIVED  # train.lr / 5; constant along the path
     linear: Flag = False  # also hidden units of linear layers
     min_channels: Count = 1  # per layer
     round_to: Count = 1  # a layer's maps are kept to multiples of this
@@ -178,9 +179,7 @@ class Finetune(_Budget):
 
     default_epochs = 4
 
-    epochs: CountOrZero | None = None
-    updates: CountOrZero | None = None
-    lr: LearningRate | None = None  # None: train.lr / 5
+    lr: Derived[LearningRate] = DERIVED  # train.lr / 5
 
     @model_validator(mode="after")
     def _settle(self):
@@ -193,9 +192,7 @@ class Quantize(_Budget):
 
     default_epochs = 2
 
-    epochs: CountOrZero | None = None
-    updates: CountOrZero | None = None
-    lr: LearningRate | None = None  # None: train.lr / 10
+    lr: Derived[LearningRate] = DERIVED  # train.lr / 10
     distill: Flag = False  # the dense FP32 network of the same seed teaches these updates, in all precisions
     method: Method = "qat"  # ptq: the Q updates are made in FP32, then scales from calibration images
     first_last_bits: Bits | None = 8  # None: as the layers between

@@ -1,9 +1,10 @@
 """What pydantic found wrong with a sweep file -> one message with a line per problem, in the order of the file."""
 
 import difflib
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from qprune.registry import nearest
 from qprune.registry.show import show, show_key
@@ -34,18 +35,18 @@ def _dotted(path: KeyPath) -> str:
     return f"{text}: " if text else ""
 
 
-def _text(item: dict[str, Any], path: KeyPath, root: type[BaseModel]) -> str:
+def _text(item: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
     if item["type"] == "qprune":
         return item["ctx"]["text"]
     if item["type"] == "extra_forbidden":
         return _unknown_key(path, root)
     if item["type"] == "missing":
-        fields = _models(root)[path[0]].model_fields if len(path) > 1 else root.model_fields
+        fields = _models(root)[str(path[0])].model_fields if len(path) > 1 else root.model_fields
         needed = [name for name, field in fields.items() if field.is_required()]
         return f"key {path[-1]!r} is missing; every {path[0] if len(path) > 1 else 'sweep'} needs {', '.join(needed)}"
     if item["type"] == "model_type":
         empty = "; leave the section out for its defaults" if item["input"] is None else ""
-        return f"{show(item['input'])} is not a section with keys ({', '.join(_sections(root)[path[0]])}){empty}"
+        return f"{show(item['input'])} is not a section with keys ({', '.join(_sections(root)[str(path[0])])}){empty}"
     return f"{show(item['input'])}: {item['msg']}"
 
 

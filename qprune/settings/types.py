@@ -3,10 +3,17 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    PlainValidator,
+    WrapValidator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from qprune.registry import nearest
 from qprune.registry.choice import Choice
@@ -47,6 +54,13 @@ def one_of(kind: str, names: list[str]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+class OneOfItsWords:
+    """Of a Literal: refuses other words in the words of a sweep file's problems."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return one_of("value", list(get_args(source))).__get_pydantic_core_schema__(source, handler)
+
+
 def as_tuple(value: Any) -> tuple:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
@@ -74,6 +88,10 @@ Item = TypeVar("Item")
 Axis = Annotated[
     tuple[Item, ...], BeforeValidator(as_tuple), AfterValidator(_not_empty), AfterValidator(distinct)
 ]  # one value or a list of different ones
+Derived = Annotated[
+    Item, WrapValidator(lambda value, check: None if value is None else check(value))
+]  # may be left out or null, and is filled in from other settings before anyone sees it
+DERIVED: Any = None  # the default of such a setting
 
 Count = Annotated[int, _whole(1)]
 CountOrZero = Annotated[int, _whole(0)]
@@ -133,7 +151,10 @@ class ChannelsPerStep:
 
     def channels(self, total: int) -> float:
         """Maps to remove per step, on average, when the dense network has total prunable maps; at least 1."""
-        return float(self.count) if self.count is not None else max(1.0, self.percent / 100 * total)
+        if self.count is not None:
+            return float(self.count)
+        assert self.percent is not None
+        return max(1.0, self.percent / 100 * total)
 
     def __str__(self) -> str:
         return str(self.count) if self.count is not None else f"{self.percent!r}%".replace(".0%", "%")

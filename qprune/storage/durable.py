@@ -30,7 +30,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno, "see to the disk")
+        remedy = REMEDIES.get(error.errno or 0, "see to the disk")
         raise StorageError(
             f"{path} can't be written: {error.strerror}; {remedy}. "
             "What is finished is kept: the same command goes on from there"
