@@ -18,12 +18,12 @@ from torch import fx, nn
 from torch.ao.nn import quantized as nnq
 from torch.ao.nn.intrinsic.qat.modules.conv_fused import _ConvBnNd
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
-from torch.ao.quantization import FakeQuantizeBase
+from torch.ao.quantization import FakeQuantize
 from torch.fx.node import _get_qualified_name
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
-from qprune.networks.graph import Leaf, module_of, operation_of, trace
+from qprune.networks.graph import Leaf, layer_of, module_of, operation_of, trace
 from qprune.networks.operations import UNKNOWN, Operation
 from qprune.registry.errors import UserError
 
@@ -180,24 +180,25 @@ class _Run(fx.Interpreter):
 
     def _module_cost(self, node: fx.Node, module: nn.Module, operation: Operation) -> LayerCost:
         source = node.all_input_nodes[0]
-        weight = module.weight() if callable(module.weight) else module.weight  # torch.ao's integer modules: a method
         bits = (weight_width(module), input_width(module, self.widths[source]))
-        if operation.macs == "linear":
+        assert isinstance(module, (nn.Linear, _ConvNd, nnq.Linear, IntConv))
+        weight = module._weight_bias()[0] if isinstance(module, (nnq.Linear, IntConv)) else module.weight
+        if isinstance(module, (nn.Linear, nnq.Linear)):
             channels = (module.in_features, module.out_features)
             macs = math.prod(self.shapes[node]) * module.in_features
-            return LayerCost(node.target, "Linear", macs, *bits, weight.numel(), *channels)
+            return LayerCost(layer_of(node), "Linear", macs, *bits, weight.numel(), *channels)
         kernel, channels = tuple(module.kernel_size), (module.in_channels, module.out_channels)
         transposed = isinstance(module, _ConvTransposeNd)
         places, fan = (source, channels[1]) if transposed else (node, channels[0])  # [1, c, h, w] each
         macs = math.prod(self.shapes[places]) * (fan // module.groups) * math.prod(kernel)
         kind = f"Conv{'Transpose' if transposed else ''}{len(kernel)}d"
-        return LayerCost(node.target, kind, macs, *bits, weight.numel(), *channels, kernel, module.groups)
+        return LayerCost(layer_of(node), kind, macs, *bits, weight.numel(), *channels, kernel, module.groups)
 
     def _function_cost(self, node: fx.Node, operation: Operation) -> tuple[str, LayerCost]:
         inputs, weight = (_given(node, *operand) for operand in operation.operands)
         bits = (self.widths[weight], self.widths[inputs])
         elements = math.prod(self.shapes[weight]) if weight.op == "get_attr" else 0
-        place = weight.target if weight.op == "get_attr" else node.name
+        place = layer_of(weight) if weight.op == "get_attr" else node.name
         out = self.shapes[node]
         if operation.macs == "convolution":
             shape, c_in = self.shapes[weight], self.shapes[inputs][1]  # [c_out, c_in / groups, *kernel]
@@ -211,16 +212,18 @@ class _Run(fx.Interpreter):
     def _registered_cost(self, node: fx.Node, macs: int) -> LayerCost:
         """Of a registered operation; a module's own parameters are float."""
         arriving, *others = (self.widths[source] for source in node.all_input_nodes)
-        name, out = node.target if node.op == "call_module" else node.name, self.shapes[node]
+        name, out = layer_of(node) if node.op == "call_module" else node.name, self.shapes[node]
         bits = (others[0] if others else FLOAT_BITS, arriving)
         return LayerCost(name, _called(node), macs, *bits, 0, max(1, macs // math.prod(out)), math.prod(out[1:2]))
 
 
 def _given(node: fx.Node, place: int, names: str) -> fx.Node:
     """An argument that is given by its place or by one of the names."""
-    return (
+    given = (
         node.args[place] if place < len(node.args) else next(node.kwargs[n] for n in names.split() if n in node.kwargs)
     )
+    assert isinstance(given, fx.Node)
+    return given
 
 
 def _run(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> _Run:
@@ -238,7 +241,7 @@ def _run(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> _Run:
 def _called(node: fx.Node) -> str:
     """The class of a node's module, or the name of its function or method."""
     module = module_of(node)
-    return type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
 
 
 def _unknown(node: fx.Node) -> str:
@@ -246,7 +249,9 @@ def _unknown(node: fx.Node) -> str:
         what, form = f"layer {node.target!r}", torch.typename(module_of(node))
     else:
         what = f"operation {node.name!r}"
-        form = f'"{node.target}"' if node.op == "call_method" else _get_qualified_name(node.target).removeprefix("_")
+        form = (
+            f'"{node.target}"' if isinstance(node.target, str) else _get_qualified_name(node.target).removeprefix("_")
+        )
     return (
         f"the cost of {what} ({_called(node)}) isn't known, and nothing unknown is counted as 0. Build it from Conv2d, "
         "Linear or matmul, or say what it costs in the module that defines the network: "
@@ -261,7 +266,7 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
     for place, module in network.named_modules():
         if any(place.startswith(prefix) for prefix in inside):
             continue
-        if isinstance(module, FakeQuantizeBase):
+        if isinstance(module, FakeQuantize):
             float_bytes += 5 * module.scale.numel()
             inside.append(place)
             continue
@@ -274,7 +279,7 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
             float_bytes += 0 if module.bias is not None else 4 * module.out_channels
             inside.append(f"{place}.bn")
         if isinstance(module, (IntConv, nnq.Linear)):
-            bias, weight = module.bias(), module.weight()
+            weight, bias = module._weight_bias()
             params += weight.numel() + (0 if bias is None else bias.numel())
             float_bytes += (0 if bias is None else 4 * bias.numel()) + 5 * weight.shape[0] + 5
             continue

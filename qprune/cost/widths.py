@@ -5,14 +5,15 @@ and gates, which keep values or give 0), and 32 otherwise. A quantiser's width i
 """
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from torch.ao.nn.quantized import Linear as IntLinear
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
-from torch.ao.quantization import FakeQuantizeBase
+from torch.ao.quantization import FakeQuantize
 
-from qprune.networks.graph import Leaf, module_of, operation_of
+from qprune.networks.graph import Leaf, module_of, network_of, operation_of
 from qprune.networks.operations import is_brevitas
 
 FLOAT_BITS = 32
@@ -25,14 +26,23 @@ def width_of_range(quant_min: int, quant_max: int) -> float:
     return levels.bit_length() - 1 if levels & (levels - 1) == 0 else math.log2(levels)
 
 
+class Proxy(Protocol):
+    """A Brevitas quantiser."""
+
+    is_quant_enabled: bool
+    is_narrow_range: bool
+
+    def bit_width(self) -> Tensor: ...
+
+
 def ask_for_widths(network: nn.Module) -> None:
     """Makes Brevitas quantisers hand on their widths, where precision/brevitas_qat turned that off."""
     for module in network.modules():
-        if hasattr(module, "skip_create_quant_tensor"):
+        if is_brevitas(module) and hasattr(module, "skip_create_quant_tensor"):
             module.skip_create_quant_tensor = False
 
 
-def proxy_bits(proxy: nn.Module | None) -> float | None:
+def proxy_bits(proxy: Proxy | None) -> float | None:
     """Width of a Brevitas quantiser (a proxy); None where there is none or it is off."""
     if proxy is None or not proxy.is_quant_enabled:
         return None
@@ -40,7 +50,7 @@ def proxy_bits(proxy: nn.Module | None) -> float | None:
     return width_of_range(1 if proxy.is_narrow_range else 0, 2**bits - 1)
 
 
-def fake_quantize_bits(fake: FakeQuantizeBase) -> float:
+def fake_quantize_bits(fake: FakeQuantize) -> float:
     """Width of a torch.ao fake quantiser, whatever its dtype; 32 where it is off."""
     if not int(fake.fake_quant_enabled[0]):
         return FLOAT_BITS
@@ -50,8 +60,8 @@ def fake_quantize_bits(fake: FakeQuantizeBase) -> float:
 def weight_width(layer: nn.Module) -> float:
     """Width of a convolution's or linear layer's weights, by whatever quantises them."""
     if isinstance(layer, (IntConv, IntLinear)):
-        return torch.iinfo(layer.weight().dtype).bits
-    if isinstance(fake := getattr(layer, "weight_fake_quant", None), FakeQuantizeBase):
+        return torch.iinfo(layer._weight_bias()[0].dtype).bits
+    if isinstance(fake := getattr(layer, "weight_fake_quant", None), FakeQuantize):
         return fake_quantize_bits(fake)
     if is_brevitas(layer):
         return proxy_bits(layer.weight_quant) or FLOAT_BITS
@@ -71,11 +81,11 @@ def tensor_width(node: fx.Node, result: object, widths: dict[fx.Node, float]) ->
     """
     module = module_of(node)
     if isinstance(result, Tensor) and result.is_quantized:
-        used = node.graph.owning_module.meta.get("activation_range")  # from precision/torch_ao
+        used = network_of(node).meta.get("activation_range")  # from precision/torch_ao
         return width_of_range(*used) if used else torch.iinfo(result.dtype).bits
     if isinstance(module, Leaf) and module.bits is not None:
         return module.bits
-    if isinstance(module, FakeQuantizeBase):
+    if isinstance(module, FakeQuantize):
         return fake_quantize_bits(module)
     if is_brevitas(module):
         return proxy_bits(getattr(module, "act_quant", getattr(module, "output_quant", None))) or FLOAT_BITS

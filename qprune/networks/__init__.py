@@ -70,13 +70,14 @@ def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int,
     Raises UserError for bad settings, and where the network can't map such images to num_classes logits.
     """
     name, options = _resolve(settings)
-    shapes = dict(zip(_SHAPES, (in_channels, num_classes, image_size), strict=True))
+    arguments = (in_channels, num_classes, image_size)
+    shapes = dict(zip(_SHAPES, arguments, strict=True))
     if name in MODELS:
         return _build_own(name, shapes, options)
     if name.startswith(_DOOR):
         from qprune.networks import torchvision_door
 
-        model = torchvision_door.build(name.removeprefix(_DOOR), **shapes, **options)
+        model = torchvision_door.build(name.removeprefix(_DOOR), *arguments, **options)
     else:
         model = _call_user(name, options, shapes)
     _check_output(name, model, **shapes)

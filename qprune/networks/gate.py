@@ -16,6 +16,9 @@ class Gate(Leaf):
     With all masks 1 and no watcher it costs nothing.
     """
 
+    index: Tensor
+    mask: Tensor
+
     def __init__(self, index: Tensor):
         super().__init__()
         self.register_buffer("index", index, persistent=False)

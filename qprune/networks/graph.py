@@ -22,9 +22,12 @@ from qprune.registry.errors import UserError
 class Normalize(nn.Module):
     """(images - mean) / std per channel: images are float in 0..1, [batch, c, h, w]."""
 
+    mean: Tensor  # [c, 1, 1]
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))  # [c, 1, 1]
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -98,7 +101,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
                 node.args = tuple(False if value is True else value for value in node.args)
     for module in network.modules():
         if getattr(module, "inplace", False) is True:
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]  # torch types every attribute as a tensor or module
     graph.eliminate_dead_code()
     network.recompile()
     network.train(model.training)
@@ -108,6 +111,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
 def _dropout_as_module(network: fx.GraphModule, node: fx.Node) -> None:
     """Replace F.dropout, whose `training` tracing has frozen, by a module that follows network.train()."""
     rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+    assert isinstance(rate, (int, float))
     network.add_submodule(node.name, nn.Dropout(rate))
     node.op, node.target, node.args, node.kwargs = "call_module", node.name, (node.args[0],), {}
 
@@ -128,17 +132,44 @@ def with_normalize(model: nn.Module, mean: tuple[float, ...], std: tuple[float, 
 
 def insert_behind(node: fx.Node, name: str, module: nn.Module) -> None:
     """Put a module into the node's network, in place, through which all that use the node's result then get it."""
-    node.graph.owning_module.add_submodule(name, module)
+    network_of(node).add_submodule(name, module)
     with node.graph.inserting_after(node):
         result = node.graph.call_module(name, (node,))
     node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+
+
+def network_of(node: fx.Node) -> fx.GraphModule:
+    """The network whose graph the node is in."""
+    network = node.graph.owning_module
+    assert network is not None
+    return network
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The tensor that is a node's first argument."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def sources_of(node: fx.Node) -> list[fx.Node]:
+    """The tensors in a node's first argument, a list: what a concatenation joins."""
+    sources = node.args[0]
+    assert isinstance(sources, (list, tuple))
+    return [source for source in sources if isinstance(source, fx.Node)]
+
+
+def layer_of(node: fx.Node) -> str:
+    """The name of the module that a call_module node runs."""
+    assert isinstance(node.target, str)
+    return node.target
 
 
 def module_of(node: fx.Node) -> nn.Module | None:
     """The module that a call_module node runs, else None."""
     if node.op != "call_module":
         return None
-    return node.graph.owning_module.get_submodule(node.target)
+    return network_of(node).get_submodule(layer_of(node))
 
 
 _QUANTIZER = Operation(macs=0)  # of Brevitas
@@ -151,6 +182,12 @@ def operation_of(node: fx.Node) -> Operation:
         return look_up(node.target) if node.op in ("call_function", "call_method") else UNKNOWN
     found = look_up(type(module))
     return _QUANTIZER if found is UNKNOWN and is_brevitas(module) and hasattr(module, "act_quant") else found
+
+
+def image_shape_of(images: Tensor) -> tuple[int, int, int]:
+    """(c, h, w) of a batch of images [n, c, h, w]."""
+    _, channels, height, width = images.shape
+    return channels, height, width
 
 
 def record_shapes(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> None:

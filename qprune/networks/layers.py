@@ -20,6 +20,19 @@ def conv_bn(
     return conv, nn.BatchNorm2d(out_channels)
 
 
+def conv_like(conv: nn.Conv2d, in_channels: int, out_channels: int, groups: int = 1) -> nn.Conv2d:
+    """A fresh convolution with other numbers of channels."""
+    shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        *shape,  # type: ignore[arg-type]  # torch's attributes are of any length, its parameters of two
+        groups=groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+    )
+
+
 def vgg_layers(layout: tuple[int | str, ...], in_channels: int, width: float) -> "OrderedDict[str, nn.Module]":
     """3x3 convolution, BN and ReLU for each number of the layout, 2x2 max pooling for each "M".
 
@@ -28,7 +41,7 @@ def vgg_layers(layout: tuple[int | str, ...], in_channels: int, width: float) ->
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     convs = pools = 0
     for item in layout:
-        if item == "M":
+        if isinstance(item, str):
             pools += 1
             layers[f"pool{pools}"] = nn.MaxPool2d(2)
             continue

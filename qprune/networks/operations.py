@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 from torch import fx, nn
@@ -106,8 +106,8 @@ def look_up(form: Any) -> Operation:
     return next((_TABLE[base] for base in bases if base in _TABLE), UNKNOWN)
 
 
-def is_brevitas(module: nn.Module | None) -> bool:
-    """Whether Brevitas wrote the module's class."""
+def is_brevitas(module: nn.Module | None) -> TypeGuard[Any]:
+    """Whether Brevitas, which ships no types, wrote the module's class."""
     return type(module).__module__.startswith("brevitas")
 
 

@@ -21,7 +21,7 @@ class Block(nn.Module):
         self.conv1, self.bn1 = conv_bn(in_channels, out_channels, stride=stride)
         self.relu1 = nn.ReLU()
         self.conv2, self.bn2 = conv_bn(out_channels, out_channels)
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride > 1:
             conv, bn = conv_bn(in_channels, out_channels, kernel_size=1, stride=stride)
             self.shortcut = nn.Sequential(OrderedDict(conv=conv, bn=bn))

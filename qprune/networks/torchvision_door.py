@@ -25,6 +25,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision import models
 
+from qprune.networks.layers import conv_like
 from qprune.networks.weights import SUFFIXES, as_path, fill, first_line, head_name, read_weights
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
@@ -95,6 +96,7 @@ def build(
 
 def _narrow_classifier(model: nn.Module, hidden: int, in_channels: int, image_size: int) -> None:
     """In place: no pooling in front of the classifier, `hidden` units in each of its hidden layers, no dropout, He's start."""
+    assert isinstance(model, (models.AlexNet, models.VGG))
     model.avgpool = nn.Identity()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
@@ -112,6 +114,7 @@ def _narrow_classifier(model: nn.Module, hidden: int, in_channels: int, image_si
     for layer in model.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer is not model.classifier[-1]:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
 
@@ -179,11 +182,10 @@ def _replace_head(model: nn.Module, num_classes: int) -> None:
     """In place; a head that is already for `num_classes` stays."""
     name = head_name(model)
     head = model.get_submodule(name)
-    bias = head.bias is not None
     if isinstance(head, nn.Linear) and head.out_features != num_classes:
-        _set_module(model, name, nn.Linear(head.in_features, num_classes, bias=bias))
+        _set_module(model, name, nn.Linear(head.in_features, num_classes, bias=head.bias is not None))
     elif isinstance(head, nn.Conv2d) and head.out_channels != num_classes:
-        _set_module(model, name, nn.Conv2d(head.in_channels, num_classes, head.kernel_size, bias=bias))
+        _set_module(model, name, conv_like(head, head.in_channels, num_classes))
 
 
 def _take_channels(model: nn.Module, name: str, in_channels: int, keep_weights: bool) -> None:
@@ -193,6 +195,7 @@ def _take_channels(model: nn.Module, name: str, in_channels: int, keep_weights: 
     """
     place = _first_conv_name(model)
     conv = model.get_submodule(place)
+    assert isinstance(conv, nn.Conv2d)
     if conv.in_channels == in_channels:
         return
     if in_channels != 1 and keep_weights:
@@ -200,13 +203,10 @@ def _take_channels(model: nn.Module, name: str, in_channels: int, keep_weights: 
             f"model 'torchvision:{name}': its weights are for {conv.in_channels} channels and the images have "
             f"{in_channels}. Leave out weights, or give images of 1 or {conv.in_channels} channels."
         )
-    fresh = nn.Conv2d(
-        in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-        bias=conv.bias is not None, padding_mode=conv.padding_mode,
-    )  # fmt: skip
+    fresh = conv_like(conv, in_channels, conv.out_channels)
     if in_channels == 1:
         with torch.no_grad():
             fresh.weight.copy_(conv.weight.sum(1, keepdim=True))  # [out, 3, k, k] -> [out, 1, k, k]
-            if conv.bias is not None:
+            if conv.bias is not None and fresh.bias is not None:
                 fresh.bias.copy_(conv.bias)
     _set_module(model, place, fresh)
