@@ -15,7 +15,7 @@ from qprune.registry import Entry, Registry, nearest
 from qprune.registry.options import Option, fill, is_whole
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.fx import GraphModule
 
 WIDTHS = range(2, 9)  # bits that a Brevitas format may have
@@ -123,7 +123,7 @@ class Precision:
         """
         return self.entry.load().prepare(network, calibration, **self.options)
 
-    def finish(self, trained: "GraphModule") -> "nn.Module":
+    def finish(self, trained: "GraphModule") -> "GraphModule":
         """The network that is evaluated, in eval mode: for int8 the converted one. `trained` isn't changed."""
         return self.entry.load().finish(trained)
 

@@ -15,7 +15,7 @@ from brevitas import nn as qnn
 from torch import Tensor, fx, nn
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import insert_behind, module_of, operation_of
+from qprune.networks.graph import insert_behind, layer_of, module_of, operation_of, source_of
 from qprune.precision.lsq import ActQuant, LearnedScaleQuant, WeightQuant, hand_on_plain_tensors
 from qprune.registry.errors import UserError
 
@@ -48,7 +48,7 @@ def _quant_layer(layer: nn.Module, bits: int) -> nn.Module:
         raise UserError(f"{type(layer).__name__} has no Brevitas form here: Conv2d and Linear have.")
     new = new.to(layer.weight.device)
     new.load_state_dict({**new.state_dict(), **layer.state_dict()})
-    new.weight_quant.tensor_quant.start_from(new.weight)
+    weight_quantizer_of(new).start_from(new.weight)
     return new.train(layer.training)
 
 
@@ -68,7 +68,7 @@ def prepare(
     weight_bits, act_bits: widths of the weights, and of the tensors that arrive at layers
     first_last_bits: widths of the first and the last layer, weights and input (None: as the others)
     """
-    layers = [node.target for node in weight_layers(network)]
+    layers = [layer_of(node) for node in weight_layers(network)]
     widths = dict.fromkeys(layers, (weight_bits, act_bits))
     if first_last_bits is not None and layers:
         widths |= dict.fromkeys((layers[0], layers[-1]), (first_last_bits, first_last_bits))
@@ -87,13 +87,13 @@ def place(network: fx.GraphModule, calibration: Tensor | None, widths: Mapping[s
     layers = weight_layers(network)
     if not layers:
         raise UserError("the network has no convolution or linear layer to quantise.")
-    first = quantized_at(layers[0].args[0])
+    first = quantized_at(source_of(layers[0]))
     input_bits: dict[fx.Node, int] = {}  # the widest that a layer asks of the tensor
     for node in layers:
-        if node.target in widths:
-            source = quantized_at(node.args[0])
-            input_bits[source] = max(widths[node.target][1], input_bits.get(source, 0))
-    for name in dict.fromkeys(node.target for node in layers if node.target in widths):
+        if layer_of(node) in widths:
+            source = quantized_at(source_of(node))
+            input_bits[source] = max(widths[layer_of(node)][1], input_bits.get(source, 0))
+    for name in dict.fromkeys(layer_of(node) for node in layers if layer_of(node) in widths):
         network.set_submodule(name, _quant_layer(network.get_submodule(name), widths[name][0]))
     for count, (source, bits) in enumerate(input_bits.items()):
         of_images = source is first
@@ -117,13 +117,18 @@ def quantized_at(node: fx.Node) -> fx.Node:
     is clamped, though removing a clamped value changes the loss most.
     """
     while isinstance(module_of(node), Gate):
-        node = node.args[0]
+        node = source_of(node)
     return node
 
 
-def quantizer_of(module: nn.Module) -> LearnedScaleQuant:
+def quantizer_of(module: qnn.QuantIdentity) -> LearnedScaleQuant:
     """The quantiser inside a QuantIdentity."""
     return module.act_quant.fused_activation_quant_proxy.tensor_quant
+
+
+def weight_quantizer_of(layer: qnn.QuantConv2d | qnn.QuantLinear) -> LearnedScaleQuant:
+    """The quantiser of a Brevitas layer's weights."""
+    return layer.weight_quant.tensor_quant
 
 
 @torch.no_grad()
@@ -137,9 +142,9 @@ def keep_scales(smaller: fx.GraphModule, trained: fx.GraphModule, kept: Mapping[
         if isinstance(module, qnn.QuantIdentity):
             quantizer_of(module).scale.copy_(quantizer_of(trained.get_submodule(name)).scale)
         elif isinstance(module, (qnn.QuantConv2d, qnn.QuantLinear)):
-            scale = trained.get_submodule(name).weight_quant.tensor_quant.scale
-            scale = scale[kept[name].to(scale.device)] if name in kept else scale
-            module.weight_quant.tensor_quant.scale.copy_(scale)
+            before = weight_quantizer_of(trained.get_submodule(name)).scale
+            scale = before[kept[name].to(before.device)] if name in kept else before
+            weight_quantizer_of(module).scale.copy_(scale)
 
 
 class _Calibrate(fx.Interpreter):

@@ -15,6 +15,8 @@ from brevitas.inject import ExtendedInjector, value
 from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
 from torch import Tensor, nn
 
+from qprune.networks.operations import is_brevitas
+
 MIN_SCALE = 1e-8
 MAX_RELATIVE_GRADIENT = 1.0  # a scale's gradient stays within +- this times the scale
 FITTED_VALUES = 2**20  # a tensor's first scales are fitted to about so many of its values
@@ -97,6 +99,9 @@ class LearnedScaleQuant(nn.Module):
     The gradient of the scale is divided by sqrt(n * qmax), n the values per scale and example (LSQ, section 2.2).
     """
 
+    zero_point: Tensor
+    bit_width: Tensor
+
     def __init__(self, bit_width: int, signed: bool, scale_shape: tuple[int, ...], per_example: bool, learned: bool):
         super().__init__()
         self.bits, self.signed, self.per_example = bit_width, signed, per_example
@@ -125,7 +130,7 @@ def hand_on_plain_tensors(network: nn.Module, plain: bool) -> None:
     The network computes the same values. Export and questions about widths need QuantTensors.
     """
     for module in network.modules():
-        if hasattr(module, "skip_create_quant_tensor"):
+        if is_brevitas(module) and hasattr(module, "skip_create_quant_tensor"):
             module.skip_create_quant_tensor = plain
 
 

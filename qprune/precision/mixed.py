@@ -10,6 +10,7 @@ sensitivity: HAWQ (Dong et al., ICCV 2019).
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from qprune.cost import count_cost
+from qprune.networks.graph import image_shape_of, layer_of, source_of
 from qprune.precision import WIDTHS
 from qprune.precision.brevitas_qat import calibrate, finish, place, quantized_at, weight_layers
 from qprune.registry.errors import UserError
 
 __all__ = ["choose", "finish", "knapsack", "prepare"]
 
+Bits = TypeVar("Bits", int, float)
 SENSITIVITY_IMAGES = 128  # at most, of the calibration images; each width of each group is one forward pass of them
 
 
@@ -51,42 +54,43 @@ def choose(
 ) -> dict[str, int]:
     """The widths for a trained FP32 network: layer name -> bits, all layers. calibration: images [n, c, h, w] in 0..1."""
     layers = weight_layers(network)
-    ends = set() if first_last_bits is None else {layers[0].target, layers[-1].target} if layers else set()
-    counted = count_cost(network, tuple(calibration.shape[1:])).layers
-    names = {node.target for node in layers}
+    names = [layer_of(node) for node in layers]
+    fixed = {} if first_last_bits is None else dict.fromkeys(names[:1] + names[-1:], first_last_bits)
+    counted = count_cost(network, image_shape_of(calibration)).layers
     macs = dict(zip(layers, (layer.macs for layer in counted if layer.name in names), strict=True))
-    chosen = dict.fromkeys(names & ends, first_last_bits)
-    groups = [group for group in tied_layers(network) if not {node.target for node in group} <= ends]
+    groups = [group for group in tied_layers(network) if not {layer_of(node) for node in group} <= fixed.keys()]
     if not groups:
-        return chosen
+        return fixed
 
-    def asked(node: fx.Node, bits: float) -> float:
-        return first_last_bits if node.target in ends else bits
+    def asked(node: fx.Node, bits: Bits) -> Bits | int:
+        return fixed.get(layer_of(node), bits)
 
     def bops(group: list[fx.Node], bits: float) -> float:
         arriving: dict[fx.Node, float] = {}
         for node in group:
-            source = quantized_at(node.args[0])
+            source = quantized_at(source_of(node))
             arriving[source] = max(asked(node, bits), arriving.get(source, 0))
-        return sum(macs[node] * asked(node, bits) * arriving[quantized_at(node.args[0])] for node in group)
+        return sum(macs[node] * asked(node, bits) * arriving[quantized_at(source_of(node))] for node in group)
 
     divergence = _divergence(network, calibration)
     losses, costs = np.empty((len(groups), len(WIDTHS))), np.empty((len(groups), len(WIDTHS)))
     for row, group in enumerate(groups):
         for column, bits in enumerate(WIDTHS):
-            losses[row, column] = divergence({node.target: (asked(node, bits),) * 2 for node in group})
+            losses[row, column] = divergence({layer_of(node): (asked(node, bits),) * 2 for node in group})
             costs[row, column] = bops(group, bits)
+    chosen = dict(fixed)
     widths = knapsack(losses, costs, sum(bops(group, budget_bits) for group in groups))
     for group, column in zip(groups, widths, strict=True):
-        chosen |= {node.target: asked(node, WIDTHS[column]) for node in group}
-    return {node.target: int(chosen[node.target]) for node in layers}
+        chosen |= {layer_of(node): asked(node, WIDTHS[column]) for node in group}
+    return {name: chosen[name] for name in names}
 
 
 def tied_layers(network: fx.GraphModule) -> list[list[fx.Node]]:
     """The nodes of weight_layers in groups that share a width: the same layer, run again, or the same tensor read."""
-    groups: list[tuple[set, list[fx.Node]]] = []  # (layers and tensors, nodes)
+    groups: list[tuple[set[str | fx.Node], list[fx.Node]]] = []  # (layers and tensors, nodes)
     for node in weight_layers(network):
-        keys, nodes, others = {node.target, quantized_at(node.args[0])}, [node], []
+        keys: set[str | fx.Node] = {layer_of(node), quantized_at(source_of(node))}
+        nodes, others = [node], []
         for group in groups:
             if group[0] & keys:
                 keys, nodes = keys | group[0], group[1] + nodes

@@ -31,7 +31,7 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of
+from qprune.networks.graph import layer_of, module_of, source_of
 from qprune.networks.operations import is_leaf
 from qprune.registry.errors import UserError
 
@@ -99,7 +99,7 @@ class _RoundWeights(torch.autograd.Function):
 class _LeanFakeQuantize(FakeQuantize):
     """A torch.ao fake quantiser whose scale and zero point are what its last forward used, also for conversion."""
 
-    def calculate_qparams(self):
+    def calculate_qparams(self, **kwargs):
         return self.scale, self.zero_point
 
 
@@ -110,6 +110,7 @@ class ActivationFakeQuantize(_LeanFakeQuantize):
     """
 
     calibrating = False
+    integers: Tensor
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -162,7 +163,7 @@ class WeightFakeQuantize(_LeanFakeQuantize):
         return _RoundWeights.apply(weight, scale, self.quant_min, self.quant_max)
 
 
-class _LeanConvBn:
+class LeanConvBn2d(nniqat.ConvBn2d):
     """torch.ao's fused convolution and batch normalisation, dividing the weights instead of the activations.
 
     torch.ao: bn(conv(x, Q(w f)) / f), f = gamma / sqrt(running_var + eps) per output channel. A convolution is
@@ -171,24 +172,22 @@ class _LeanConvBn:
     """
 
     def _forward(self, images: Tensor) -> Tensor:
-        factor = (self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()).detach()
+        variance = self.bn.running_var
+        assert variance is not None
+        factor = (self.bn.weight / (variance + self.bn.eps).sqrt()).detach()
         factor = torch.where(factor == 0, torch.ones_like(factor), factor).view(-1, *(1,) * (self.weight.dim() - 1))
         weight = self.weight_fake_quant(self.weight * factor) / factor
         return self.bn(self._conv_forward(images, weight, self.bias))
 
 
-class LeanConvBn2d(_LeanConvBn, nniqat.ConvBn2d):
-    """Convolution and batch normalisation."""
-
-
-class LeanConvBnReLU2d(_LeanConvBn, nniqat.ConvBnReLU2d):
-    """Convolution, batch normalisation and ReLU."""
+class LeanConvBnReLU2d(LeanConvBn2d, nniqat.ConvBnReLU2d):
+    """Likewise, then ReLU."""
 
     def forward(self, images: Tensor) -> Tensor:
         return F.relu(self._forward(images))
 
 
-_LEAN = {nniqat.ConvBn2d: LeanConvBn2d, nniqat.ConvBnReLU2d: LeanConvBnReLU2d}
+_LEAN: dict[type[nn.Module], type[nn.Module]] = {nniqat.ConvBn2d: LeanConvBn2d, nniqat.ConvBnReLU2d: LeanConvBnReLU2d}
 _FULL = {lean: full for full, lean in _LEAN.items()}
 
 
@@ -244,19 +243,19 @@ def _quantize_once_at_gates(prepared: GraphModule) -> None:
     gates.
     """
     for gate in [node for node in prepared.graph.nodes if isinstance(module_of(node), Gate)]:
-        before, after = gate.args[0], [user for user in gate.users if _quantizes(user)]
-        if not _quantizes(before) or not after:
-            continue
+        before, after = source_of(gate), [user for user in gate.users if _quantizes(user)]
         kept = module_of(before)
+        if not isinstance(kept, ActivationFakeQuantize) or not after:
+            continue
         for node in after:
             replaced = module_of(node)
             for name, module in list(prepared.named_modules(remove_duplicate=False)):
                 if module is replaced:
                     prepared.set_submodule(name, kept)
-        gate.replace_input_with(before, before.args[0])
+        gate.replace_input_with(before, source_of(before))
         if not before.users:
             prepared.graph.erase_node(before)
-            prepared.delete_submodule(before.target)
+            prepared.delete_submodule(layer_of(before))
     prepared.graph.lint()
     prepared.recompile()
 
@@ -273,7 +272,7 @@ def names(trained: GraphModule, network: GraphModule) -> dict[str, str]:
         if not isinstance(module_of(node), (nn.BatchNorm1d, nn.BatchNorm2d)):
             continue
         if node.target not in layers:  # fused into the layer before it
-            moved[node.target] = f"{node.args[0].target}.bn"
+            moved[node.target] = f"{source_of(node).target}.bn"
         elif isinstance(layers[node.target], nn.Sequential):  # (normalisation, ReLU)
             moved[node.target] = f"{node.target}.0"
     return moved
