@@ -1,14 +1,34 @@
 """A network whose feature maps can be scored, switched off and taken out."""
 
 import copy
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx
 
+from qprune.networks.gate import Gate
 from qprune.pruning.gates import insert_gates
-from qprune.pruning.groups import find_groups
+from qprune.pruning.groups import ChannelGroups, find_groups
 from qprune.pruning.shrink import shrink
 from qprune.registry.errors import UserError
+
+
+class Gated(Protocol):
+    """A network with gates on all its prunable maps, whatever its number format."""
+
+    network: fx.GraphModule
+    groups: ChannelGroups
+    gates: list[Gate]
+
+    @property
+    def alive(self) -> Tensor: ...
+
+    @property
+    def pruned(self) -> float: ...
+
+    def mask(self, alive: Tensor) -> None: ...
+
+    def shrink(self) -> fx.GraphModule: ...
 
 
 class GatedNetwork:

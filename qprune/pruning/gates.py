@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import insert_behind, module_of, operation_of, record_shapes
+from qprune.networks.graph import insert_behind, layer_of, module_of, operation_of, record_shapes, source_of, sources_of
 from qprune.pruning.groups import ChannelGroups, is_depthwise
 from qprune.registry.errors import UserError
 
@@ -26,15 +26,15 @@ def insert_gates(network: fx.GraphModule, groups: ChannelGroups, image_shape: tu
     readers = _readers(network, groups)
     sites: dict[fx.Node, Tensor] = {}
     for node, index in readers.items():
-        _climb(node.args[0], index, sites)
+        _climb(source_of(node), index, sites)
     _drop_redundant(sites)
     for node, index in readers.items():
-        if not _zeroed(node.args[0], sites)[index >= 0].all():
+        if not _zeroed(source_of(node), sites)[index >= 0].all():
             raise UserError(
                 f"{node.target}: its input can't be masked, so its channels can't be pruned; "
                 "add the layers before it to prune.ignore"
             )
-    gates = []
+    gates: list[Gate] = []
     for node in [node for node in network.graph.nodes if node in sites]:
         gate = Gate(sites[node].to(next(network.parameters()).device))
         insert_behind(node, f"gate_{len(gates)}", gate)
@@ -47,9 +47,9 @@ def remove_gates(network: fx.GraphModule) -> None:
     """Take every gate out of the graph again, in place."""
     for node in list(network.graph.nodes):
         if isinstance(module_of(node), Gate):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(source_of(node))
             network.graph.erase_node(node)
-            network.delete_submodule(node.target)
+            network.delete_submodule(layer_of(node))
     network.recompile()
 
 
@@ -63,7 +63,7 @@ def _readers(network: fx.GraphModule, groups: ChannelGroups) -> dict[fx.Node, Te
                     f"{node.target}: a layer that is run twice in one pass can't be pruned; add it to prune.ignore"
                 )
             nodes[node.target] = node
-    readers = {}
+    readers: dict[fx.Node, Tensor] = {}
     for member in groups.members:
         module = network.get_submodule(member.layer)
         if member.side == "in" and isinstance(module, (nn.Conv2d, nn.Linear)) and not is_depthwise(module):
@@ -87,17 +87,17 @@ def _climb(node: fx.Node, index: Tensor, sites: dict[fx.Node, Tensor]) -> None:
         return
     operation = operation_of(node)
     if operation.moves or operation.averages:
-        source = node.args[0]
+        source = source_of(node)
         repeat = len(index) // _channels(source)  # flatten: h*w positions of one channel stand side by side
         return _climb(source, index.view(-1, repeat)[:, 0], sites)
     if operation.joins == "add":
         for branch in _tensors(node):
             _climb(branch, index, sites)
         return None
-    if operation.keeps_zero and operation_of(node.args[0]).joins == "add":
-        return _climb(node.args[0], index, sites)
+    if operation.keeps_zero and operation_of(source_of(node)).joins == "add":
+        return _climb(source_of(node), index, sites)
     if operation.joins == "concatenate":
-        parts = node.args[0]
+        parts = sources_of(node)
         for part, piece in zip(parts, index.split([_channels(part) for part in parts]), strict=True):
             _climb(part, piece, sites)
         return None
@@ -111,12 +111,12 @@ def _zeroed(node: fx.Node, sites: dict[fx.Node, Tensor], without: fx.Node | None
     gated = sites[node] >= 0 if node in sites and node is not without else False
     operation = operation_of(node)
     if operation.moves or operation.averages:
-        flow = _zeroed(node.args[0], sites, without)
+        flow = _zeroed(source_of(node), sites, without)
         flow = flow.repeat_interleave(_channels(node) // len(flow))
     elif operation.keeps_zero:
-        flow = _zeroed(node.args[0], sites, without)
+        flow = _zeroed(source_of(node), sites, without)
     elif operation.joins == "concatenate":
-        flow = torch.cat([_zeroed(part, sites, without) for part in node.args[0]])
+        flow = torch.cat([_zeroed(part, sites, without) for part in sources_of(node)])
     elif operation.joins == "add" and len(_tensors(node)) == 2:
         flow = torch.stack([_zeroed(part, sites, without) for part in _tensors(node)]).all(0)
     elif operation.joins == "multiply" and len(_tensors(node)) == 2:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch_pruning.dependency import DependencyGraph
 
-from qprune.networks.graph import module_of
+from qprune.networks.graph import layer_of, module_of
 from qprune.registry.errors import UserError
 
 SLICEABLE = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
@@ -96,8 +96,9 @@ def _output_layers(network: fx.GraphModule) -> list[str]:
     found, frontier, seen = [], [node for node in network.graph.nodes if node.op == "output"], set()
     while frontier:
         node = frontier.pop()
-        if isinstance(module_of(node), (nn.Conv2d, nn.Linear)) and not is_depthwise(module_of(node)):
-            found.append(node.target)
+        module = module_of(node)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not is_depthwise(module):
+            found.append(layer_of(node))
         elif node not in seen:
             seen.add(node)
             frontier += node.all_input_nodes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qprune.data import Split
-from qprune.pruning.gated import GatedNetwork
+from qprune.pruning.gated import Gated
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.scoring import Scorer
 from qprune.registry.errors import UserError
@@ -91,7 +91,7 @@ def select(
 
 
 def walk(
-    gated: GatedNetwork,
+    gated: Gated,
     scorer: Scorer,
     schedule: PathSchedule,
     steps: range,
@@ -116,4 +116,5 @@ def walk(
         ranking = scorer.ranking(torch.Generator().manual_seed(seed_of(seed, "scores", step)), normalization)
         removed = schedule.removed_after(step + 1)
         gated.mask(select(ranking, gated.alive, gated.groups, removed, min_channels, round_to))
+    assert optimizer is not None, "no step to walk"
     return optimizer

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
+from qprune.networks.gate import Gate
 from qprune.precision import Precision
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.groups import ChannelGroups
@@ -39,8 +40,12 @@ class QuantizedGatedNetwork:
         self._masters = GatedNetwork(network, image_shape, linear, ignore)  # its weights are stale until `shrink`
         gated = self._masters.network
         self.network = precision.prepare(gated, calibration).to(next(gated.parameters()).device)
-        gates = {module: name for name, module in gated.named_modules()}
-        self.gates = [self.network.get_submodule(gates[gate]) for gate in self._masters.gates]
+        places = {module: name for name, module in gated.named_modules()}
+        self.gates: list[Gate] = []
+        for each in self._masters.gates:
+            gate = self.network.get_submodule(places[each])
+            assert isinstance(gate, Gate)
+            self.gates.append(gate)
         names = precision.names(self.network, gated)
         groups = self._masters.groups
         members = (replace(member, layer=names.get(member.layer, member.layer)) for member in groups.members)

@@ -7,7 +7,16 @@ from torch import Tensor, fx
 
 from qprune.cost import LayerCost
 from qprune.networks.gate import Gate
-from qprune.pruning.criteria.base import CurvatureCriterion, GradientCriterion, StaticCriterion, WatchedCriterion
+from qprune.networks.graph import image_shape_of
+from qprune.pruning.criteria.base import (
+    Criterion,
+    CurvatureCriterion,
+    GradientCriterion,
+    MapCriterion,
+    MapGradientCriterion,
+    StaticCriterion,
+    WatchedCriterion,
+)
 from qprune.pruning.flops import layer_costs, relative_flops
 from qprune.pruning.groups import ChannelGroups
 
@@ -19,7 +28,7 @@ class Scorer:
     Raises UserError where the criterion can't work with the network.
     """
 
-    def __init__(self, network: fx.GraphModule, groups: ChannelGroups, gates: list[Gate], criterion):
+    def __init__(self, network: fx.GraphModule, groups: ChannelGroups, gates: list[Gate], criterion: Criterion):
         self.network, self.groups, self.gates, self.criterion = network, groups, gates, criterion
         self.parts = criterion.parts
         for part in self.parts:
@@ -46,18 +55,20 @@ class Scorer:
         with self._watching(), _first_argument(self.network, bool(of_curvature) or costs_wanted) as seen:
             yield
         if costs_wanted:
-            self.layer_costs = layer_costs(self.network, self.groups, tuple(seen[-1].shape[1:]))
+            self.layer_costs = layer_costs(self.network, self.groups, image_shape_of(seen[-1]))
         for watch in self._watches:
+            assert watch.sums is not None
             self._add(watch.part, watch.part.per_batch(watch.sums, self._count_positions()))
         if of_gradients:
             gradients = _gradients(self.network)
             gradients = {name: grad - before[name] if name in before else grad for name, grad in gradients.items()}
-            for part in of_gradients:
-                self._add(part, part.per_batch(self.network, self.groups, gradients))
+            for gradient in of_gradients:
+                self._add(gradient, gradient.per_batch(self.network, self.groups, gradients))
         if of_curvature:
             with _eval_mode(self.network):
-                for part in of_curvature:
-                    self._add(part, part.per_batch(self.network, self.groups, self.gates, seen[-1], self._generator()))
+                arguments = (self.network, self.groups, self.gates, seen[-1])
+                for curvature in of_curvature:
+                    self._add(curvature, curvature.per_batch(*arguments, self._generator()))
         self.minibatches += 1
 
     def scores(self, generator: torch.Generator) -> Tensor:
@@ -125,14 +136,16 @@ class Scorer:
             self._sizes[gate] = z[0, 0].numel()
         seen, carried = z.detach(), self._carried[gate]
         for watch in self._watches:
-            if watch.part.degree == 0:
-                watch.add(carried, seen, None)
-        needed = [watch for watch in self._watches if watch.part.degree != 0]
+            if isinstance(watch.part, MapCriterion):
+                watch.add(carried, watch.part.per_example(_positions_last(seen)))
+        needed = [(watch, watch.part) for watch in self._watches if isinstance(watch.part, MapGradientCriterion)]
         if needed:
 
             def on_gradient(dz: Tensor) -> None:
-                for watch in needed:  # the mean loss gives each example 1/batch of its own gradient
-                    watch.add(carried, seen, dz, len(dz) ** watch.part.degree)
+                with torch.no_grad():
+                    for watch, part in needed:  # the mean loss gives each example 1/batch of its own gradient
+                        sums = part.per_example(_positions_last(seen), _positions_last(dz))
+                        watch.add(carried, sums * len(dz))
 
             z.register_hook(on_gradient)
 
@@ -162,13 +175,8 @@ class _Watch:
         self.part, self.total = part, total
         self.sums: Tensor | None = None
 
-    @torch.no_grad()
-    def add(
-        self, carried: tuple[Tensor, Tensor | slice], z: Tensor, dz: Tensor | None, scale: float | None = None
-    ) -> None:
-        sums = self.part.per_example(_positions_last(z), _positions_last(dz))  # [..., batch, c]
-        if scale is not None:
-            sums = sums * scale
+    def add(self, carried: tuple[Tensor, Tensor | slice], sums: Tensor) -> None:
+        """Of a gate's channels: [..., batch, c]."""
         channels, maps = carried
         if self.sums is None:
             self.sums = sums.new_zeros(*sums.shape[:-1], self.total)
@@ -188,10 +196,8 @@ def _carried(gate: Gate) -> tuple[Tensor, Tensor | slice]:
     return channels, maps
 
 
-def _positions_last(tensor: Tensor | None) -> Tensor | None:
+def _positions_last(tensor: Tensor) -> Tensor:
     """[batch, c, ...] -> [batch, c, positions]; sums over positions of what is in BF16 are made in FP32."""
-    if tensor is None:
-        return None
     tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     return tensor.flatten(2) if tensor.dim() > 2 else tensor[..., None]
 

@@ -4,7 +4,9 @@ import copy
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from qprune.networks.layers import conv_like
 from qprune.pruning.gates import remove_gates
 from qprune.pruning.groups import SLICEABLE, ChannelGroups, is_depthwise
 
@@ -16,7 +18,7 @@ def shrink(network: fx.GraphModule, groups: ChannelGroups, alive: Tensor) -> fx.
     """
     smaller = copy.deepcopy(network)
     remove_gates(smaller)
-    kept = {}  # (layer, side) -> bool [channels]
+    kept: dict[tuple[str, str], Tensor] = {}  # (layer, side) -> bool [channels]
     for member in groups.members:
         module = network.get_submodule(member.layer)
         keep = kept.setdefault((member.layer, member.side), torch.ones(_widths(module)[member.side], dtype=torch.bool))
@@ -52,18 +54,16 @@ def _widths(module: nn.Module) -> dict[str, int]:
         return {"in": module.in_channels, "out": module.out_channels}
     if isinstance(module, nn.Linear):
         return {"in": module.in_features, "out": module.out_features}
+    assert isinstance(module, _BatchNorm)
     return {"in": module.num_features, "out": module.num_features}
 
 
 def _empty_like(module: nn.Module, channels_in: int, channels_out: int) -> nn.Module:
-    bias = getattr(module, "bias", None) is not None
     if isinstance(module, nn.Conv2d):
-        return nn.Conv2d(
-            channels_in, channels_out, module.kernel_size, module.stride, module.padding, module.dilation,
-            groups=channels_out if is_depthwise(module) else module.groups, bias=bias, padding_mode=module.padding_mode,
-        )  # fmt: skip
+        return conv_like(module, channels_in, channels_out, channels_out if is_depthwise(module) else module.groups)
     if isinstance(module, nn.Linear):
-        return nn.Linear(channels_in, channels_out, bias=bias)
+        return nn.Linear(channels_in, channels_out, bias=module.bias is not None)
+    assert isinstance(module, _BatchNorm)
     return type(module)(channels_out, module.eps, module.momentum, module.affine, module.track_running_stats)
 
 

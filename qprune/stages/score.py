@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from qprune.data import Split
 from qprune.pruning.criteria import get_criterion
-from qprune.pruning.criteria.base import StaticCriterion, WatchedCriterion
+from qprune.pruning.criteria.base import MapGradientCriterion, StaticCriterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
@@ -55,7 +55,7 @@ class Score(RankedStage):
         return {"left_out": None}, {"scores": scores, "ranking": ranking}
 
 
-class MeanGradient(WatchedCriterion):
+class MeanGradient(MapGradientCriterion):
     """Mean over examples and positions of |dC/dz|: an axis of the plane, and no criterion that one would prune by."""
 
     def per_example(self, z: Tensor, dz: Tensor) -> Tensor:

@@ -2,18 +2,16 @@
 
 from torch import Tensor
 
-from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.pruning.criteria.base import MapCriterion
 
 
-class Activation(WatchedCriterion):
+class Activation(MapCriterion):
     """Theta = mean over examples and positions of |z|.
 
     Behind a ReLU |z| = z, the paper's form; on a branch into a residual add z is signed, and its size counts.
     """
 
-    degree = 0
-
-    def per_example(self, z: Tensor, dz: None) -> Tensor:
+    def per_example(self, z: Tensor) -> Tensor:
         return z.abs().sum(2)  # [batch, c, positions] -> [batch, c]
 
     def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:

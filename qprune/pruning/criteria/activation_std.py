@@ -3,18 +3,16 @@
 import torch
 from torch import Tensor
 
-from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.pruning.criteria.base import MapCriterion
 
 
-class ActivationStd(WatchedCriterion):
+class ActivationStd(MapCriterion):
     """Theta = standard deviation of z over examples and positions (and over a coupled map's gates, taken together).
 
     Over all minibatches since the last removal: sqrt(E[z^2] - E[z]^2), with n in the denominator.
     """
 
-    degree = 0
-
-    def per_example(self, z: Tensor, dz: None) -> Tensor:
+    def per_example(self, z: Tensor) -> Tensor:
         return torch.stack((z.sum(2), z.square().sum(2)))  # [batch, c, positions] -> [2, batch, c]
 
     def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:

@@ -2,19 +2,17 @@
 
 from torch import Tensor
 
-from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.pruning.criteria.base import MapCriterion
 
 
-class Apoz(WatchedCriterion):
+class Apoz(MapCriterion):
     """Theta = 1 - APoZ: the share of examples and positions with z > 0, in 0..1.
 
     The paper removes maps of high APoZ, so the least of 1 - APoZ goes first. It counts zeros behind a ReLU; on a
     branch into a residual add, where z is signed, the share of positive values is what a ReLU would let through.
     """
 
-    degree = 0
-
-    def per_example(self, z: Tensor, dz: None) -> Tensor:
+    def per_example(self, z: Tensor) -> Tensor:
         return (z > 0).sum(2).to(z.dtype)  # [batch, c, positions] -> [batch, c]
 
     def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:

@@ -45,23 +45,34 @@ class Criterion:
 
 
 class WatchedCriterion(Criterion):
-    """A criterion read off feature maps while the network trains.
+    """A criterion read off feature maps while the network trains: a MapCriterion or a MapGradientCriterion.
 
     Sums over positions and over the gates of a map come first, per example; `per_batch` then makes one number
     per map of a minibatch. Leading dimensions (...), one for each statistic, are allowed where shapes show them.
-
-    degree: per_example(z, t dz) = t^degree per_example(z, dz) for t > 0, so that the factor 1/batch between the
-    gradient of a mean loss and of an example's own loss is taken out after summing. 0: no gradient is needed.
     """
-
-    degree = 1
-
-    def per_example(self, z: Tensor, dz: Tensor | None) -> Tensor:
-        """z, dz: feature map and dC/dz, [batch, c, positions] (dz is None for degree 0) -> sums over positions, [..., batch, c]."""
-        raise NotImplementedError
 
     def per_batch(self, sums: Tensor, positions: Tensor) -> Tensor:
         """sums over all gates of each map, [..., batch, maps]; positions of each map over its gates, [maps] -> [..., maps]."""
+        raise NotImplementedError
+
+
+class MapCriterion(WatchedCriterion):
+    """A criterion of feature maps alone."""
+
+    def per_example(self, z: Tensor) -> Tensor:
+        """z: feature map, [batch, c, positions] -> sums over positions, [..., batch, c]."""
+        raise NotImplementedError
+
+
+class MapGradientCriterion(WatchedCriterion):
+    """A criterion of feature maps and their gradients.
+
+    per_example(z, t dz) = t per_example(z, dz) for t > 0, so that the factor 1/batch between the gradient of a mean loss
+    and of an example's own loss is taken out after summing.
+    """
+
+    def per_example(self, z: Tensor, dz: Tensor) -> Tensor:
+        """z, dz: feature map and dC/dz, [batch, c, positions] -> sums over positions, [..., batch, c]."""
         raise NotImplementedError
 
 

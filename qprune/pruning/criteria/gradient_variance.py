@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.pruning.criteria.base import MapGradientCriterion
 from qprune.registry.errors import UserError
 
 
-class GradientVariance(WatchedCriterion):
+class GradientVariance(MapGradientCriterion):
     """Theta = variance over minibatches of g, a minibatch's mean over examples and positions of dC/dz.
 
     After Molchanov et al. (ICLR 2017), Sec. 2.2 "Relation to optimal brain damage": near convergence the expected

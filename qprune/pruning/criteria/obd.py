@@ -8,6 +8,7 @@ The curvature is Gauss-Newton's (see curvature.py).
 """
 
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx
@@ -18,7 +19,22 @@ from qprune.pruning.criteria.curvature import gauss_newton_diagonal
 from qprune.pruning.groups import ChannelGroups
 
 
+class _Factors(Protocol):
+    """Factors of 1 on what gates show, by which the loss is differentiated: leaves, each [batch, ...]."""
+
+    leaves: list[Tensor]
+
+    def of(self, gate: Gate, z: Tensor) -> Tensor:
+        """What the gate's tensor is multiplied by."""
+
+    def per_map(self, diagonal: list[Tensor]) -> Tensor:
+        """Curvatures of the leaves -> of the maps, [batch, maps]."""
+
+
 class _Obd(CurvatureCriterion):
+    def factors(self, groups: ChannelGroups, images: Tensor) -> _Factors:
+        raise NotImplementedError
+
     def __init__(self, estimator: str = "mc", samples: int = 1):
         self.estimator, self.samples = estimator, samples
 
@@ -56,7 +72,9 @@ class _OfElements:
     """One factor of 1 for each element of each gate's tensor."""
 
     def __init__(self, groups: ChannelGroups, images: Tensor):
-        self.total, self.gates, self.leaves = groups.total, [], []
+        self.total = groups.total
+        self.gates: list[Gate] = []
+        self.leaves: list[Tensor] = []
 
     def of(self, gate: Gate, z: Tensor) -> Tensor:
         self.gates.append(gate)
@@ -72,7 +90,7 @@ class _OfElements:
 
 
 @contextmanager
-def _multiplied(gates: list[Gate], factors):
+def _multiplied(gates: list[Gate], factors: _Factors):
     """Every gate's output multiplied by its factors."""
     handles = [gate.register_forward_hook(lambda gate, args, z: z * factors.of(gate, z)) for gate in gates]
     try:

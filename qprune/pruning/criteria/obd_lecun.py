@@ -7,12 +7,14 @@ from p (1 - p), the diagonal of cross-entropy's second derivative in the logits.
 backward sweep in eval mode over the same images.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of, operation_of
+from qprune.networks.graph import module_of, operation_of, source_of, sources_of
 from qprune.pruning.criteria.base import CurvatureCriterion
 from qprune.pruning.groups import ChannelGroups
 from qprune.registry.errors import UserError
@@ -53,9 +55,10 @@ class ObdLecun(CurvatureCriterion):
             logits = run.run(images)
         p = logits.softmax(1)
         scores = torch.zeros(groups.total, dtype=torch.float64, device=images.device)
-        for gate, h in back_propagate(network, run.values, p * (1 - p)).items():
-            z = run.values[gate]
-            carried, maps = (module_of(gate).index >= 0), module_of(gate).index
+        for node, h in back_propagate(network, run.values, p * (1 - p)).items():
+            z, gate = run.values[node], module_of(node)
+            assert isinstance(gate, Gate)
+            carried, maps = gate.index >= 0, gate.index
             saliency = 0.5 * (h * z.square()).reshape(*z.shape[:2], -1).sum(2).double().mean(0)  # [c]
             scores.index_add_(0, maps[carried], saliency[carried])
         return scores
@@ -66,7 +69,7 @@ def back_propagate(network: fx.GraphModule, values: dict[fx.Node, Tensor], seed:
 
     values: what each node gave in the forward pass; seed: h of the logits, [batch, classes].
     """
-    wanted = set()
+    wanted: set[fx.Node] = set()
     for node in network.graph.nodes:  # how far back h is needed
         if isinstance(module_of(node), Gate) or wanted & set(node.all_input_nodes):
             wanted.add(node)
@@ -74,7 +77,7 @@ def back_propagate(network: fx.GraphModule, values: dict[fx.Node, Tensor], seed:
     found = {}
     for node in reversed(network.graph.nodes):
         if node.op == "output":
-            diagonal[node.args[0]] = seed
+            diagonal[source_of(node)] = seed
         elif node in diagonal:
             h = diagonal.pop(node)
             if isinstance(module_of(node), Gate):
@@ -97,13 +100,14 @@ def _known(node: fx.Node) -> bool:
         return "alpha" not in node.kwargs
     if node.target in (torch.mean, "mean") and module is None:
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        return dims is not None and {dims} <= _SPATIAL if isinstance(dims, int) else set(dims or (0,)) <= _SPATIAL
+        dims = (dims,) if isinstance(dims, int) else dims
+        return isinstance(dims, (list, tuple)) and bool(dims) and set(dims) <= _SPATIAL
     return operation.moves or operation.piecewise_linear or operation.averages or operation.joins == "concatenate"
 
 
 def _named(node: fx.Node) -> str:
     module = module_of(node)
-    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
+    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
     return f"{node.target if module is not None else node.name!r} ({what})"
 
 
@@ -112,13 +116,15 @@ def _backward(node: fx.Node, h: Tensor, values: dict[fx.Node, Tensor]) -> list[t
     operation = operation_of(node)
     if operation.joins == "concatenate":
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        return list(zip(node.args[0], h.split([values[part].shape[axis] for part in node.args[0]], axis), strict=True))
+        assert isinstance(axis, int)
+        parts = sources_of(node)
+        return list(zip(parts, h.split([values[part].shape[axis] for part in parts], axis), strict=True))
     if operation.joins in ("add", "subtract"):
         branches = [arg for arg in node.args if isinstance(arg, fx.Node) and isinstance(values[arg], Tensor)]
         if len(branches) == 2 and branches[0] is branches[1]:  # x + x = 2 x (x - x = 0)
             return [(branches[0], (4 if operation.joins == "add" else 0) * h)]
         return [(branch, _unbroadcast(h, values[branch])) for branch in branches]
-    source = node.args[0]
+    source = source_of(node)
     x, module = values[source], module_of(node)
     if isinstance(module, nn.Linear):
         return [(source, h @ module.weight.detach().square())]
@@ -126,6 +132,7 @@ def _backward(node: fx.Node, h: Tensor, values: dict[fx.Node, Tensor]) -> list[t
         weight = module.weight.detach().square()
         return [(source, _transposed(lambda x: module._conv_forward(x, weight, None), x, h))]
     if isinstance(module, _BatchNorm):
+        assert module.running_var is not None  # as `check` has seen to
         slope = module.running_var.add(module.eps).rsqrt()
         slope = slope if module.weight is None else slope * module.weight.detach()
         return [(source, h * slope.square().view(1, -1, *[1] * (x.dim() - 2)))]
@@ -156,7 +163,8 @@ def _apply(node: fx.Node, x: Tensor, values: dict[fx.Node, Tensor]) -> Tensor:
         return module(x)
     rest = fx.node.map_arg(node.args[1:], lambda arg: values[arg])
     kwargs = fx.node.map_arg(node.kwargs, lambda arg: values[arg])
-    return getattr(x, node.target)(*rest, **kwargs) if node.op == "call_method" else node.target(x, *rest, **kwargs)
+    run = getattr(x, node.target) if isinstance(node.target, str) else partial(node.target, x)
+    return run(*rest, **kwargs)
 
 
 def _transposed(linear, x: Tensor, h: Tensor) -> Tensor:

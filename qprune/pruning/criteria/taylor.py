@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.pruning.criteria.base import MapGradientCriterion
 
 
-class Taylor(WatchedCriterion):
+class Taylor(MapGradientCriterion):
     """Theta = mean over examples of | mean over positions of (dC/dz z) |: the first-order change of an example's loss.
 
     The mean over positions (and over a coupled map's gates) comes before the absolute value, the mean over

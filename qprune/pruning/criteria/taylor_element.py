@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from qprune.pruning.criteria.base import WatchedCriterion
+from qprune.pruning.criteria.base import MapGradientCriterion
 
 
-class TaylorElement(WatchedCriterion):
+class TaylorElement(MapGradientCriterion):
     """Theta = mean over examples and positions of | dC/dz z | (method 6 of NVlabs' Taylor_pruning).
 
     Positions of opposite sign don't cancel, so it is an upper bound of Taylor.
