@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from qprune.data import check_data
 from qprune.methods.facts import blame, facts_of
@@ -25,6 +25,15 @@ from qprune.stages.work import data_fingerprint_of, file_hash, model_fingerprint
 from qprune.training import Recipe, updates_per_epoch
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
+class Common(TypedDict):
+    """The settings of all stages that read a sweep's data."""
+
+    data: Choice
+    data_fingerprint: str
+    seed: int
+    trust: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Maker:
             math=train.math,
             channels_last=train.channels_last,
         )
-        self.common = {  # of all stages that read the data
+        self.common: Common = {
             "data": data,
             "data_fingerprint": data_fingerprint_of(data),
             "seed": seed,
@@ -83,7 +92,9 @@ class Maker:
 
     def add(self, stage: AnyStage) -> AnyStage:
         """The stage, or the one of its name that is there already."""
-        return self.stages.setdefault(stage.id, stage)
+        known = self.stages.setdefault(stage.id, stage)
+        assert isinstance(known, type(stage))
+        return known
 
     # Stages
 
@@ -167,11 +178,16 @@ class Maker:
         return NumberFormat(get_precision(precision).name, self.config.quantize.first_last_bits)
 
     def _dense(self, data: Choice, **settings) -> Dense:
-        fingerprints = {
-            "data_fingerprint": data_fingerprint_of(data),
-            "model_fingerprint": model_fingerprint_of(self.model),
-        }
-        return self.add(Dense(data=data, model=self.model, **fingerprints, **settings, trust=self.config.user_code))
+        return self.add(
+            Dense(
+                data=data,
+                data_fingerprint=data_fingerprint_of(data),
+                model=self.model,
+                model_fingerprint=model_fingerprint_of(self.model),
+                trust=self.config.user_code,
+                **settings,
+            )
+        )
 
     def _pretrained(self) -> str | None:
         """The dense stage of the same model on the data set of `pretrain`: what a sweep on that would begin with."""

@@ -44,7 +44,8 @@ def write_rank_page(
     left_out: dict[str, str],
 ) -> None:
     """Write the page, whole or not at all. networks: at least one; left_out: what -> why."""
-    charts, parts = {}, []
+    charts: dict[str, dict] = {}
+    parts: list[str] = []
     for (model, data), spearman in tables["spearman"].groupby(["model", "data"], sort=False):
         here = [network for network in networks if (network.model, network.data) == (model, data)]
         mine = {name: table[(table.model == model) & (table.data == data)] for name, table in tables.items()}

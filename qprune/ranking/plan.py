@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from qprune.methods import Maker
 from qprune.methods.facts import gather_facts
+from qprune.methods.maker import Common
 from qprune.pruning.criteria import CRITERIA, criterion_label
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import check_reachable
 from qprune.pruning.sets import QUADRANTS
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
-from qprune.stages import Stage
+from qprune.stages import Cut, Stage
 from qprune.stages.oracle import Oracle
 from qprune.stages.removal import Removal
 from qprune.stages.score import GRADIENT, Score
@@ -92,6 +93,11 @@ def criteria_of(config: SweepConfig) -> dict[str, dict]:
     return {**labelled, GRADIENT: {"name": GRADIENT}}
 
 
+class _Common(Common):
+    cut: Cut
+    dense: str
+
+
 class _Ranking:
     """Makes the stages of one dense network."""
 
@@ -100,7 +106,7 @@ class _Ranking:
         self.dense = maker.dense()
         self.batch_size = maker.recipe.batch_size
         self.few = min(self.rank.oracle_images, maker.facts.images)
-        self.common = {**maker.common, "cut": maker.cut, "dense": self.dense.id}
+        self.common: _Common = {**maker.common, "cut": maker.cut, "dense": self.dense.id}
 
     def ranked(self, model: str, data: str, seed: int) -> Ranked:
         scores = {label: self._score(label, settings) for label, settings in criteria_of(self.maker.config).items()}
@@ -108,7 +114,7 @@ class _Ranking:
         oracle = tuple(
             self._oracle(start, min(start + MAPS_PER_STAGE, total)) for start in range(0, total, MAPS_PER_STAGE)
         )
-        sets: list[tuple] = [(0.0, "none", None, None)]
+        sets: list[tuple[float, str, str | None, str | None]] = [(0.0, "none", None, None)]
         for share in self.rank.shares:
             sets += [(share, start, None, None) for start in STARTS]
             sets += [(share, *variation) for variation in VARIATIONS]
@@ -130,8 +136,16 @@ class _Ranking:
 
     def _oracle(self, start: int, stop: int) -> str:
         label = f"oracle {start}..{stop - 1} of {self.maker.title}"
-        sizes = {"oracle_images": self.few, "batch_size": self.batch_size}
-        return self.maker.add(Oracle(**self.common, **sizes, start=start, stop=stop, label=label)).id
+        return self.maker.add(
+            Oracle(
+                **self.common,
+                oracle_images=self.few,
+                batch_size=self.batch_size,
+                start=start,
+                stop=stop,
+                label=label,
+            )
+        ).id
 
     def _removal(
         self, scores: dict[str, str], share: float, start: str, put_in: str | None, quadrant: str | None

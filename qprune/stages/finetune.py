@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.pruning.shrink import layer_widths
 from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Cut, NumberFormat, Phase, Result, TrainingStage, stage_input
@@ -59,6 +60,7 @@ class Finetune(TrainingStage):
         spec = dataclasses.replace(spec, widths=layer_widths(network))
         recipe = recipe_of(self, data)
         if self.number_format:
+            assert isinstance(gated, QuantizedGatedNetwork)
             network = gated.rebuild(network, calibration_images(data, self.seed)).to(work.device)
             spec, recipe = spec.at(self.number_format.precision, self.number_format.first_last_bits), recipe.in_fp32
         rest, seed = range(self.walked, self.path_updates), seed_of(self.seed, "prune")

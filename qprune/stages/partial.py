@@ -135,7 +135,7 @@ class Partial:
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """The optimizer's state as prefix + "<parameter>/<key>" -> tensor."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     return {
         f"{prefix}{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()

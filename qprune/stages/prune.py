@@ -89,6 +89,7 @@ class Prune(TrainingStage):
         stride = max(per_epoch // self.updates_between, 1)  # steps of about an epoch
 
         def state() -> dict[str, Tensor]:
+            assert optimizer is not None
             optimized = optimizer_tensors(gated.network, optimizer, "path/optimizer/")
             return {**gated.network.state_dict(), **optimized, "path/alive": gated.alive}
 
