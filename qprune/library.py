@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qprune.data import Split
-from qprune.networks.graph import trace
+from qprune.networks.graph import image_shape_of, trace
 from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
@@ -41,7 +41,7 @@ def prune(
     """
     network = trace(model)
     split = _split(network, images, labels)
-    gated = GatedNetwork(network, tuple(images.shape[1:]), linear, ignore)
+    gated = GatedNetwork(network, image_shape_of(images), linear, ignore)
     check_reachable(gated.groups, ratio, min_channels, round_to)
     schedule = PathSchedule(gated.groups.total, max(1.0, step * gated.groups.total), updates_between)
     scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(criterion))
@@ -100,7 +100,7 @@ def score(
     """
     network = trace(model)
     split = _split(network, images, labels)
-    gated = GatedNetwork(network, tuple(images.shape[1:]), linear, ignore)
+    gated = GatedNetwork(network, image_shape_of(images), linear, ignore)
     scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(criterion))
     gated.network.eval()
     for start in range(0, len(split.labels), batch_size):

@@ -36,6 +36,10 @@ CRITERIA = "Does another criterion keep more accuracy than Taylor?"
 TAYLOR = "taylor"
 
 
+Row = tuple[str, ...]
+Said = tuple[str, Row, list[Row]]  # an answer's sentence, head and rows
+
+
 @dataclass(frozen=True)
 class Answer:
     """One question's answer for one group of cells: a sentence, and the rows (of texts, under `head`) that it rests on."""
@@ -43,8 +47,8 @@ class Answer:
     group: str
     question: str
     sentence: str
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    head: Row
+    rows: list[Row]
 
 
 def answers(cells, percentage_points: float = 1.0, lambdas=None) -> list[Answer]:
@@ -78,9 +82,9 @@ def answers(cells, percentage_points: float = 1.0, lambdas=None) -> list[Answer]
     return found
 
 
-def _lambda(rows) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _lambda(rows) -> Said:
     curve = [one for one in lambda_curve(rows) if one.ratio is None]
-    texts = [
+    texts: list[Row] = [
         (f"{one.weight:g}", f"{one.loss.mean:.4f}", f"{one.gain.mean:+.4f}", _span(one.gain), str(one.loss.n))
         for one in curve
     ]
@@ -102,10 +106,11 @@ def _span(one: Interval) -> str:
     return f"{one.low:+.4f} to {one.high:+.4f}" if one.n > 1 else "one seed"
 
 
-def _bears(cells, percentage_points: float) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _bears(cells, percentage_points: float) -> Said:
     by_validation = drops(cells)
     on_test = {(one.precision, one.ratio): one.drop for one in drops(cells, "accuracy", "baseline_accuracy")}
-    said, rows = [], []
+    said: list[str] = []
+    rows: list[Row] = []
     for precision in dict.fromkeys(one.precision for one in by_validation):
         own = [one for one in by_validation if one.precision == precision and one.drop.n]
         if not own:
@@ -137,7 +142,7 @@ def _bears_text(bears: Bears, ratio: float, span: str, test: Interval) -> str:
     return f"{bears.precision} {ratio_text(bears.ratio)} ({note}; there {change})"
 
 
-def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _equal_cost(cells) -> Said:
     points = operating_points(cells)
     test = by_seed(cells, "accuracy")
     places = list(zip(points.precision, points.pruning_ratio, strict=True))
@@ -148,7 +153,8 @@ def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         accuracies = f"{100 * points.val_accuracy[row]:.2f}% (test {100 * points.accuracy[row]:.2f}%)"
         return f"{places[row][0]} {ratio_text(places[row][1])}: {accuracies}"
 
-    rows, compared = [], []
+    rows: list[Row] = []
+    compared: list[tuple[str, Interval, Interval]] = []
     for one in equal_cost(cells, points):
         on_test = interval([])
         if one.pruned is not None and one.quantised is not None:
@@ -157,7 +163,7 @@ def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         better = verdict(one.difference, "quantise", "prune") if one.difference.n else "no overlap"
         texts = (name(one.pruned), name(one.quantised), name(one.both))
         rows.append((f"{one.limit:.4g}", *texts, *difference_texts(one.difference), *difference_texts(on_test), better))
-    head = ("at most (bit_gflops)", "pruned, FP32", "quantised, unpruned", "both")
+    head: Row = ("at most (bit_gflops)", "pruned, FP32", "quantised, unpruned", "both")
     head += ("quantised - pruned, validation", "95%", "test", "95%", "better alone")
     if not compared:
         return "There is no cost at which the grid has both a pruned FP32 network and a quantised one.", head, rows
@@ -168,12 +174,12 @@ def _equal_cost(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     return sentence, head, rows
 
 
-def _additive(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _additive(cells) -> Said:
     head = ("precision", "pruned", "validation", "95%", "test", "95%", "together they lose", "seeds")
     effects = _beside(interactions(cells), interactions(cells, "accuracy"))
     if not effects:
         return "This needs FP32 and another precision, each unpruned and pruned, of the same seed.", head, []
-    rows = [
+    rows: list[Row] = [
         (precision, ratio_text(ratio), *difference_texts(one), *difference_texts(test), verdict(one, "less than the sum", "more than the sum"), str(one.n))
         for precision, ratio, one, test in effects
     ]  # fmt: skip
@@ -191,9 +197,9 @@ def _additive(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     )
 
 
-def _fair(cells, scratch) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _fair(cells, scratch) -> Said:
     """Counts go by validation where the table has it after N, else by test: nothing is chosen here."""
-    head = ("precision", "pruned")
+    head: Row = ("precision", "pruned")
     for reference in ("after N", "after N + M", "from scratch, N + M", "extra training"):
         head += (f"{reference}: validation", "test")
     both = list(zip(budget(cells, scratch), budget(cells, scratch, "accuracy"), strict=True))
@@ -252,7 +258,9 @@ def _same_order(cells) -> list[Answer]:
     """Whether the criteria come in the same order on all networks and data sets; nothing where there is but one."""
     from scipy.stats import kendalltau
 
-    rows, orders, settled = [], [], set()
+    rows: list[Row] = []
+    orders: list[list[str]] = []
+    settled: set[tuple[str, str]] = set()
     for (sweep, model, data, method), own in cells.groupby([one for one in GROUP if one != "criterion"], sort=False):
         means = {name: seeds for name, seeds in criterion_means(own).items() if seeds}
         if len(means) < 2:
@@ -289,16 +297,18 @@ def _same_order(cells) -> list[Answer]:
     return [Answer("all sweeps", "Is the order of the criteria the same everywhere?", sentence, head, rows)]
 
 
-def _orders(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    parts = (cells[cells.method == method] for method in ("quantize_first", "prune_first"))
-    return _difference(*parts, "quantising first", "pruning first")
+def _orders(cells) -> Said:
+    these, those = (cells[cells.method == method] for method in ("quantize_first", "prune_first"))
+    return _difference(these, those, "quantising first", "pruning first")
 
 
-def _criteria(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _criteria(cells) -> Said:
     """Each criterion against Taylor. Unpruned networks are the same whatever the criterion."""
     pruned = cells[cells.pruning_ratio > 0]
     taylor = pruned[pruned.criterion == TAYLOR]
-    said, rows, head = [], [], ()
+    said: list[str] = []
+    rows: list[Row] = []
+    head: Row = ()
     for criterion in (name for name in pruned.criterion.unique() if name != TAYLOR):
         sentence, head, own = _difference(pruned[pruned.criterion == criterion], taylor, criterion, TAYLOR)
         said.append(f"{criterion}: {sentence}")
@@ -307,14 +317,14 @@ def _criteria(cells) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     return " ".join(said), head, rows
 
 
-def _difference(these, those, name: str, other: str) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def _difference(these, those, name: str, other: str) -> Said:
     head = ("precision", "pruned", f"{name} - {other}, validation", "95%", "test", "95%", "better", "cost", "seeds")
     on_validation, on_test = differences(these, those), differences(these, those, "accuracy")
     effects = _beside(on_validation, on_test)
     if not effects:
         return f"No precision and ratio has been done by both, {name} and {other}, with the same seed.", head, []
     costs = [one.cost for one in on_validation]
-    rows = [
+    rows: list[Row] = [
         (
             precision,
             ratio_text(ratio),

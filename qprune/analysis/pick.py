@@ -94,8 +94,10 @@ def _known(points, column: str) -> bool:
 def _parse(text: str, option: str, valid: list[str]) -> tuple[str, float]:
     match = re.fullmatch(r"\s*([^=\s]+)\s*=\s*([-+.\deE]+)\s*([kKMG%]?)\s*", text)
     try:
+        if match is None:
+            raise ArithmeticError
         column, limit = match[1], float(Decimal(match[2]).scaleb(SUFFIXES[match[3]]))
-    except (TypeError, ArithmeticError):
+    except ArithmeticError:
         raise UserError(f"{option} {text}: should be COLUMN=NUMBER, e.g. {option} {valid[0]}=0.5") from None
     if option == "--min" and column == "accuracy":
         column = "val_accuracy"

@@ -4,6 +4,7 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qprune.analysis.front import STUDY
 from qprune.analysis.studies import best_at_cost
@@ -109,9 +110,10 @@ def _row(place: str, head: list[str], fields: list[str]) -> Published:
             raise UserError(f"{place}: {name} is empty")
     if row["verified"] not in ("yes", "no"):
         raise UserError(f"{place}: verified is {row['verified']!r}; write yes or no")
-    numbers = {name: _share(place, name, row[name]) for name in ("accuracy", "relative_bops")}
-    numbers["dense_gflops"] = _gflops(place, row["dense_gflops"]) if row["dense_gflops"] else None
-    return Published(**{name: row[name] for name in COLUMNS} | numbers | {"verified": row["verified"] == "yes"})
+    parsed: dict[str, Any] = {name: row[name] for name in COLUMNS}
+    parsed |= {name: _share(place, name, row[name]) for name in ("accuracy", "relative_bops")}
+    parsed["dense_gflops"] = _gflops(place, row["dense_gflops"]) if row["dense_gflops"] else None
+    return Published(**parsed | {"verified": row["verified"] == "yes"})
 
 
 def _gflops(place: str, text: str) -> float:

@@ -96,9 +96,10 @@ def largest_ratio(precision_drops: list[Drop], percentage_points: float) -> Bear
         return max(held, key=lambda one: one.ratio, default=None)
 
     best = largest(lambda drop: drop.mean)
-    low, high = largest(lambda drop: drop.high), largest(lambda drop: drop.low)
     shown = best or min(precision_drops, key=lambda one: one.drop.mean)
-    return Bears(shown.precision, *(one and one.ratio for one in (best, low, high)), shown.drop)
+    low, high = largest(lambda drop: drop.high), largest(lambda drop: drop.low)
+    ratio, least, most = (None if one is None else one.ratio for one in (best, low, high))
+    return Bears(shown.precision, ratio, least, most, shown.drop)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def orders(cells, column: str = "val_accuracy") -> list[Difference]:
     cells: of one sweep, model, data set and criterion, of both orders. For an accuracy, above 0 means that quantising
     first is the better.
     """
-    return differences(*(cells[cells.method == method] for method in ("quantize_first", "prune_first")), column)
+    these, those = (cells[cells.method == method] for method in ("quantize_first", "prune_first"))
+    return differences(these, those, column)
 
 
 def criterion_means(cells, column: str = "val_accuracy") -> dict[str, dict[int, float]]:
@@ -274,11 +276,11 @@ def equal_cost(cells, points, cost: str = "bit_gflops") -> list[EqualCost]:
     values = by_seed(cells, "val_accuracy")
     rows = []
     for limit in np.unique(costs[(ways[0] | ways[1]) & ~np.isnan(costs)]):
-        best = [best_at_cost(np.where(way, costs, np.nan), accuracies, limit) for way in ways]
+        pruned, quantised, both = (best_at_cost(np.where(way, costs, np.nan), accuracies, limit) for way in ways)
         difference = interval([])
-        if best[0] is not None and best[1] is not None:
-            difference = interval(paired_differences(values[places[best[1]]], values[places[best[0]]]))
-        rows.append(EqualCost(float(limit), *best, difference))
+        if pruned is not None and quantised is not None:
+            difference = interval(paired_differences(values[places[quantised]], values[places[pruned]]))
+        rows.append(EqualCost(float(limit), pruned, quantised, both, difference))
     return rows
 
 

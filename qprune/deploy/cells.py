@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import fx
 
 from qprune.data import Split, load_data
 from qprune.registry import nearest
@@ -27,7 +27,7 @@ class DeployedCell:
     name: str
     record: dict
     spec: NetworkSpec
-    network: nn.Module
+    network: fx.GraphModule
     test: Split
     class_names: tuple[str, ...]
 

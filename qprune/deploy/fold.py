@@ -11,7 +11,8 @@ import torch
 from brevitas import nn as qnn
 from torch import Tensor, fx, nn
 
-from qprune.networks.graph import module_of
+from qprune.networks.graph import module_of, source_of
+from qprune.precision.brevitas_qat import weight_quantizer_of
 
 
 def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
@@ -26,7 +27,7 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
         norm = module_of(node)
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
             continue
-        source = node.args[0]
+        source = source_of(node)
         conv = module_of(source)
         if not isinstance(conv, qnn.QuantConv2d) or len(source.users) > 1 or calls.count(source.target) > 1:
             continue
@@ -40,12 +41,13 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
+def _fold(conv: qnn.QuantConv2d, norm: nn.BatchNorm2d) -> bool:
     """Change the convolution's weights, scales and bias; returns whether it could be done."""
-    quantizer = conv.weight_quant.tensor_quant
+    assert norm.running_mean is not None and norm.running_var is not None
+    quantizer = weight_quantizer_of(conv)
     quantized, step, _, _ = quantizer(conv.weight)
     integers = (quantized.double() / step).round()  # [out, in / groups, kh, kw]
-    factor = _affine(norm.weight, 1.0, norm) / (norm.running_var.double() + norm.eps).sqrt()  # [out]
+    factor = _affine(norm.weight, 1.0, norm.running_var) / (norm.running_var.double() + norm.eps).sqrt()  # [out]
     if (integers[factor < 0] == quantizer.qmin).any():
         return False
     shape = (-1, 1, 1, 1)
@@ -53,10 +55,10 @@ def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
     quantizer.scale.copy_(scale)
     conv.weight.copy_(integers * factor.sign().view(shape) * scale)
     bias = 0.0 if conv.bias is None else conv.bias.double()
-    shifted = _affine(norm.bias, 0.0, norm) + (bias - norm.running_mean.double()) * factor
+    shifted = _affine(norm.bias, 0.0, norm.running_var) + (bias - norm.running_mean.double()) * factor
     conv.bias = nn.Parameter(shifted.to(conv.weight.dtype), requires_grad=False)
     return True
 
 
-def _affine(parameter: Tensor | None, value: float, norm: nn.BatchNorm2d) -> Tensor:
-    return torch.full_like(norm.running_var, value).double() if parameter is None else parameter.double()
+def _affine(parameter: Tensor | None, value: float, like: Tensor) -> Tensor:
+    return torch.full_like(like, value).double() if parameter is None else parameter.double()

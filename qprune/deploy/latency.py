@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -129,7 +130,9 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path) -> list[di
     rows = []
     for batch in batches:
         inputs = {name: _batch(images[subject.cell], batch) for name, subject in subjects.items()}
-        actions = {name: lambda subject=subject, x=inputs[name]: subject.run(x) for name, subject in subjects.items()}
+        actions: dict[str, Callable[[], object]] = {
+            name: partial(subject.run, inputs[name]) for name, subject in subjects.items()
+        }
         seconds = interleaved(actions, rounds)
         for name, subject in subjects.items():
             if subject.dense == name:

@@ -19,6 +19,7 @@ torch.ao's packed weights nor Brevitas' integer weights.
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def write(cell: DeployedCell, path: Path) -> None:
     require(*PACKAGES, extra="onnx")
     entry = PRECISIONS.get(cell.spec.precision)
     example = torch.rand(2, *cell.spec.image_shape)
-    options = {
+    options: dict[str, Any] = {
         "input_names": [INPUT],
         "output_names": [OUTPUT],
         "dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},

@@ -22,7 +22,7 @@ def write(cell: DeployedCell, path: Path) -> None:
     network = stored_half(cell.network) if half else cell.network
     example = torch.rand(2, *cell.spec.image_shape)
     batch = torch.export.Dim("batch", min=1)
-    name = next(node.target for node in network.graph.nodes if node.op == "placeholder")
+    name = next(str(node.target) for node in network.graph.nodes if node.op == "placeholder")
     with quiet(), torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes={name: {0: batch}}, strict=False)
         extra = {"qprune.cell": cell.name, "qprune.classes": "\n".join(map(str, cell.class_names))}

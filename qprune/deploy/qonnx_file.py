@@ -3,6 +3,7 @@
 Written by brevitas.export.export_qonnx with the TorchScript exporter, checked by qonnx's own executor.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,12 +57,12 @@ def load(path: Path, cell: DeployedCell) -> Run:
 
 
 @contextmanager
-def _ir_version(number: int):
+def _ir_version(number: int) -> Iterator[None]:
     """qonnx runs single nodes as models of onnx's newest IR version, which ONNX Runtime may not know yet."""
     import onnx
 
     before = onnx.IR_VERSION
-    onnx.IR_VERSION = number
+    onnx.IR_VERSION = number  # type: ignore[assignment]  # onnx types it by its enum, and reads it as a number
     try:
         yield
     finally:

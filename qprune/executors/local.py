@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from qprune.executors.base import ENDS, Event, Executor
@@ -53,7 +54,7 @@ class LocalExecutor(Executor):
         self._idle, self._busy = [], {}
 
     @property
-    def processes(self) -> list[multiprocessing.Process]:
+    def processes(self) -> list[BaseProcess]:
         """The worker processes."""
         return [worker.process for worker in (*self._idle, *self._busy.values())]
 
@@ -70,8 +71,9 @@ class LocalExecutor(Executor):
         self._busy[worker.connection] = worker
 
     def events(self, timeout: float) -> list[Event]:
-        events = []
+        events: list[Event] = []
         for connection in wait(list(self._busy), timeout):
+            assert isinstance(connection, Connection)
             worker = self._busy[connection]
             try:
                 event = connection.recv()

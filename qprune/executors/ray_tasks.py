@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from qprune.executors.base import ENDS, Event, Executor
@@ -198,7 +199,7 @@ def _connect(address: str | None) -> None:
     """Start Ray's local cluster, or join the one at the address. Raises UserError where none answers."""
     import ray
 
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:

@@ -34,7 +34,9 @@ def work(connection: Connection, store_folder: str, threads: int, number: int, w
 
 
 def _end_with_driver() -> None:
-    wait([multiprocessing.parent_process().sentinel])
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    wait([driver.sentinel])
     os._exit(1)
 
 

@@ -69,7 +69,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
     correct = {
         (sweep, record["cell"]): right
         for sweep, record in zip(detailed.sweep, records, strict=True)
-        if (right := correct_images(record)) is not None
+        if record and (right := correct_images(record)) is not None
     }
     groups = points[GROUP].drop_duplicates().reset_index(drop=True)
     lambdas = {sweep: read_lambdas(folder) for sweep, folder in places.items()}
@@ -254,7 +254,8 @@ def _published(one: Published, cells) -> dict:
 
 def _curves(places: dict[str, Path], detailed, records: list) -> dict:
     """curve_tables of all sweeps; the stages lie beside the sweep's folder."""
-    curves, by_row = [], {}
+    curves: list[dict] = []
+    by_row: dict[int, dict] = {}
     for sweep, folder in places.items():
         rows = [number for number, name in enumerate(detailed.sweep) if name == sweep]
         tables = curve_tables(folder.parent / "stages", [records[row] for row in rows])
@@ -291,7 +292,7 @@ def _number(value: float, digits: int | None = None):
 
 def _columns(frame, names: tuple[str, ...], digits: int | None = None) -> dict:
     """Columns as lists; of texts, {"names": distinct ones, "index": [...]}. Columns without any value are left out."""
-    columns = {}
+    columns: dict[str, dict | list] = {}
     for name in names:
         if name not in frame or frame[name].isna().all():
             continue

@@ -4,6 +4,7 @@ import json
 import shlex
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 from qprune.analysis.answers import Answer, compare_answers
 from qprune.analysis.answers import answers as all_answers
@@ -211,7 +212,12 @@ def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folde
         names = [*dict.fromkeys((*SHOWN, cost, *limits.largest, *limits.smallest))]
         return values | {name: _number(row[name]) for name in names if name in points and name not in values}
 
-    answer = {"limits": list(limits.texts().values()), "prefer": prefer, "decided_by": picked.prefer, "cost": cost}
+    answer: dict[str, Any] = {
+        "limits": list(limits.texts().values()),
+        "prefer": prefer,
+        "decided_by": picked.prefer,
+        "cost": cost,
+    }
     answer |= {"feasible": picked.feasible, "points": len(points), "pick": entry(picked.chosen)}
     answer["runners_up"] = [entry(place) for place in picked.runners_up]
     if picked.chosen is None:

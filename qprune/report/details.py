@@ -82,7 +82,8 @@ def curve_tables(stages: Path, records: list[dict | None]) -> dict:
 
     def line(record: dict) -> list[str]:
         """The stages that the cell's network went through, from the first on, each snapshot of a path by itself."""
-        found, stage = [], list(record["stages"].values())[-1]["id"]
+        found: list[str] = []
+        stage = list(record["stages"].values())[-1]["id"]
         while stage:
             found.insert(0, stage)
             stage = report(stage).get("continues")
@@ -90,7 +91,8 @@ def curve_tables(stages: Path, records: list[dict | None]) -> dict:
 
     cells = []
     for record in records:
-        places, start, reached = [], 0, {}
+        places, start = [], 0
+        reached: dict[str, int] = {}
         for stage in line(record) if record else []:
             for phase, curve in report(stage).get("curves", {}).items():
                 if phase not in reached:  # it begins where the phases before it end
@@ -112,7 +114,7 @@ def _thin(curve: list) -> list:
 def correct_images(record: dict | None, part: str = "test") -> np.ndarray | None:
     """Which images of the split the cell's network got right, bool [images]."""
     try:
-        return unpack_bits(record[part]["correct"], record[part]["images"])
+        return None if record is None else unpack_bits(record[part]["correct"], record[part]["images"])
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -51,8 +51,8 @@ class Results:
         max, min: column -> limit, e.g. max={"bit_gflops": 0.5}, min={"val_accuracy": 0.95}.
         """
         points = self._points(cost, data, model)
-        texts = [[f"{column}={limit!r}" for column, limit in (part or {}).items()] for part in (max, min)]
-        chosen = pick(points, parse_limits(*texts, points), prefer, cost).chosen
+        largest, smallest = ([f"{column}={limit!r}" for column, limit in (part or {}).items()] for part in (max, min))
+        chosen = pick(points, parse_limits(largest, smallest, points), prefer, cost).chosen
         return None if chosen is None else points.iloc[chosen]
 
     def figure(self, cost: str = "bit_gflops", accuracy: str = "val_accuracy", data: str | None = None, model=None):

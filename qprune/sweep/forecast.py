@@ -264,8 +264,8 @@ def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
         title = f"{model} on {data}, {criterion}{first}: bit_gflops, mean over seeds ('?' until the path is walked and widths are chosen)"
         known: dict[tuple[str, float], list[float]] = {}
         for cell in cells:
-            if costs[cell.id] is not None:
-                known.setdefault((cell.precision, cell.ratio), []).append(costs[cell.id])
+            if (cost := costs[cell.id]) is not None:
+                known.setdefault((cell.precision, cell.ratio), []).append(cost)
 
         def entry(precision: str, ratio: float, known=known) -> str:
             seeds = known.get((precision, ratio))

@@ -164,7 +164,7 @@ def check_size(config: SweepConfig) -> None:
         place = place_of(config, "model" if len(config.model) >= len(config.data) else "data")
         problem = f"{networks:,} networks on data sets are more than {MAX_NETWORKS}, the most that one sweep takes"
     elif (cells := math.prod(length for length, _ in axes.values())) > MAX_CELLS:
-        place = place_of(config, *max(axes, key=axes.get))
+        place = place_of(config, *max(axes, key=lambda axis: axes[axis]))
         counted = " x ".join(f"{length:,} {noun}{'s' if length > 1 else ''}" for length, noun in axes.values())
         counted = counted.replace("criterions", "criteria")
         problem = f"{cells:,} cells ({counted}) are more than {MAX_CELLS:,}, the most that one sweep takes"

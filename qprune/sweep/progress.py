@@ -71,16 +71,16 @@ class Progress:
             self.console.print("failed", style="red", end=" ")
             self.console.print(f"{stage.label}: {event.reason}", markup=False, highlight=False, soft_wrap=True)
         if self.bars:
-            self._update_bars(event, new, ended)
+            self._update_bars(self.bars, event, new, ended)
         else:
             self._line(stage.label, ended)
 
-    def _update_bars(self, event: Event, new: int, ended: bool) -> None:
-        self.bars.update(self.overall, advance=new, description=f"[bold]{self._counts()}")
+    def _update_bars(self, bars: Bars, event: Event, new: int, ended: bool) -> None:
+        bars.update(self.overall, advance=new, description=f"[bold]{self._counts()}")
         if ended and event.stage in self.running:
-            self.bars.remove_task(self.running.pop(event.stage))
+            bars.remove_task(self.running.pop(event.stage))
         elif event.stage in self.running:
-            self.bars.update(self.running[event.stage], advance=event.count)
+            bars.update(self.running[event.stage], advance=event.count)
 
     def _line(self, label: str, ended: bool) -> None:
         now = time.monotonic()

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from qprune.settings.config import SweepConfig
+from qprune.stages.base import DataStage
 from qprune.stages.prune import Prune
 from qprune.storage.durable import draft_of, remove, set_aside, write_whole, writing
 from qprune.storage.results import AGAIN, COLUMNS, failure_file, network_file, record_file, sha256
@@ -91,7 +92,8 @@ class Records:
         metas = {kind: self.store.meta(stage) for kind, stage in cell.stages.items()}
         row = self.rows[cell.id]
         row.update(_measured(metas, self.plan.facts[cell.model, cell.data].dense_macs))
-        evaluated = metas["evaluate"]
+        evaluated, evaluation = metas["evaluate"], self.plan.stages[cell.stages["evaluate"]]
+        assert isinstance(evaluation, DataStage)
         record = {
             **{column: value for column, value in row.items() if column not in REFERENCES},
             "cost": evaluated["cost"],
@@ -99,7 +101,7 @@ class Records:
             "network_sha256": self.store.meta(cell.network)["tensors_sha256"],
             "validation": evaluated["val"],
             "test": evaluated["test"],
-            "data_settings": self.plan.stages[cell.stages["evaluate"]].data.settings,
+            "data_settings": evaluation.data.settings,
             "stages": {
                 kind: {"id": stage, "seconds": metas[kind]["seconds"], "settings": metas[kind]["named_by"]["settings"]}
                 for kind, stage in cell.stages.items()

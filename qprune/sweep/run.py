@@ -1,7 +1,7 @@
 """The sweep driver: plan, compute what is missing, record each cell as it is finished."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def open_sweep(config: SweepConfig, out: Path) -> tuple[Plan, Store, Path]:
     return make_plan(config), Store(Path(out) / "stages"), folder
 
 
-def wanted_networks(plan: Plan, folder: Path, kept: set[str] = frozenset()) -> set[str]:
+def wanted_networks(plan: Plan, folder: Path, kept: Collection[str] = frozenset()) -> set[str]:
     """The stages whose networks the sweep's folder lacks: of the cells in `kept`, or with `keep: all` of all."""
     return {
         cell.network
@@ -138,7 +138,8 @@ class _Run:
 
         Returns the cells that are done. One set of workers serves all rounds.
         """
-        search, outcomes = Search(self.plan), {}
+        search = Search(self.plan)
+        outcomes: dict[str, tuple[float, float] | None] = {}
         with ExitStack() as workers:
             executor = None
             while cells := search.advance(outcomes):

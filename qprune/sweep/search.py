@@ -77,7 +77,7 @@ class _Study:
         groups: dict[tuple, list[Cell]] = {}
         for cell in cells:  # points of equal work (ratio 0 of two criteria) are one
             groups.setdefault((cell.method, cell.precision, cell.ratio, cell.criterion), []).append(cell)
-        points = {}
+        points: dict[tuple[str, ...], Point] = {}
         for group in groups.values():
             first = group[0]
             point = Point(
@@ -171,7 +171,8 @@ class _Study:
             return [self._untried(point)[0] for point in open_[:ROUND]]  # all have failed so far
         values = np.array([self._values(point)[0] for point in known])
         scouts = [next(cell for cell in point.cells if self._value(cell)) for point in known]
-        bought, chosen = self._stages(scouts), []  # without the other seeds' baselines
+        chosen: list[Cell] = []
+        bought = self._stages(scouts)  # without the other seeds' baselines
         while open_ and len(chosen) < ROUND:
             expected, capable = foretell(known, values, [*open_, *known])
             cells = [self._untried(point)[:1] for point in open_]
@@ -192,10 +193,11 @@ class _Study:
         expected, capable = foretell(known, np.array([self._values(point)[0] for point in known]), known)
         hopeless = [max(accuracy for _, accuracy in self._values(point)) <= -FLOOR for point in known]
         open_ = [number for number, point in enumerate(known) if self._untried(point) and not hopeless[number]]
-        front = [np.mean(self._values(point), axis=0) for point in known if not self._untried(point)]
-        if not front:  # nothing may be worth it, but some point is to be a mean over seeds
+        means = [np.mean(self._values(point), axis=0) for point in known if not self._untried(point)]
+        if not means:  # nothing may be worth it, but some point is to be a mean over seeds
             return self._untried(known[int(np.argmax(expected[:, 1]))])
-        front, bought, chosen = np.array(front), set(self.bought), []
+        chosen: list[Cell] = []
+        front, bought = np.array(means), set(self.bought)
         while open_:
             cells = [self._untried(known[number]) for number in open_]
             best = self._best(capable[open_], front, cells, bought, self.seeds)
@@ -213,8 +215,8 @@ class _Study:
 
         seeds: among how many what has been bought is shared out.
         """
-        whole = np.vstack([front, points])
-        whole = max(hypervolume(2.0 ** whole[:, 0], whole[:, 1], 1.0, -BELOW_BASELINE), BELOW_BASELINE)
+        both = np.vstack([front, points])
+        whole = max(hypervolume(2.0 ** both[:, 0], both[:, 1], 1.0, -BELOW_BASELINE), BELOW_BASELINE)
         prices = [self.plan.updates_of(self._stages(each) - bought) / len(each) / self.seed_updates for each in cells]
         worths = hypervolume_gains(front, points) / whole / np.maximum(prices, 1e-6)
         best = int(np.argmax(np.round(worths, 9)))  # of equal ones the first
@@ -256,7 +258,7 @@ def foretell(known: list[Point], values: np.ndarray, points: list[Point]) -> tup
     """
     guessed, guess = _guess(known), _guess(points)
     noisier = 1 + NOISE_OF_LOSS / ACCURACY[-1] * np.maximum(-values[:, 1], 0.0)
-    columns, spread = [], None
+    columns, spread = [], np.empty(0)
     for column, scales in enumerate((COST, ACCURACY)):
         within = _covariance(known, known, scales) + np.diag((scales[-1] * noisier) ** 2)
         across = _covariance(points, known, scales)
