@@ -328,7 +328,7 @@ LARGE = {
     "seeds": (f"seeds: [{NUMBERS}]", f"f.yaml:4:1: 200,000 cells .* more than {MAX_CELLS:,}.*split"),
     "ratios": (
         f"prune: {{ratios: [{','.join(f'{i / 10_000}' for i in range(9000))}]}}\nseeds: [1, 2, 3]",
-        r"f\.yaml:4:9: 108,000 cells \(1 network x 1 data set x 3 seeds x 1 criterion x 9,000 ratios x 4 precisions x 1 order\)",
+        r"f\.yaml:4:9: 108,000 cells \(1 network x 1 data set x 3 seeds x 1 criterion x 9,000 ratios x 4 precisions x 1 method\)",
     ),
     "networks": (
         f"model: [{','.join(f'{{name: vgg_tiny, width: {i / 1000}}}' for i in range(1, MAX_NETWORKS + 2))}]",
