@@ -27,7 +27,15 @@ from qprune.registry.user_code import check_options, is_user_code, load_function
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["MODELS", "build_model", "check_model", "load_checkpoint", "load_pretrained", "model_fingerprint"]
+__all__ = [
+    "MODELS",
+    "build_model",
+    "check_model",
+    "is_user_model",
+    "load_checkpoint",
+    "load_pretrained",
+    "model_fingerprint",
+]
 
 MAX_WIDTH = 100  # of an own network: times the channels of its paper
 MAX_PARAMETERS = 100_000_000  # of an own network: 0.4 GB, and as much again for each of its copies
@@ -57,6 +65,11 @@ _DOOR_OPTIONS = {
         None, lambda value: value is None or is_whole(value, 1, 4096), "a whole number from 1 to 4096, or null"
     ),
 }
+
+
+def is_user_model(name: object) -> bool:
+    """Whether a model's name is the user's own module:function; torchvision:<name> is none, and runs nothing of his."""
+    return is_user_code(name) and not str(name).startswith(_DOOR)
 
 
 def check_model(settings: Mapping[str, Any]) -> None:
@@ -117,7 +130,7 @@ def _resolve(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         options = fill(f"model {name!r}", given, _DOOR_OPTIONS)
         torchvision_door.check(name.removeprefix(_DOOR), **options)
         return name, options
-    if is_user_code(name):
+    if is_user_model(name):
         check_options("model", name, load_function("model", name), given, dict.fromkeys(_SHAPES))
         return name, given
     raise UserError(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from torch import Tensor, fx, nn
 
-from qprune.networks import build_model
+from qprune.networks import build_model, is_user_model
 from qprune.networks.graph import with_normalize
 from qprune.precision import Precision, get_precision
 from qprune.pruning.shrink import resize
@@ -51,7 +51,8 @@ class NetworkSpec:
 
         source: where it was read, for the message of the UserError for other code.
         """
-        check_trust(values["model"]["name"], trust, source)
+        if is_user_model(values["model"]["name"]):
+            check_trust(values["model"]["name"], trust, source)
         return cls(**values)
 
     def build(self, pretrained: bool = False) -> fx.GraphModule:
