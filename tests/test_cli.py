@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from processes import group_is_empty, heed_ctrl_c, members, wait_until
+from started import start
 from tiny_sweep import COMMAND, TINY, command, environment, run_inline, tiny_config, write_tiny
 
 from qprune.storage.results import read_cells
@@ -32,6 +33,24 @@ print("heavy:", *sorted(heavy))
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("Usage:") == 5
     assert run.stdout.splitlines()[-1].strip() == "heavy:"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "imported"),
+    [
+        (["status", "results/tiny"], 0, []),
+        (["pick", "results/tiny", "--max", "weight_bytes=1e9"], 0, []),
+        (["report", "results/tiny", "--answers"], 0, []),
+        (["plan", "bad.yaml"], 2, []),
+        (["sweep", "bad.yaml"], 2, []),
+        (["sweep", "tiny.yaml"], 0, ["torch", "torch_pruning"]),  # builds the network, for the number of its maps
+    ],
+)
+def test_what_computes_nothing_starts_light(resumable, arguments, code, imported):
+    (resumable / "bad.yaml").write_text(TINY.replace("lr: 0.1", "lr: -1"))
+    started = start(*arguments, cwd=resumable)
+    assert started.code == code and started.heavy == imported
+    assert "torch._dynamo" not in started.modules
 
 
 def test_help_names_the_commands(tmp_path):

@@ -42,9 +42,9 @@ def interval(values) -> Interval:
 
 @lru_cache
 def _student_quantile(degrees: int) -> float:
-    from scipy.stats import t
+    from scipy.special import stdtrit  # a fifth of the time to import that scipy.stats takes
 
-    return float(t.ppf(0.975, degrees))
+    return float(stdtrit(degrees, 0.975))
 
 
 def sampling_interval(correct: np.ndarray, other: np.ndarray | None = None) -> Interval:

@@ -56,7 +56,7 @@ def vgg_layers(layout: tuple[int | str, ...], in_channels: int, width: float) ->
 def initialise(model: nn.Module) -> nn.Module:
     """The model, its convolutions drawn as in He et al. (ICCV 2015, Eq. 15, fan out); the rest as PyTorch does it."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return model
 

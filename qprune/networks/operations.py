@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
-from torchvision.ops import StochasticDepth
 
 Form = type[nn.Module] | Callable[..., Any] | str  # a module's class, a function, a tensor method's name
 Joint = Literal["", "add", "subtract", "multiply", "concatenate"]
@@ -95,7 +94,7 @@ def register_operation(*forms: Form, macs: Literal[0] | Macs, **traits: Any) -> 
     for form in forms:
         if isinstance(form, nn.Module) or not (callable(form) or isinstance(form, str)):
             raise TypeError(f"{form!r} is no class of modules, no function and no method's name")
-        if form in _TABLE:
+        if _key(form) in _TABLE:
             raise ValueError(f"operation {form!r} is registered twice")
     _TABLE.update(dict.fromkeys(forms, operation))
 
@@ -103,7 +102,13 @@ def register_operation(*forms: Form, macs: Literal[0] | Macs, **traits: Any) -> 
 def look_up(form: Any) -> Operation:
     """The row of a function or a method's name, or of a module's class or the nearest that it is derived from."""
     bases = form.__mro__ if isinstance(form, type) else (form,)
-    return next((_TABLE[base] for base in bases if base in _TABLE), UNKNOWN)
+    return next((_TABLE[base] for base in map(_key, bases) if base in _TABLE), UNKNOWN)
+
+
+def _key(form: Any) -> Any:
+    """What the table has a form under: itself, or, of a class whose package isn't imported for it, its full name."""
+    name = f"{form.__module__}.{form.__qualname__}" if isinstance(form, type) else form
+    return name if name in _TABLE else form
 
 
 def is_brevitas(module: nn.Module | None) -> TypeGuard[Any]:
@@ -113,7 +118,7 @@ def is_brevitas(module: nn.Module | None) -> TypeGuard[Any]:
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether tracing must not look into a module, for it is qprune's, registered or Brevitas' (torch's are known)."""
-    known = any(base in _TABLE and not _is_of_torch(base) for base in type(module).__mro__)
+    known = any(_key(base) in _TABLE and not _is_of_torch(base) for base in type(module).__mro__)
     return known or is_brevitas(module)
 
 
@@ -143,7 +148,8 @@ _row(nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, moves=True)
 _row(nn.AvgPool2d, F.avg_pool2d, averages=True, keeps_sign=True)
 _row(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, averages=True, keeps_sign=True)
 _row(torch.mean, "mean", averages=True, keeps_sign=True)
-_row(nn.Dropout, nn.Dropout2d, F.dropout, F.dropout2d, StochasticDepth, moves=True)
+_row(nn.Dropout, nn.Dropout2d, F.dropout, F.dropout2d, moves=True)
+_row("torchvision.ops.stochastic_depth.StochasticDepth", moves=True)
 _row(_DropoutNd)
 _row(nn.Flatten, torch.flatten, "flatten", torch.reshape, "reshape", "view", torch.squeeze, "squeeze", moves=True)
 _row(nn.Identity, "contiguous", moves=True)

@@ -10,6 +10,7 @@ import torch
 from networks import batch, warm_up
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 import qprune
 from qprune.cost import count_cost
@@ -95,6 +96,13 @@ def registered(table):
     qprune.register_operation(largest_of_four, macs=0, moves=True)
     qprune.register_operation(sum_of, macs=0, joins="add")
     qprune.register_operation(Gain, macs=products)
+
+
+def test_torchvisions_layer_has_its_row_and_cant_have_another(table):
+    """By its name, so that torchvision is imported only where a network is made of it."""
+    assert operations.look_up(StochasticDepth).moves and operations.is_leaf(StochasticDepth(0.1, "row"))
+    with pytest.raises(ValueError, match="registered twice"):
+        qprune.register_operation(StochasticDepth, macs=0)
 
 
 def test_what_is_unknown_is_named_until_it_is_registered(table):
