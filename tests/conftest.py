@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, small images."""
+"""Shared by all tests: one thread of torch, a browser, the tiny sweep run once; the order of files."""
 
 import os
 import shutil

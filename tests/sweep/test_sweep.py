@@ -263,7 +263,7 @@ def test_a_grid_without_fp32_and_without_ratio_0_still_has_its_baseline(resumabl
 def test_the_baseline_is_trained_where_no_cell_needs_it(tmp_path):
     overrides = ("seeds=0", "precisions=int4", "prune.ratios=0.5", "train.updates=5", "data.subset=64")
     code, computed, _ = run_inline(tiny_config(tmp_path, *overrides), tmp_path / "results")
-    assert code == 0 and len(computed) == 2 + 2 * 3  # dense, path; recover, quantize, evaluate of cell and baseline
+    assert code == 0 and len(computed) == 2 + 2 * 3  # dense, prune; finetune, quantize, evaluate of cell and baseline
     (row,) = pd.read_csv(tmp_path / "results/tiny/cells.csv").itertuples()
     (base,) = [
         meta["test"]["accuracy"]
