@@ -20,6 +20,7 @@ from qprune.storage.durable import remove_drafts, write_whole, writing
 from qprune.storage.sealed_table import sealed_table
 from qprune.storage.store import Store
 from qprune.sweep.progress import Progress
+from qprune.sweep.run import check_layout
 
 
 def missing_stages(plan: RankPlan, store: Store) -> dict[str, Stage]:
@@ -54,6 +55,7 @@ def run_rank(
     charts as SVG and PNG. What failed before is tried again only with retry_failed.
     """
     started = time.monotonic()
+    check_layout(Path(out) / config.name)
     plan = make_rank_plan(config)
     store, folder = Store(Path(out) / "stages"), Path(out) / config.name / "rank"
     for needed in (folder, store.folder):

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console, Group
 from rich.table import Table
 
-from qprune.analysis.tables import ratio_table
+from qprune.analysis.tables import ratio_table, with_method
 from qprune.cost import count_cost
 from qprune.data import load_data
 from qprune.precision import get_precision
@@ -138,6 +138,8 @@ def measure(plan: Plan) -> dict[tuple[str, str], Measured]:
             cost = count_cost(trained.eval(), facts.spec.image_shape)
             if not precision.layer_bits:  # those of a mixed precision depend on the trained weights
                 bits[name] = {layer.name: (layer.w_bits, layer.a_bits) for layer in cost.layers}
+        layers = count_cost(network.eval(), facts.spec.image_shape).layers
+        bits.setdefault("fp32", {layer.name: (layer.w_bits, layer.a_bits) for layer in layers})  # of baselines
         size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         images = len(dataset.val.labels) + len(dataset.test.labels)
         measured[model, data] = Measured(
@@ -260,8 +262,8 @@ def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
         groups.setdefault((cell.model, cell.data, cell.criterion, cell.method), []).append(cell)
     tables = []
     for (model, data, criterion, method), cells in groups.items():
-        first = "" if method == "prune_first" else f", {method}"
-        title = f"{model} on {data}, {criterion}{first}: bit_gflops, mean over seeds ('?' until the path is walked and widths are chosen)"
+        what = f"{model} on {data}, {with_method(criterion, method)}"
+        title = f"{what}: bit_gflops, mean over seeds ('?' until the path is walked and widths are chosen)"
         known: dict[tuple[str, float], list[float]] = {}
         for cell in cells:
             if (cost := costs[cell.id]) is not None:
@@ -271,7 +273,10 @@ def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
             seeds = known.get((precision, ratio))
             return f"{sum(seeds) / len(seeds):.4g}" if seeds else "?"
 
-        tables.append(ratio_table(title, plan.config.precisions, plan.config.prune.ratios, entry))
+        precisions, ratios = (
+            dict.fromkeys(values) for values in zip(*((c.precision, c.ratio) for c in cells), strict=True)
+        )
+        tables.append(ratio_table(title, precisions, ratios, entry))
     return tables
 
 

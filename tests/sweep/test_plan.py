@@ -285,6 +285,39 @@ def test_forecast_seconds_follow_the_measured_times(tmp_path):
     assert seconds[cells["int4", 0.5].stages["quantize"]] == pytest.approx(3 * Q / 2 + 100)
 
 
+def test_the_forecast_of_post_training_quantisation_follows_fp32_updates(tmp_path):
+    """Its Q updates are FP32's; at the cell's precision it only fits the scales. QAT makes them at the precision."""
+    seconds = {}
+    for method in ("qat", "ptq"):
+        plan = make_plan(
+            tiny_config(tmp_path, "seeds=0", "precisions=int4", "prune.ratios=0", f"quantize.method={method}")
+        )
+        (key,) = plan.facts
+        timing = dataclasses.replace(
+            forecast.measure(plan)[key], update=1.0, pruned_update=1.0, image=0.0,
+            precision_update={"w4a4": 3.0}, precision_start={"w4a4": 100.0},
+        )  # fmt: skip
+        (cell,) = plan.cells
+        seconds[method] = forecast.forecast_seconds(plan, plan.stages, {key: timing})[cell.stages["quantize"]]
+    assert seconds == {"qat": pytest.approx(3 * Q + 100), "ptq": pytest.approx(Q + 100)}
+
+
+def test_the_forecast_of_the_disk_counts_what_is_kept(tmp_path):
+    """Networks, a path's twice; folds, lambdas and evaluations keep their report alone."""
+    criterion = "prune.criterion={name: taylor_activation, lambda: cv}"
+    config = tiny_config(tmp_path, "seeds=0", "precisions=fp32", criterion)
+    plan = make_plan(config)
+    measured = forecast.measure(plan)
+    (timing,) = measured.values()
+    kinds = kinds_of(plan)
+    networks = kinds["dense"] + 2 * kinds["prune"] + kinds["finetune"] + kinds["quantize"]
+    fold, choice = 5, 1
+    reports = sum(kinds.values()) + fold + choice
+    assert len(plan.stages) == reports
+    expected = networks * timing.bytes + reports * forecast.REPORT_BYTES + len(plan.cells) * forecast.RECORD_BYTES
+    assert forecast._megabytes(plan, plan.stages, measured) == pytest.approx(expected / 1e6)
+
+
 def test_ids_are_the_same_in_every_process(tmp_path):
     """A hash of Python's own would differ from run to run, and nothing would ever be found again."""
     tiny_config(tmp_path)
