@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_sweep import run_workers
+from tiny_sweep import run_inline
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntegerConv
 
 from qprune.data import load_data
@@ -25,7 +25,7 @@ def quickstart(tmp_path_factory):
     config = load_config(
         QUICKSTART, ["precisions=[fp32, fp16, int8, int4, w8a8]", "prune.ratios=[0.0, 0.5, 0.9]", "seeds=[0, 1]"]
     )
-    code, text = run_workers(config, out, 2)
+    code, _, text = run_inline(config, out)
     assert code == 0, text
     return out, config, read_cells(out / "quickstart")
 

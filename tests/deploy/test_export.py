@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from networks import Depthwise, Plain, Residual, small
-from tiny_sweep import command, environment, run_workers
+from tiny_sweep import command, environment, run_inline
 
 import qprune
 from qprune.data import Split
@@ -36,9 +36,9 @@ name: trained
 data: digits
 model: [{name: vgg_tiny, width: 0.5}, {name: resnet20, width: 0.25}]
 seeds: [0]
-train: {updates: 300, batch_size: 64, lr: 0.1}
+train: {updates: 200, batch_size: 64, lr: 0.1}
 prune: {ratios: [0, 0.75], channels_per_step: 16, updates_between: 5}
-finetune: {updates: 300, lr: 0.05}
+finetune: {updates: 200, lr: 0.05}
 quantize: {updates: 60}
 precisions: [fp32, fp16, int8, w8a8, int4]
 """
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
     """A plain and a residual network at ratio 0 and 0.75 in five precisions, trained until they see digits."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "sweep.yaml").write_text(SWEEP)
-    code, text = run_workers(load_config(folder / "sweep.yaml"), folder / "results", workers=2)
+    code, _, text = run_inline(load_config(folder / "sweep.yaml"), folder / "results")
     assert code == 0, text
     return folder / "results" / "trained"
 

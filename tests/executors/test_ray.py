@@ -1,7 +1,6 @@
 """A sweep on a Ray cluster: a node lost, a worker dead, an address where nobody answers."""
 
 import io
-import json
 import os
 import signal
 import socket
@@ -19,7 +18,6 @@ ray = pytest.importorskip("ray")
 from ray import exceptions  # noqa: E402
 
 from qprune.executors.base import ENDS  # noqa: E402
-from qprune.executors.local import LOG_BYTES  # noqa: E402
 from qprune.executors.ray_tasks import CONNECT_SECONDS, RayExecutor, ended_by, room, seen  # noqa: E402
 from qprune.registry.errors import UserError  # noqa: E402
 from qprune.stages import Stage  # noqa: E402
@@ -37,9 +35,8 @@ OF_THE_RUN = [
 ]  # columns that may differ between two runs
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 USER_CODE = """
-import os, signal, time
+import os, time
 from torch import nn
-
 
 
 def small(num_classes):
@@ -52,21 +49,6 @@ def waits(num_classes):
         open(f"here-{os.getpid()}", "w").close()
         while not os.path.exists("go"):
             time.sleep(0.05)
-    return small(num_classes)
-
-
-def dies(num_classes):
-    if os.getpid() != DRIVER:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return small(num_classes)
-
-
-def complains(num_classes):
-    if os.getpid() != DRIVER:
-        print("x" * 3000, flush=True)
-        os.system("echo from another program")
-        print("from Python")
-        raise RuntimeError("no such luck")
     return small(num_classes)
 """
 
@@ -232,22 +214,6 @@ def test_a_node_is_lost_and_nothing_else(cluster, tmp_path, user_code):
         assert all(ours[key] == theirs[key] for key in ("network_sha256", "cost", "validation", "test")), cell
     left, right = (rows.drop(columns=OF_THE_RUN) for rows in (left, right))
     pd.testing.assert_frame_equal(left, right, check_exact=True)
-
-
-@pytest.mark.slow
-def test_user_code_that_dies_or_complains(cluster, tmp_path, user_code):
-    small = ("seeds=0", "precisions=fp32", "prune.ratios=0", "train.updates=5", "finetune={updates: 2}")
-    model = "model=[fickle:small,fickle:dies,fickle:complains]"
-    code, text = sweep_on(lambda store: RayExecutor(1, store, cluster.address), tmp_path, *small, model)
-    rows = rows_of(tmp_path).reset_index().set_index("model")
-    assert code == 1, text
-    assert rows.status.to_dict() == {"fickle_small": "done", "fickle_dies": "failed", "fickle_complains": "failed"}
-    assert rows.reason["fickle_dies"] == "the worker process died, 2 times"
-    assert rows.reason["fickle_complains"].startswith("RuntimeError: no such luck")
-    (note,) = (tmp_path / "results/tiny/cells").glob("fickle_complains*.failed.json")
-    log = json.loads(note.read_text())["log"]
-    assert len(log) == LOG_BYTES - 1  # without the newline at its end
-    assert log.startswith("x") and log.endswith("x\nfrom another program\nfrom Python")
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_sweep import MAPS, F, N, P, Q, count_kinds, run_inline, run_workers, tiny_config
+from tiny_sweep import MAPS, F, N, P, Q, count_kinds, run_inline, tiny_config
 
 from qprune.data import Split, load_data
 from qprune.deploy.cells import load_network
@@ -31,7 +31,7 @@ def store_of(folder) -> Store:
 def both_orders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("orders")
     config = tiny_config(folder, SEED, "order=[prune_first,quantize_first]")
-    code, text = run_workers(config, folder / "results", 2)
+    code, _, text = run_inline(config, folder / "results")
     assert code == 0, text
     return folder, config
 
