@@ -36,9 +36,9 @@ name: trained
 data: digits
 model: [{name: vgg_tiny, width: 0.5}, {name: resnet20, width: 0.25}]
 seeds: [0]
-train: {updates: 200, batch_size: 64, lr: 0.1}
+train: {updates: 300, batch_size: 64, lr: 0.1}
 prune: {ratios: [0, 0.75], channels_per_step: 16, updates_between: 5}
-finetune: {updates: 200, lr: 0.05}
+finetune: {updates: 300, lr: 0.05}
 quantize: {updates: 60}
 precisions: [fp32, fp16, int8, w8a8, int4]
 """
