@@ -11,7 +11,7 @@ from tiny_sweep import SMALL, Inline, tiny_config
 from qprune.cli import Where, _executors
 from qprune.executors.base import ENDS, run_stages
 from qprune.executors.local import LOG_BYTES
-from qprune.stages import compute
+from qprune.stages.work import compute
 from qprune.storage.store import Store
 from qprune.sweep.plan import make_plan
 
