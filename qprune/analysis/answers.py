@@ -70,7 +70,7 @@ def answers(cells, percentage_points: float = 1.0, lambdas=None) -> list[Answer]
         ]
     done = without_scratch(measured(cells))
     for (sweep, model, data, criterion), own in done.groupby([one for one in GROUP if one != "method"], sort=False):
-        if own.method.nunique() > 1:
+        if {"prune_first", "quantize_first"} <= set(own.method):
             found.append(Answer(f"{sweep}: {model} on {data}, {criterion}", ORDERS, *_orders(own)))
     for (sweep, model, data, method), own in done.groupby([one for one in GROUP if one != "criterion"], sort=False):
         if own.criterion.nunique() > 1 and TAYLOR in set(own.criterion):

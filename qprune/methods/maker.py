@@ -7,6 +7,7 @@ from typing import TypedDict, TypeVar
 
 from qprune.data import check_data
 from qprune.methods.facts import blame, facts_of
+from qprune.networks import check_model
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.path import PathSchedule
@@ -39,11 +40,13 @@ class Common(TypedDict):
 @dataclass(frozen=True)
 class Made:
     """A cell as a method makes it: its place in the grid, and its stages in the order in which its network goes through
-    them; the last one is its evaluation, and each kind is there at most once."""
+    them; the last one is its evaluation, and each kind is there at most once. width: times the channels of the sweep's
+    model, where that is an axis of the method."""
 
     precision: str
     ratio: float
     stages: tuple[Stage, ...]
+    width: float | None = None
 
 
 class Maker:
@@ -98,10 +101,12 @@ class Maker:
 
     # Stages
 
-    def dense(self, updates: int | None = None) -> Dense:
-        """Dense training; updates: another number of them than N."""
-        train, title = self.config.train, f"train {self.title}"
+    def dense(self, updates: int | None = None, width: float | None = None) -> Dense:
+        """Dense training; updates: another number of them than N; width: times the model's channels."""
+        train, title, model = self.config.train, f"train {self.title}", self._of_width(width)
+        title = title if width is None else f"{title}, width {width:g}"
         return self._dense(
+            model=model,
             data=self.data,
             seed=self.seed,
             recipe=self.recipe,
@@ -109,7 +114,7 @@ class Maker:
             lr=train.lr,
             checkpoint=train.checkpoint,
             checkpoint_sha256=file_hash(train.checkpoint) if train.checkpoint else None,
-            pretrained=self._pretrained(),
+            pretrained=self._pretrained(model),
             label=title if updates is None else f"{title}, one schedule",
         )
 
@@ -132,28 +137,44 @@ class Maker:
                 steps, earlier = 1, []
             path = (self._snapshot(schedule, steps, earlier, source.id, number_format, where),)
             walked = steps * prune.updates_between
-        finetune = Finetune(
-            **self.common,
-            recipe=self.recipe,
-            source=path[-1].id if path else source.id,
-            walked=walked,
-            path_updates=self.path_updates,
-            path_lr=prune.lr,
-            budget=self.finetune_updates,
-            lr=self.config.finetune.lr,
-            cut=self.cut if path or number_format else None,
-            number_format=number_format,
-            label=f"fine-tune {where}, ratio {ratio_text(ratio)}",
-        )
-        return (*path, self.add(finetune))
+        cut = self.cut if path or number_format else None
+        label = f"fine-tune {where}, ratio {ratio_text(ratio)}"
+        return (*path, self.finetuned(path[-1] if path else source, walked, label, cut, number_format))
 
-    def quantized(self, source: Stage, dense: Stage, precision: str, ratio: float) -> Stage:
+    def finetuned(
+        self,
+        source: Stage,
+        walked: int,
+        label: str,
+        cut: Cut | None = None,
+        number_format: NumberFormat | None = None,
+    ) -> Stage:
+        """The source's network after the rest of P, of which it has had `walked`, and F."""
+        return self.add(
+            Finetune(
+                **self.common,
+                recipe=self.recipe,
+                source=source.id,
+                walked=walked,
+                path_updates=self.path_updates,
+                path_lr=self.config.prune.lr,
+                budget=self.finetune_updates,
+                lr=self.config.finetune.lr,
+                cut=cut,
+                number_format=number_format,
+                label=label,
+            )
+        )
+
+    def quantized(
+        self, source: Stage, dense: Stage, precision: str, ratio: float, width: float | None = None
+    ) -> Stage:
         """The source's FP32 network at a precision. dense: the teacher, where the sweep asks for one."""
         return self.add(
             Quantize(
                 **self._quantizing(source, dense, precision),
                 quantization=self.config.quantize.method,
-                label=f"{precision} {self.title}, ratio {ratio_text(ratio)}",
+                label=f"{precision} {self.title}, {_place(ratio, width)}",
             )
         )
 
@@ -162,9 +183,9 @@ class Maker:
         label = f"{precision} {self.title}, dense"
         return self.add(QuantizeDense(**self._quantizing(dense, dense, precision), cut=self.cut, label=label))
 
-    def evaluated(self, source: Stage, precision: str, ratio: float) -> Stage:
+    def evaluated(self, source: Stage, precision: str, ratio: float, width: float | None = None) -> Stage:
         """The evaluation of a stage's network."""
-        label = f"evaluate {precision} {self.title}, ratio {ratio_text(ratio)}"
+        label = f"evaluate {precision} {self.title}, {_place(ratio, width)}"
         return self.add(Evaluate(**self.common, source=source.id, label=label))
 
     # What these are made of
@@ -177,19 +198,29 @@ class Maker:
     def _format(self, precision: str) -> NumberFormat:
         return NumberFormat(get_precision(precision).name, self.config.quantize.first_last_bits)
 
-    def _dense(self, data: Choice, **settings) -> Dense:
+    def _of_width(self, width: float | None) -> Choice:
+        """The model with so many times its channels. Raises UserError where it has no option `width`."""
+        if width in (None, 1):
+            return self.model
+        settings = self.model.settings
+        with blame(self.config, "model", self.config.model.index(self.model)):
+            narrow = {**settings, "width": settings.get("width", 1.0) * width}
+            check_model(narrow)
+        return Choice.of(narrow)
+
+    def _dense(self, model: Choice, data: Choice, **settings) -> Dense:
         return self.add(
             Dense(
                 data=data,
                 data_fingerprint=data_fingerprint_of(data),
-                model=self.model,
-                model_fingerprint=model_fingerprint_of(self.model),
+                model=model,
+                model_fingerprint=model_fingerprint_of(model),
                 trust=self.config.user_code,
                 **settings,
             )
         )
 
-    def _pretrained(self) -> str | None:
+    def _pretrained(self, model: Choice) -> str | None:
         """The dense stage of the same model on the data set of `pretrain`: what a sweep on that would begin with."""
         before = self.config.pretrain
         if before is None:
@@ -197,12 +228,13 @@ class Maker:
         with blame(self.config, "pretrain", "data"):
             check_data(before.data.settings)
         return self._dense(
+            model=model,
             data=before.data,
             seed=before.seed,
             recipe=replace(self.recipe, batch_size=before.batch_size),
             budget=before.updates,
             lr=before.lr,
-            label=f"pretrain {self.model.name} on {before.data.name}",
+            label=f"pretrain {model.name} on {before.data.name}",
         ).id
 
     def _quantizing(self, source: Stage, dense: Stage, precision: str) -> dict:
@@ -292,6 +324,10 @@ class Maker:
         )
         label = f"choose lambda for {self.title}"
         return self.add(ChooseLambda(folds=folds, label=label, trust=self.config.user_code)).id
+
+
+def _place(ratio: float, width: float | None) -> str:
+    return f"ratio {ratio_text(ratio)}" if width is None else f"width {width:g}"
 
 
 def ratio_text(ratio: float) -> str:

@@ -305,9 +305,10 @@ class SweepConfig(_Settings):
         if self.quantize.method == "ptq" and quantizing:
             text = f"{quantizing} prunes under quantisation-aware training, so it can't go with quantize.method: ptq"
             raise problem(text, ("order", self.order.index(quantizing)))
-        if self.train.checkpoint is not None and "scratch" in self.order:
+        anew = [index for index, name in enumerate(self.order) if METHODS.get(name).from_scratch]
+        if self.train.checkpoint is not None and anew:
             text = "with a checkpoint, the network can't be trained from scratch"
-            raise problem(text, ("order", self.order.index("scratch")))
+            raise problem(text, ("order", anew[0]))
         if self.train.checkpoint is not None and len(self.model) > 1:
             raise problem(f"one checkpoint can't start {len(self.model)} models", ("train", "checkpoint"))
         if self.pretrain is not None:

@@ -11,15 +11,18 @@ class Method(Entry):
 
     ranks: whether it prunes by a criterion; what doesn't is made once for all criteria. quantizes_first: whether it
     prunes under quantisation-aware training, so that it needs widths that are chosen beforehand and rules for quantisers.
+    from_scratch: whether it trains a network of its own, which no checkpoint can stand for.
     """
 
     ranks: bool = True
     quantizes_first: bool = False
+    from_scratch: bool = False
 
 
 METHODS = Registry(
     "method",
     Method("prune_first", "qprune.methods.prune_first:prune_first"),
     Method("quantize_first", "qprune.methods.quantize_first:quantize_first", quantizes_first=True),
-    Method("scratch", "qprune.methods.scratch:scratch", ranks=False),
+    Method("scratch", "qprune.methods.scratch:scratch", ranks=False, from_scratch=True),
+    Method("narrower", "qprune.methods.narrower:narrower", ranks=False, from_scratch=True),
 )

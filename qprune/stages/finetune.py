@@ -48,14 +48,14 @@ class Finetune(TrainingStage):
 
     def compute(self, work: Work) -> Result:
         data, spec = work.data(self), work.spec(self.source)
-        tensors, achieved = work.store.tensors(self.source), 0.0
+        tensors, report = work.store.tensors(self.source), {}
         if self.cut is None:
             network = spec.load_fp32(tensors).to(work.device)
         else:
             gated = gated_network(spec, self.cut, self.number_format, tensors, work.device)
             if "path/alive" in tensors:
                 gated.mask(tensors["path/alive"])
-            achieved = gated.pruned
+            report["achieved_ratio"] = gated.pruned
             network = gated.shrink()
         spec = dataclasses.replace(spec, widths=layer_widths(network))
         recipe = recipe_of(self, data)
@@ -67,4 +67,4 @@ class Finetune(TrainingStage):
         work.partial.train("prune", network, data.train, recipe, rest, constant(self.path_lr), seed)
         tuning, seed = range(self.budget), seed_of(self.seed, "finetune")
         work.partial.train("finetune", network, data.train, recipe, tuning, cosine(self.lr, self.budget), seed)
-        return {"network": spec.to_json(), "achieved_ratio": achieved}, network.eval().state_dict()
+        return {**report, "network": spec.to_json()}, network.eval().state_dict()

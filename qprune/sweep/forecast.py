@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -175,8 +175,10 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
         )
 
     @cache
-    def dense_macs(model: str, data: str) -> dict[str, int]:
-        return _layer_macs(plan.facts[model, data].spec)
+    def dense_macs(model: str, data: str, dense: str) -> dict[str, int]:
+        stage = plan.stages[dense]
+        assert isinstance(stage, Dense)
+        return _layer_macs(replace(plan.facts[model, data].spec, model=stage.model.settings))
 
     def weighted(macs: dict[str, int], bits: dict) -> float:
         return sum(2 * count * bits[name][0] * bits[name][1] / 1024 / 1e9 for name, count in macs.items())
@@ -191,7 +193,7 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
         elif bits is None:
             costs[cell.id] = None
         elif "prune" not in cell.stages:
-            costs[cell.id] = weighted(dense_macs(cell.model, cell.data), bits)
+            costs[cell.id] = weighted(dense_macs(cell.model, cell.data, cell.stages["dense"]), bits)
         elif tuned and store.done(tuned) and (tuned in looked_up or len(looked_up) < KNOWN_PATHS):
             looked_up.add(tuned)
             costs[cell.id] = weighted(pruned_macs(tuned), bits)
@@ -204,9 +206,10 @@ def forecast_seconds(plan: Plan, todo: dict[str, Stage], measured: dict) -> dict
     """Seconds of computing that each missing stage will take, on this machine, with one thread."""
     timings, ratios = _timings(plan, measured), {}
     for cell in plan.cells:
-        for kind in ("finetune", "quantize"):  # those that train the smaller network
-            if kind in cell.stages:
-                ratios[cell.stages[kind]] = cell.ratio
+        smaller, ratio = ("finetune", "quantize"), cell.ratio  # the stages that train the smaller network
+        if cell.width is not None:
+            smaller, ratio = ("dense", "quantize"), min(1 - cell.width, plan.config.prune.until)
+        ratios |= {cell.stages[kind]: ratio for kind in smaller if kind in cell.stages}
     seconds = {}
     for name, stage in todo.items():
         timing = timings[name]
@@ -259,7 +262,7 @@ def _cost_tables(plan: Plan, costs: dict[str, float | None]) -> list[Group]:
     """Ratio x precision, means over seeds, one table per model, data set and criterion."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in plan.cells:
-        groups.setdefault((cell.model, cell.data, cell.criterion, cell.method), []).append(cell)
+        groups.setdefault((cell.model, cell.data, cell.criterion, cell.variant), []).append(cell)
     tables = []
     for (model, data, criterion, method), cells in groups.items():
         what = f"{model} on {data}, {with_method(criterion, method)}"

@@ -33,7 +33,8 @@ NO_CRITERION = "none"  # in the column `criterion`, of cells that no criterion h
 class Cell:
     """One point of the grid.
 
-    stages: kind -> id of its stage, in the order in which its network goes through them; network: the stage whose
+    width: times the channels of its model, where its method has that for an axis; variant: the method with its width, as
+    tables name it; stages: kind -> id of its stage, in the order in which its network goes through them; network: the stage whose
     network is evaluated. Of the same seed, dense: the dense network after N updates; baseline: the evaluation of ratio 0
     in FP32.
     """
@@ -46,6 +47,8 @@ class Cell:
     precision: str
     ratio: float
     seed: int
+    width: float | None
+    variant: str
     stages: dict[str, str]
     network: str
     dense: str
@@ -128,10 +131,11 @@ def make_plan(config: SweepConfig) -> Plan:
 
 def _cell(made: Made, model: str, data: str, criterion: str, method: str, seed: int, dense: str, baseline: str) -> Cell:
     *_, last, evaluated = made.stages
-    how = [part for part, shown in ((criterion, criterion != NO_CRITERION), (method, method != "prune_first")) if shown]
+    variant = method if made.width is None else f"{method}.width_{made.width:g}"  # as criteria name their options
+    how = [part for part, shown in ((criterion, criterion != NO_CRITERION), (variant, method != "prune_first")) if shown]
     label = "-".join([model, data, *how, made.precision, f"r{ratio_text(made.ratio)}", f"s{seed}"])
     stages = {stage.kind: stage.id for stage in made.stages}
-    place = (criterion, method, made.precision, made.ratio, seed)
+    place = (criterion, method, made.precision, made.ratio, seed, made.width, variant)
     return Cell(label, model, data, *place, stages, network=last.id, dense=dense, baseline=baseline)
 
 

@@ -195,7 +195,7 @@ def _planned_row(plan: Plan, cell: Cell) -> dict:
         cell=cell.id, sweep=plan.config.name, model=cell.model, data=cell.data, criterion=cell.criterion,
         precision=cell.precision, pruning_ratio=cell.ratio, seed=cell.seed, status="pending",
     )  # fmt: skip
-    row.update(reason=None, method=cell.method, dense_val_accuracy=None, baseline_val_accuracy=None)
+    row.update(reason=None, method=cell.variant, dense_val_accuracy=None, baseline_val_accuracy=None)
     row.update(_settings(plan.config))
     kinds = dict.fromkeys(kind for each in plan.cells for kind in each.stages)
     row.update({f"stage_{kind}": cell.stages.get(kind) for kind in kinds})
