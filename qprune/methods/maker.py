@@ -166,9 +166,7 @@ class Maker:
             )
         )
 
-    def quantized(
-        self, source: Stage, dense: Stage, precision: str, ratio: float, width: float | None = None
-    ) -> Stage:
+    def quantized(self, source: Stage, dense: Stage, precision: str, ratio: float, width: float | None = None) -> Stage:
         """The source's FP32 network at a precision. dense: the teacher, where the sweep asks for one."""
         return self.add(
             Quantize(

@@ -132,7 +132,9 @@ def make_plan(config: SweepConfig) -> Plan:
 def _cell(made: Made, model: str, data: str, criterion: str, method: str, seed: int, dense: str, baseline: str) -> Cell:
     *_, last, evaluated = made.stages
     variant = method if made.width is None else f"{method}.width_{made.width:g}"  # as criteria name their options
-    how = [part for part, shown in ((criterion, criterion != NO_CRITERION), (variant, method != "prune_first")) if shown]
+    how = [
+        part for part, shown in ((criterion, criterion != NO_CRITERION), (variant, method != "prune_first")) if shown
+    ]
     label = "-".join([model, data, *how, made.precision, f"r{ratio_text(made.ratio)}", f"s{seed}"])
     stages = {stage.kind: stage.id for stage in made.stages}
     place = (criterion, method, made.precision, made.ratio, seed, made.width, variant)

@@ -1,138 +1,116 @@
-"""qprune beside its peers: equal updates, costs as qprune counts them, nothing finished is trained twice."""
+"""qprune beside its peers: equal updates, costs as qprune counts them, nothing that points share is trained twice."""
 
-import json
+from contextlib import ExitStack
 
 import pandas as pd
 import pytest
-from benchmarks.peers import sweep_cells
-from benchmarks.peers.common import budget_of
-from benchmarks.peers.driver import file_of, jobs, lacking, run_job
-from benchmarks.peers.same_shape import train_shape
+from benchmarks.peers import ENTRIES
+from benchmarks.peers.same_shape import write_same_shape
 from benchmarks.peers.tables import best_within, equal_cost, hypervolumes, summarise, write_tables
 from tiny_sweep import F, N, P, Q, run_inline, tiny_config
 
 from qprune.cost import count_cost
+from qprune.methods.narrower import WIDTHS
 from qprune.stages.saved import NetworkSpec
 from qprune.storage.store import Store
+from qprune.sweep.plan import make_plan
 
 TOTAL = N + P + F + Q
 OVERRIDES = (
-    "prune.criterion=[taylor, random]", "precisions=[fp32, int8, int4]", "seeds=[0]", "train.scratch_baseline=true",
+    "prune.criterion=[taylor, random]", "prune.ratios=[0, 0.25, 0.5]", "precisions=[fp32, int8, int4]", "seeds=[0]",
+    "order=[prune_first, scratch, narrower, torch_pruning]",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A tiny finished sweep: its settings, the folder of results, the budget, and every peer's points of seed 0."""
+    """A tiny finished sweep of all: its settings, the folder of results, its plan and the tables made of it."""
     out = tmp_path_factory.mktemp("peers")
-    config = tiny_config(out, *OVERRIDES)
-    code, _, text = run_inline(config, out)
-    assert code == 0, text
-    budget = budget_of(config, out)
-    points = [(names, list(call(names))) for names, call in jobs(budget, [0])]
-    return config, out, budget, points
-
-
-def test_the_budget_is_the_sweeps(tiny):
-    _, _, budget, _ = tiny
-    assert (budget.dense, budget.path, budget.finetune, budget.quantize) == (N, P, F, Q)
-    assert (budget.removals, budget.between, budget.until) == (7, 2, 0.5)
+    with ExitStack() as known:
+        for registry, entries in ENTRIES.items():
+            known.enter_context(registry.temporarily(*entries))
+        config = tiny_config(out, *OVERRIDES)
+        code, _, text = run_inline(config, out)
+        assert code == 0, text
+        yield config, out, make_plan(config), *write_tables(config, out)
 
 
 def test_every_network_of_every_method_has_had_all_updates(tiny):
-    config, out, _, points = tiny
-    rows = [*sweep_cells.rows(config, out)] + [point.row for _, part in points for point in part]
-    assert {row["method"] for row in rows} == {"qprune", "random", "torch_pruning", "width", "unpruned"}
-    assert {row["updates"] for row in rows} == {TOTAL}
-
-
-def test_every_job_yields_the_points_that_it_names(tiny):
-    *_, points = tiny
-    for names, part in points:
-        assert [
-            tuple(point.row[key] for key in ("method", "precision", "ratio", "width", "seed")) for point in part
-        ] == names
+    *_, points, _ = tiny
+    assert set(points.updates) == {TOTAL}
+    # two criteria and Torch-Pruning, 3 ratios at 3 precisions; scratch; width 1 at two precisions, the others at three
+    counts = {"qprune": 9, "random": 9, "torch_pruning": 9, "unpruned": 1 + 2, "width": 3 * (len(WIDTHS) - 1)}
+    assert points.method.value_counts().to_dict() == counts
 
 
 def test_costs_are_those_of_the_network_handed_over(tiny):
-    *_, points = tiny
-    for _, part in points:
-        for point in part:
-            cost = count_cost(point.network, (1, 8, 8))
-            assert point.row["bit_gflops"] == pytest.approx(cost.bit_gflops, rel=1e-12)
-            assert point.row["gflops"] == cost.gflops
+    _, out, plan, points, _ = tiny
+    store = Store(out / "stages")
+    for cell in plan.cells:
+        if cell.method in ("narrower", "torch_pruning"):
+            spec = NetworkSpec.from_json(store.meta(cell.network)["network"], (), out)
+            cost = count_cost(spec.load(store.tensors(cell.network)), (1, 8, 8))
+            measured = store.meta(cell.stages["evaluate"])["cost"]
+            assert measured["bit_gflops"] == pytest.approx(cost.bit_gflops, rel=1e-12)
+            assert measured["gflops"] == cost.gflops
             # converting to torch.ao's integer modules changes a few bytes of scales
-            tolerance = {"rel": 0.05} if point.row["precision"] == "int8" else {"rel": 1e-12}
-            assert point.row["weight_bytes"] == pytest.approx(cost.weight_bytes, **tolerance)
-            widths = [layer.channels_out for layer in cost.layers]
-            assert point.row["maps"] == "-".join(map(str, widths[:-1]))
+            tolerance = {"rel": 0.05} if cell.precision == "int8" else {"rel": 1e-12}
+            assert measured["weight_bytes"] == pytest.approx(cost.weight_bytes, **tolerance)
+
+
+def test_widths_are_the_maps_of_the_network(tiny):
+    *_, points, _ = tiny
+    whole = [8, 8, 16, 16, 32, 32]
+    for row in points[points.width.notna()].itertuples():
+        assert row.maps == "-".join(str(round(row.width * maps)) for maps in whole)
 
 
 def test_torch_pruning_removes_the_maps_asked_for(tiny):
-    *_, points = tiny
-    for point in points[0][1]:
-        assert point.row["method"] == "torch_pruning"
-        assert point.row["achieved_ratio"] == pytest.approx(point.row["ratio"], abs=0.08)  # steps of 1/14
+    *_, points, _ = tiny
+    for row in points[points.method == "torch_pruning"].itertuples():
+        assert row.achieved_ratio == pytest.approx(row.ratio, abs=0.08)  # steps of 1/14
+        assert row.achieved_ratio == pytest.approx(1 - sum(map(int, row.maps.split("-"))) / 112)
+
+
+def test_torch_pruning_goes_on_as_if_it_had_not_stopped(tiny, tmp_path):
+    """At 0.5 by way of a network that was saved at 0.25, and in one go."""
+    config, out, plan, _, _ = tiny
+    straight = tiny_config(tmp_path, *OVERRIDES, "prune.ratios=[0, 0.5]", "order=[prune_first, torch_pruning]")
+    assert run_inline(straight, tmp_path)[0] == 0
+    found = []
+    for store, cells in ((Store(out / "stages"), plan.cells), (Store(tmp_path / "stages"), make_plan(straight).cells)):
+        (cell,) = [c for c in cells if (c.method, c.ratio, c.precision) == ("torch_pruning", 0.5, "fp32")]
+        found.append((len(store.meta(cell.stages["torch_pruning"])["curves"]["prune"]), store.tensors(cell.network)))
+    (short, first), (long, second) = found
+    assert short < long and first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_work_that_points_share_counts_once(tiny):
-    config, out, budget, points = tiny
-    width = [point.row["new_updates"] for point in points[-1][1]]
-    assert width == [TOTAL, Q, Q]
-    shrinking = [point.row for point in points[0][1]]
-    # dense and path, then from the ratios 0 and 0.5: the rest of P, F, and Q at three precisions
-    whole = N + P + (P + F + 3 * Q) + (F + 3 * Q)
-    assert sum(row["new_updates"] for row in shrinking) == whole
-    assert shrinking[-1]["scoring_passes"] == 7 * 2  # as many as qprune scores from
-    own = [row for row in sweep_cells.rows(config, out) if row["method"] == "qprune"]
-    assert sum(row["new_updates"] for row in own) == whole
+    *_, points, summary = tiny
+    # dense and path, then from each of three ratios: the rest of P, F, and Q at three precisions
+    rests = P + (P - 4 * 2) + 0
+    whole = N + P + rests + 3 * (F + 3 * Q)
+    front = summary[summary.precisions == "all"].set_index("method")
+    assert front.updates["qprune"] == front.updates["random"] == front.updates["torch_pruning"] == whole
+    assert front.updates["unpruned"] == TOTAL + TOTAL + Q
+    assert front.updates["width"] == front.updates["unpruned"] + (len(WIDTHS) - 1) * (TOTAL + 2 * Q)
+    assert front.scoring_passes["torch_pruning"] == 7 * 2  # as many as qprune scores from
 
 
-def test_the_peers_start_from_the_sweeps_dense_network(tiny):
-    _, out, budget, _ = tiny
-    tensors, updates = budget.stage(0, "dense")
-    assert updates == N
-    data, spec = budget.load()
-    assert isinstance(spec, NetworkSpec)
-    spec.load_fp32(tensors)  # strict
-    cell = next(cell for cell in budget.cells if cell.seed == 0)
-    assert Store(out / "stages").meta(cell.stages["dense"])["updates"] == N
-
-
-def test_a_pruned_shape_from_scratch_costs_the_same_and_has_all_updates(tiny):
-    _, _, budget, points = tiny
-    row = next(point.row for point in points[0][1] if (point.row["ratio"], point.row["precision"]) == (0.5, "fp32"))
-    trained = train_shape(budget, row)
-    assert trained["updates"] == TOTAL
-    assert trained["bit_gflops_from_scratch"] == pytest.approx(row["bit_gflops"], rel=1e-12)
-
-
-def test_what_is_finished_is_not_trained_again(tiny, tmp_path):
-    _, _, budget, _ = tiny
-    names, call = jobs(budget, [0])[-1]
-    first = run_job(names[:1], call, tmp_path)
-    assert first == [file_of(names[0], tmp_path)]
-    content = first[0].stat().st_mtime_ns
-    assert lacking(names, tmp_path) == names[1:]
-    rest = run_job(lacking(names, tmp_path), call, tmp_path)
-    assert rest == [file_of(name, tmp_path) for name in names[1:]]
-    assert first[0].stat().st_mtime_ns == content and lacking(names, tmp_path) == []
-
-
-def test_tables_of_a_finished_run(tiny):
-    config, out, budget, points = tiny
-    folder = out / config.name / "points"
-    folder.mkdir(exist_ok=True)
-    for names, part in points:
-        for name, point in zip(names, part, strict=True):
-            file_of(name, folder).write_text(json.dumps(point.row))
-    table, summary = write_tables(config, out)
-    # two criteria, FP32 from scratch, Torch-Pruning; width 1 at two precisions, the other widths at three
-    assert len(table) == 2 * 6 + 1 + 6 + 2 + 4 * 3
-    front = summary.set_index(["method", "precisions"])
-    assert front.loc[("qprune", "all"), "updates"] == N + P + (P + F + 3 * Q) + (F + 3 * Q)
-    assert front.loc[("width", "all"), "updates"] == TOTAL + TOTAL + Q + 4 * (TOTAL + 2 * Q)
-    assert len(pd.read_csv(out / config.name / "summary.csv")) == len(summary)
+def test_a_pruned_shape_from_scratch_costs_the_same_and_has_all_updates(tiny, monkeypatch):
+    config, out, *_ = tiny
+    monkeypatch.setattr("benchmarks.peers.same_shape.SHAPES", {"taylor": (0.25, 0.5), "random": (0.5,)})
+    monkeypatch.setattr("benchmarks.peers.same_shape.TORCH_PRUNING_SHAPES", (0.5,))
+    order = "order=[prune_first, torch_pruning, same_shape, same_shape_torch_pruning]"
+    config = tiny_config(out, *OVERRIDES, "precisions=fp32", order)
+    assert run_inline(config, out)[0] == 0
+    table = write_same_shape(config, out)
+    named = [("qprune", 0.25), ("qprune", 0.5), ("random", 0.5), ("torch_pruning", 0.5)]
+    assert sorted(zip(table.method, table.ratio, strict=True)) == named
+    assert set(table.updates) == {TOTAL}
+    assert list(table.bit_gflops_from_scratch) == pytest.approx(list(table.bit_gflops), rel=1e-12)
+    assert not (table.accuracy == table.accuracy_from_scratch).all()
 
 
 def test_hypervolume_and_paired_difference_by_hand():

@@ -1,75 +1,85 @@
 """Shape or training? The shapes that pruning has found, trained from scratch like the narrower networks, in FP32.
 
-python tests/benchmarks/peers --same-shape: reads points.csv, writes same_shape.csv.
+python tests/benchmarks/compare_peers.py --same-shape: writes same_shape.csv.
 """
 
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
 
-from qprune.cost import count_cost
-from qprune.networks import build_model
-from qprune.networks.graph import with_normalize
-from qprune.pruning.shrink import layer_widths, resize
-from qprune.training import cosine, evaluate, seed_of
+from qprune.methods import Made, Maker
+from qprune.settings.config import SweepConfig
+from qprune.stages import Phase, Stage
+from qprune.stages.base import Result, TrainingStage, stage_input
+from qprune.stages.work import Work, recipe_of
+from qprune.training import cosine, seed_of
 
-from .common import Budget, last_updates, make_updates, one_thread
+from .tables import rows_of
+from .torch_pruner import pruned
 
-SHAPES = (("qprune", 0.75), ("qprune", 0.9), ("torch_pruning", 0.75), ("random", 0.9))
-
-
-def chain_widths(network: nn.Module, maps: Iterable[int]) -> dict[str, tuple[int, int]]:
-    """(in, out) of each layer of a chain whose convolutions have so many output maps: what `resize` takes."""
-    maps, arriving, widths = list(maps), None, {}
-    for name, (channels_in, channels_out) in layer_widths(network).items():
-        module = network.get_submodule(name)
-        arriving = channels_in if arriving is None else arriving
-        if isinstance(module, nn.Conv2d):
-            widths[name] = arriving, maps.pop(0)
-            arriving = widths[name][1]
-        else:
-            widths[name] = arriving, channels_out if isinstance(module, nn.Linear) else arriving
-    return widths
+SHAPES = {"taylor": (0.75, 0.9), "random": (0.9,)}  # criterion -> ratios
+TORCH_PRUNING_SHAPES = (0.75,)
 
 
-def train_shape(budget: Budget, row: dict) -> dict:
-    """A point's shape with new weights of its seed's, trained for N + P + F + Q updates: its row, with the accuracies."""
-    data, spec = budget.load()
-    seed = int(row["seed"])
-    torch.manual_seed(seed_of(seed, "initial weights"))
-    model = build_model(spec.model, spec.in_channels, spec.num_classes, spec.image_size)
-    network = with_normalize(model, tuple(spec.mean), tuple(spec.std))
-    network = resize(network, chain_widths(network, map(int, row["maps"].split("-"))))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                module.weight, mode="fan_out", nonlinearity="relu"
-            )  # as qprune.networks initialises
-    before = budget.total - budget.quantize
-    rate = cosine(budget.lr_dense, before)
-    made = make_updates(network, data, budget.recipe, range(before), rate, seed_of(seed, "dense"))
-    made += last_updates(network, data, budget, seed)
-    return {
-        **{name: row[name] for name in ("method", "ratio", "seed", "maps", "bit_gflops", "val_accuracy", "accuracy")},
-        "bit_gflops_from_scratch": count_cost(network, spec.image_shape).bit_gflops,
-        "val_accuracy_from_scratch": evaluate(network, data.val).accuracy,
-        "accuracy_from_scratch": evaluate(network, data.test).accuracy,
-        "updates": made,
-    }
+@dataclass(frozen=True, kw_only=True)
+class SameShape(TrainingStage):
+    """A network of the source's shape with new weights: `budget` updates, decaying from lr to their end."""
+
+    kind = "same_shape"
+    version = 1
+
+    source: str = stage_input()
+    budget: int
+    lr: float
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("dense", self.budget),)
+
+    def compute(self, work: Work) -> Result:
+        data, spec = work.data(self), work.spec(self.source)
+        torch.manual_seed(seed_of(self.seed, "initial weights"))
+        network = spec.build().to(work.device)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):  # as qprune.networks initialises
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        updates, rate, seed = range(self.budget), cosine(self.lr, self.budget), seed_of(self.seed, "dense")
+        work.partial.train("dense", network, data.train, recipe_of(self, data), updates, rate, seed)
+        return {"network": spec.to_json()}, network.state_dict()
 
 
-def write_same_shape(budget: Budget, folder: Path, workers: int) -> pd.DataFrame:
-    """Write same_shape.csv: the networks of SHAPES as pruned, and from scratch."""
-    points = pd.read_csv(folder / "points.csv")
-    points = points[points.precision == "fp32"]
-    chosen = [row for row in points.to_dict("records") if (row["method"], row["ratio"]) in SHAPES]
-    with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
-        table = pd.DataFrame(pool.map(partial(train_shape, budget), chosen))
-    table.to_csv(folder / "same_shape.csv", index=False)
+def same_shape(maker: Maker) -> Iterator[Made]:
+    """same_shape -> quantize -> evaluate, of the networks that a criterion has pruned."""
+    for ratio in SHAPES[maker.criterion.name]:
+        yield _from_scratch(maker, maker.pruned(maker.dense(), ratio)[-1], ratio)
+
+
+def same_shape_torch_pruning(maker: Maker) -> Iterator[Made]:
+    """The same of those that Torch-Pruning has pruned."""
+    for ratio in TORCH_PRUNING_SHAPES:
+        yield _from_scratch(maker, pruned(maker, ratio)[-1], ratio)
+
+
+def _from_scratch(maker: Maker, shape: Stage, ratio: float) -> Made:
+    budget, label = maker.total_updates - maker.quantize_updates, f"train {maker.title} in the shape of {shape.label}"
+    settings = {"source": shape.id, "budget": budget, "lr": maker.config.train.lr, "label": label}
+    trained = maker.add(SameShape(**maker.common, recipe=maker.recipe, **settings))
+    quantized = maker.quantized(trained, maker.dense(), "fp32", ratio)
+    return Made("fp32", ratio, (trained, quantized, maker.evaluated(quantized, "fp32", ratio)))
+
+
+def write_same_shape(config: SweepConfig, out: Path) -> pd.DataFrame:
+    """Write same_shape.csv: these networks as pruned, and from scratch."""
+    place, values = ["method", "ratio", "seed"], ["bit_gflops", "val_accuracy", "accuracy"]
+    ways: dict[bool, list[dict]] = {False: [], True: []}
+    for cell, row in rows_of(config, out):
+        ways["same_shape" in cell.stages].append(row)
+    as_pruned, alone = (pd.DataFrame(rows) for rows in ways.values())
+    as_pruned = as_pruned[as_pruned.precision == "fp32"][[*place, "maps", *values]]
+    table = as_pruned.merge(alone[[*place, *values, "updates"]], on=place, suffixes=("", "_from_scratch"))
+    table.to_csv(Path(out) / config.name / "same_shape.csv", index=False)
     return table

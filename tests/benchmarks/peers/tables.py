@@ -1,17 +1,24 @@
 """points.csv; summary.csv: hypervolumes, paired by seed; equal_cost.csv: accuracies at no more than a cost, paired."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from qprune.analysis.front import hypervolume
 from qprune.analysis.statistics import interval
+from qprune.analysis.studies import best_at_cost
 from qprune.settings.config import SweepConfig
+from qprune.storage.results import read_cells, read_record
+from qprune.storage.store import Store
+from qprune.sweep.plan import Cell, make_plan
 
-from . import sweep_cells
-from .common import COLUMNS
-
+COLUMNS = (
+    "method", "precision", "ratio", "achieved_ratio", "width", "seed", "val_accuracy", "accuracy", "bit_gflops",
+    "gflops", "weight_bytes", "updates", "new_updates", "scoring_passes", "seconds", "maps",
+)  # fmt: skip
+OWN = {"taylor": "qprune", "random": "random"}  # criterion -> its points' method
+LABELS = {"int4": "w4a4", "brevitas_w8a8": "w8a8", "brevitas_w4a4": "w4a4"}
 BELOW = 10  # points under the baseline's validation accuracy: the reference of the hypervolume
 SUBSETS = {"all": None, "fp32": ("fp32",), "8 bits": ("int8", "w8a8"), "4 bits": ("w4a4",)}
 COSTS = tuple(2.0**-octaves for octaves in range(1, 12))  # of the dense FP32 network's
@@ -22,16 +29,55 @@ SHARED = {"width": ("unpruned",)}  # points of other methods that are on a metho
 def write_tables(config: SweepConfig, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write points.csv, summary.csv and equal_cost.csv into the sweep's folder; returns the first two."""
     folder = Path(out) / config.name
-    rows = [*sweep_cells.rows(config, out)]
-    rows += [json.loads(path.read_text()) for path in sorted((folder / "points").glob("*.json"))]
-    points = pd.DataFrame(rows, columns=list(COLUMNS))
-    points.precision = points.precision.replace("int4", "w4a4")
+    points = pd.DataFrame([row for cell, row in rows_of(config, out)], columns=list(COLUMNS))
     points = points.sort_values(["method", "precision", "ratio", "width", "seed"], kind="stable")
     points.to_csv(folder / "points.csv", index=False)
     summary = summarise(points)
     summary.to_csv(folder / "summary.csv", index=False)
     equal_cost(points).to_csv(folder / "equal_cost.csv", index=False)
     return points, summary
+
+
+def rows_of(config: SweepConfig, out: Path) -> Iterator[tuple[Cell, dict]]:
+    """The finished cells of a sweep as points. Work that a method's points share counts at the first; ratio 0 of a
+    criterion, which is every criterion's, is in each front."""
+    plan, store, folder = make_plan(config), Store(Path(out) / "stages"), Path(out) / config.name
+    cells = read_cells(folder).set_index("cell")
+    seen: dict[str, set[str]] = {}
+    for cell in plan.cells:
+        row = cells.loc[cell.id]
+        if row.status != "done":
+            continue
+        method, width = _place(cell)
+        new = plan.needed_by([cell.stages["evaluate"]]) - seen.setdefault(method, set())
+        seen[method] |= new
+        path = plan.stages.get(cell.stages.get("torch_pruning", ""))
+        layers = read_record(folder, cell.id)["cost"]["layers"]
+        measured = ("seed", "val_accuracy", "accuracy", "bit_gflops", "gflops", "weight_bytes")
+        yield (
+            cell,
+            {
+                "method": method,
+                "precision": LABELS.get(cell.precision, cell.precision),
+                "ratio": cell.ratio if width is None else None,
+                "achieved_ratio": row.achieved_ratio if width is None else None,
+                "width": width,
+                **{name: row[name] for name in measured},
+                "updates": int(row.total_updates),
+                "new_updates": plan.updates_of(new),
+                "scoring_passes": path.stop * path.scored if path else 0,
+                "seconds": round(sum(store.meta(name)["seconds"] for name in new), 2),
+                "maps": "-".join(str(layer["channels_out"]) for layer in layers[:-1]),
+            },
+        )
+
+
+def _place(cell: Cell) -> tuple[str, float | None]:
+    """The method of a cell's point, and the width of a network that no method has pruned."""
+    if cell.method in ("scratch", "narrower"):
+        width = cell.width or 1.0
+        return ("unpruned" if width == 1 else "width"), width
+    return OWN.get(cell.criterion, "torch_pruning"), None
 
 
 def front_of(points: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -96,17 +142,9 @@ def best_within(points: pd.DataFrame, cost: float) -> pd.DataFrame | None:
 
     None where there is none: a front is a step function, and isn't extrapolated.
     """
-    means = points.groupby(POINT, dropna=False)[["bit_gflops", "val_accuracy"]].mean()
-    means = means[means.bit_gflops <= cost]
-    if means.empty:
-        return None
-    best = means.val_accuracy.idxmax()
-    chosen = [rows for name, rows in points.groupby(POINT, dropna=False) if _plain(name) == _plain(best)]
-    return chosen[0].sort_values("seed")
-
-
-def _plain(name: tuple) -> tuple:
-    return tuple(None if value != value else value for value in name)  # nan is not equal to itself
+    means = points.groupby(POINT, dropna=False)[["bit_gflops", "val_accuracy"]].mean().reset_index()
+    best = best_at_cost(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy(), cost)
+    return None if best is None else points.merge(means.loc[[best], POINT], on=POINT).sort_values("seed")
 
 
 def equal_cost(points: pd.DataFrame) -> pd.DataFrame:
