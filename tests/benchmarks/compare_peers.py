@@ -16,7 +16,7 @@ from qprune.settings.config import load_config
 from qprune.sweep.run import run_sweep
 
 SWEEP = Path(__file__).parent / "peers" / "digits.yaml"
-SHAPES = "order=[prune_first, torch_pruning, same_shape, same_shape_torch_pruning]"
+SHAPES = ("precisions=fp32", "order=[prune_first, torch_pruning, same_shape, same_shape_torch_pruning]")
 register()  # in the workers too, which import this file
 
 
@@ -28,7 +28,10 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="train nothing: tables and figure of what is there")
     parser.add_argument("--same-shape", action="store_true", help="train shapes of pruned networks from scratch")
     options = parser.parse_args()
-    config = load_config(options.sweep, ["precisions=fp32", SHAPES] if options.same_shape else [])
+    config = load_config(options.sweep)
+    folder = options.out / config.name
+    if options.same_shape:  # a sweep beside it, which shares what has been trained
+        config = load_config(options.sweep, [*SHAPES, f"name={config.name}_same_shape"])
     if not options.tables:
         run_sweep(
             config, options.out, lambda stages, store: LocalExecutor(min(options.workers, stages), 1, store), Console()
@@ -36,14 +39,14 @@ def main() -> None:
     if options.same_shape:
         from peers.same_shape import write_same_shape
 
-        print(write_same_shape(config, options.out).to_string(index=False))
+        print(write_same_shape(config, options.out, folder).to_string(index=False))
         return
     from peers.figure import draw
     from peers.tables import write_tables
 
     points, summary = write_tables(config, options.out)
     print(summary.to_string(index=False))
-    for path in draw(points, options.out / config.name):
+    for path in draw(points, folder):
         print(f"-> {path}")
 
 

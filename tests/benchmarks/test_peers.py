@@ -105,7 +105,7 @@ def test_a_pruned_shape_from_scratch_costs_the_same_and_has_all_updates(tiny, mo
     order = "order=[prune_first, torch_pruning, same_shape, same_shape_torch_pruning]"
     config = tiny_config(out, *OVERRIDES, "precisions=fp32", order)
     assert run_inline(config, out)[0] == 0
-    table = write_same_shape(config, out)
+    table = write_same_shape(config, out, out)
     named = [("qprune", 0.25), ("qprune", 0.5), ("random", 0.5), ("torch_pruning", 0.5)]
     assert sorted(zip(table.method, table.ratio, strict=True)) == named
     assert set(table.updates) == {TOTAL}

@@ -72,8 +72,8 @@ def _from_scratch(maker: Maker, shape: Stage, ratio: float) -> Made:
     return Made("fp32", ratio, (trained, quantized, maker.evaluated(quantized, "fp32", ratio)))
 
 
-def write_same_shape(config: SweepConfig, out: Path) -> pd.DataFrame:
-    """Write same_shape.csv: these networks as pruned, and from scratch."""
+def write_same_shape(config: SweepConfig, out: Path, folder: Path) -> pd.DataFrame:
+    """Write same_shape.csv into a folder: these networks as pruned, and from scratch."""
     place, values = ["method", "ratio", "seed"], ["bit_gflops", "val_accuracy", "accuracy"]
     ways: dict[bool, list[dict]] = {False: [], True: []}
     for cell, row in rows_of(config, out):
@@ -81,5 +81,5 @@ def write_same_shape(config: SweepConfig, out: Path) -> pd.DataFrame:
     as_pruned, alone = (pd.DataFrame(rows) for rows in ways.values())
     as_pruned = as_pruned[as_pruned.precision == "fp32"][[*place, "maps", *values]]
     table = as_pruned.merge(alone[[*place, *values, "updates"]], on=place, suffixes=("", "_from_scratch"))
-    table.to_csv(Path(out) / config.name / "same_shape.csv", index=False)
+    table.to_csv(folder / "same_shape.csv", index=False)
     return table
