@@ -17,6 +17,7 @@ from bench import write
 from qprune.analysis.front import hypervolume, operating_points
 from qprune.analysis.studies import BELOW_BASELINE
 from qprune.settings.config import load_config
+from qprune.settings.methods import METHODS
 from qprune.storage.results import read_cells
 from qprune.sweep.plan import Plan, make_plan
 from qprune.sweep.search import Search
@@ -111,7 +112,8 @@ def replay(plan: Plan, cells) -> set[str]:
 
 
 def row_of(folder: Path, plan: Plan, cells, seeds: list[int]) -> dict:
-    plan = dataclasses.replace(plan, cells=tuple(cell for cell in plan.cells if cell.seed in seeds))
+    searched = (cell for cell in plan.cells if cell.seed in seeds and METHODS.get(cell.method).ranks)
+    plan = dataclasses.replace(plan, cells=tuple(searched))
     grid, asked = Grid(plan, cells), replay(plan, cells)
     return {
         "grid": folder.name,

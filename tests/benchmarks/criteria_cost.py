@@ -19,7 +19,8 @@ from qprune.data import load_data
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.scoring import Scorer
-from qprune.stages import dense_spec
+from qprune.registry.choice import Choice
+from qprune.stages.work import dense_spec
 from qprune.training import Recipe, constant, train
 
 ROUNDS = 5
@@ -42,7 +43,7 @@ def updates_of(model: str, data_name: str, batch_size: int, updates: int, criter
     """An action that makes so many updates, scored by the criterion (None: plain)."""
     data = load_data({"name": data_name})
     recipe = Recipe(batch_size=batch_size)
-    spec = dense_spec({"model": {"name": model}}, data)
+    spec = dense_spec(Choice.of({"name": model}), data)
     torch.manual_seed(0)
     network, scorer = spec.build(), None
     if criterion is not None:
@@ -74,7 +75,7 @@ def _status(key: str) -> int:
 
 def in_fresh_process(arguments: tuple) -> float:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["qprune.stages", "bench"])  # imported once; nothing has been computed there
+    context.set_forkserver_preload(["qprune.stages.work", "bench"])  # imported once; nothing has been computed there
     with context.Pool(1) as pool:
         return pool.apply(peak_memory, (arguments,))
 

@@ -25,6 +25,7 @@ from tiny_sweep import Inline, tiny_config  # noqa: E402
 from qprune.executors.base import Executor, run_stages  # noqa: E402
 from qprune.executors.local import LocalExecutor  # noqa: E402
 from qprune.executors.ray_tasks import RayExecutor  # noqa: E402
+from qprune.stages import Stage  # noqa: E402
 from qprune.storage.store import Store  # noqa: E402
 from qprune.sweep.plan import make_plan  # noqa: E402
 
@@ -42,10 +43,15 @@ def made_stores(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Store],
         run_stages({name: plan.stages[name] for name in needed}, executor, first, lambda event: None)
     for name in names[1:]:
         shutil.copytree(first.folder, folder / name)
-    copies = [
-        dataclasses.replace(plan.stages[last], id=f"evaluate-{number:04d}") for number in range(max(STAGES.values()))
-    ]
+    copies = [named(plan.stages[last], f"evaluate-{number:04d}") for number in range(max(STAGES.values()))]
     return {name: Store(folder / name) for name in names}, {copy.id: copy for copy in copies}
+
+
+def named(stage: Stage, name: str) -> Stage:
+    """A copy under another id."""
+    copy = dataclasses.replace(stage)
+    vars(copy)["id"] = name  # in front of the cached property
+    return copy
 
 
 def run_all(executor: Executor, store: Store, stages: dict, anew: bool) -> None:

@@ -26,19 +26,17 @@ def unshared(plan) -> dict:
     """A copy of every cell's chain of stages for that cell alone."""
     stages = {}
     for count, cell in enumerate(plan.cells):
-        wanted, chain = [cell.stages["evaluate"]], []
-        while wanted:
-            name = wanted.pop()
-            chain.append(name)
-            wanted += plan.stages[name].inputs
-        copies = {name: f"cell{count}.{name}" for name in chain}
-        for name in reversed(chain):
-            stage = plan.stages[name]
-            settings = dict(stage.settings)
-            if "dense" in settings:
-                settings["dense"] = copies[settings["dense"]]
-            inputs = tuple(copies[source] for source in stage.inputs)
-            stages[copies[name]] = dataclasses.replace(stage, id=copies[name], inputs=inputs, settings=settings)
+        needed, copies = plan.needed_by([cell.stages["evaluate"]]), {}
+        for name, stage in plan.stages.items():
+            if name not in needed:
+                continue
+            values = ((field.name, getattr(stage, field.name)) for field in dataclasses.fields(stage))
+            sources = {key: copies[value] for key, value in values if isinstance(value, str) and value in copies}
+            copy = dataclasses.replace(stage, **sources)
+            if not sources:  # the others are named by their sources
+                vars(copy)["id"] = f"cell{count}.{name}"  # in front of the cached property
+            copies[name] = copy.id
+            stages[copy.id] = copy
     return stages
 
 

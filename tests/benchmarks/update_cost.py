@@ -11,7 +11,8 @@ from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.scoring import Scorer
-from qprune.stages import dense_spec
+from qprune.registry.choice import Choice
+from qprune.stages.work import dense_spec
 from qprune.training import Recipe, constant, train
 
 ROUNDS = 15
@@ -27,7 +28,7 @@ def main() -> None:
     ):
         data = load_data({"name": data_name})
         recipe = Recipe(batch_size=batch_size, augment=data.augment)
-        spec = dense_spec({"model": {"name": model}}, data)
+        spec = dense_spec(Choice.of({"name": model}), data)
         torch.manual_seed(0)
         network = spec.build()
         train(network, data.train, recipe, range(10), constant(0.01), 0)
