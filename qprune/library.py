@@ -10,7 +10,7 @@ from qprune.networks.graph import image_shape_of, trace
 from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import PathSchedule, check_reachable, walk
+from qprune.pruning.path import Walk, check_reachable, walk
 from qprune.pruning.scoring import Scorer, normalize
 from qprune.training import Recipe, cosine, train
 
@@ -43,11 +43,11 @@ def prune(
     split = _split(network, images, labels)
     gated = GatedNetwork(network, image_shape_of(images), linear, ignore)
     check_reachable(gated.groups, ratio, min_channels, round_to)
-    schedule = PathSchedule(gated.groups.total, max(1.0, step * gated.groups.total), updates_between)
+    how = Walk(max(1.0, step * gated.groups.total), updates_between, lr, min_channels, round_to)
     scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(criterion))
     recipe = Recipe(batch_size=batch_size)
-    steps = range(schedule.steps_to(ratio))
-    walk(gated, scorer, schedule, steps, split, recipe, lr, seed, min_channels, round_to)
+    steps = range(how.schedule(gated.groups.total).steps_to(ratio))
+    walk(gated, scorer, how, steps, split, recipe, seed)
     return gated.shrink().eval()
 
 

@@ -7,7 +7,6 @@ of the layers its optimised graph runs on integer kernels.
 
 import dataclasses
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
+from qprune.stages.provenance import processor_name
 from qprune.storage.durable import write_whole
 from qprune.storage.sealed_table import read_table as read_checked
 from qprune.storage.sealed_table import sealed_table
@@ -125,7 +125,7 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path) -> list[di
             for subject in subjects_of(one, reference.name, folder, threads, runtimes):
                 subjects[subject.name] = subject
             images[one.name] = cell.test.images
-    machine = f"{_processor()}, {os.cpu_count()} cores"
+    machine = f"{processor_name()}, {os.cpu_count()} cores"
     versions = " ".join(f"{name}={version(name)}" for name in ("torch", *(r for r in runtimes if r != "torch")))
     rows = []
     for batch in batches:
@@ -160,14 +160,6 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
         return (values[0],) * 3
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def write_latency(folder: Path, rows: list[dict]) -> Path:

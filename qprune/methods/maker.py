@@ -10,7 +10,7 @@ from qprune.methods.facts import blame, facts_of
 from qprune.networks import check_model
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
-from qprune.pruning.path import PathSchedule
+from qprune.pruning.path import Walk
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.stages import Cut, NumberFormat, Stage
@@ -58,7 +58,7 @@ class Maker:
         self.config, self.model, self.data, self.criterion, self.seed = config, model, data, criterion, seed
         self.stages = stages
         self._pruned: dict[tuple[str, float, str | None], tuple[Stage, ...]] = {}
-        self._snapshots: dict[tuple[str, PathSchedule, int], Stage] = {}
+        self._snapshots: dict[tuple[str, Walk, int], Stage] = {}
         prune, train = config.prune, config.train
         self.facts = facts_of(config, model, data)
         self.title = f"{model.name} on {data.name}, seed {seed}"
@@ -78,7 +78,8 @@ class Maker:
         }
         self.cut = Cut(prune.linear, tuple(prune.ignore))
         per_step = prune.channels_per_step.channels(self.facts.maps)
-        self.schedule = PathSchedule(self.facts.maps, per_step, prune.updates_between)
+        self.walk = Walk(per_step, prune.updates_between, prune.lr, prune.min_channels, prune.round_to, prune.normalize)
+        self.schedule = self.walk.schedule(self.facts.maps)
         self.path_updates = self.schedule.updates_to(prune.until)
         self.dense_updates, self.finetune_updates, self.quantize_updates = (
             self._updates(budget) for budget in (train, config.finetune, config.quantize)
@@ -131,11 +132,11 @@ class Maker:
         path: tuple[Stage, ...] = ()
         walked = 0
         if steps := self.schedule.steps_to(ratio):
-            schedule, earlier = self.schedule, [self.schedule.steps_to(each) for each in prune.ratios]
+            walk, earlier = self.walk, [self.schedule.steps_to(each) for each in prune.ratios]
             if prune.schedule == "one_shot":
-                schedule = PathSchedule(self.facts.maps, round(ratio * self.facts.maps), prune.updates_between)
+                walk = replace(self.walk, per_step=round(ratio * self.facts.maps))
                 steps, earlier = 1, []
-            path = (self._snapshot(schedule, steps, earlier, source.id, number_format, where),)
+            path = (self._snapshot(walk, steps, earlier, source.id, number_format, where),)
             walked = steps * prune.updates_between
         cut = self.cut if path or number_format else None
         label = f"fine-tune {where}, ratio {ratio_text(ratio)}"
@@ -249,7 +250,7 @@ class Maker:
 
     def _snapshot(
         self,
-        schedule: PathSchedule,
+        walk: Walk,
         steps: int,
         others: Iterable[int],
         source: str,
@@ -257,26 +258,20 @@ class Maker:
         where: str,
     ) -> Stage:
         """A snapshot of one path, and the earlier ones that it goes on from. others: steps of the path's other snapshots."""
-        key = (source, schedule, steps)
+        key = (source, walk, steps)
         if key in self._snapshots:
             return self._snapshots[key]
-        prune = self.config.prune
         start = max((step for step in others if 0 < step < steps), default=0)
-        before = self._snapshot(schedule, start, others, source, number_format, where).id if start else source
-        share = schedule.removed_after(steps) / self.facts.maps
+        before = self._snapshot(walk, start, others, source, number_format, where).id if start else source
+        share = walk.schedule(self.facts.maps).removed_after(steps) / self.facts.maps
         self._snapshots[key] = self.add(
             Prune(
                 **self.common,
                 recipe=self.recipe,
                 source=source,
                 criterion=self.criterion,
-                normalize=prune.normalize,
-                per_step=schedule.per_step,
-                updates_between=prune.updates_between,
+                walk=walk,
                 end=self.path_updates,
-                lr=prune.lr,
-                min_channels=prune.min_channels,
-                round_to=prune.round_to,
                 cut=self.cut,
                 number_format=number_format,
                 chosen_lambda=self._lambda() if self.criterion.settings.get("lambda") == "cv" else None,
@@ -290,8 +285,7 @@ class Maker:
 
     def _lambda(self) -> str:
         """The choice of a criterion's lambda, from its folds; it is named by all the ratios above 0."""
-        prune, dense = self.config.prune, self.dense()
-        ratios = tuple(sorted(ratio for ratio in prune.ratios if ratio))
+        dense, ratios = self.dense(), tuple(sorted(ratio for ratio in self.config.prune.ratios if ratio))
         folds = tuple(
             self.add(
                 Fold(
@@ -305,12 +299,7 @@ class Maker:
                     pretrained=dense.pretrained,
                     cut=self.cut,
                     criterion=self.criterion,
-                    normalize=prune.normalize,
-                    per_step=self.schedule.per_step,
-                    updates_between=prune.updates_between,
-                    path_lr=prune.lr,
-                    min_channels=prune.min_channels,
-                    round_to=prune.round_to,
+                    walk=self.walk,
                     ratios=ratios,
                     walked=self.schedule.updates_to(ratios[-1]),
                     finetune_budget=self.finetune_updates,

@@ -90,31 +90,46 @@ def select(
     return alive
 
 
+@dataclass(frozen=True)
+class Walk:
+    """How a path is walked. per_step: maps removed at once, on average, at least 1; updates_between: scored updates before
+    each removal, at the constant rate lr; min_channels, round_to: what a layer keeps; normalize: of each layer's scores,
+    "l2" or "none"."""
+
+    per_step: float
+    updates_between: int
+    lr: float
+    min_channels: int = 1
+    round_to: int = 1
+    normalize: str = "l2"
+
+    def schedule(self, total: int) -> PathSchedule:
+        """The schedule for a network of so many prunable maps."""
+        return PathSchedule(total, self.per_step, self.updates_between)
+
+
 def walk(
     gated: Gated,
     scorer: Scorer,
-    schedule: PathSchedule,
+    how: Walk,
     steps: range,
     split: Split,
     recipe: Recipe,
-    lr: float,
     seed: int,
-    min_channels: int = 1,
-    round_to: int = 1,
-    normalization: str = "l2",
     optimizer: torch.optim.Optimizer | None = None,
     on_update: Callable[[int, float | None], None] | None = None,
 ) -> torch.optim.Optimizer:
     """Walk some steps of the path in place: each is a burst of scored updates, then one removal.
 
-    Scores are gathered anew in each burst; normalization: of each layer's, "l2" or "none". Returns the optimizer, to walk on with.
+    Scores are gathered anew in each burst. Returns the optimizer, to walk on with.
     """
+    schedule, rate = how.schedule(gated.groups.total), constant(how.lr)
     for step in steps:
         scorer.reset()
-        burst = range(step * schedule.updates_between, (step + 1) * schedule.updates_between)
-        optimizer = train(gated.network, split, recipe, burst, constant(lr), seed, optimizer, scorer, on_update)
-        ranking = scorer.ranking(torch.Generator().manual_seed(seed_of(seed, "scores", step)), normalization)
+        burst = range(step * how.updates_between, (step + 1) * how.updates_between)
+        optimizer = train(gated.network, split, recipe, burst, rate, seed, optimizer, scorer, on_update)
+        ranking = scorer.ranking(torch.Generator().manual_seed(seed_of(seed, "scores", step)), how.normalize)
         removed = schedule.removed_after(step + 1)
-        gated.mask(select(ranking, gated.alive, gated.groups, removed, min_channels, round_to))
+        gated.mask(select(ranking, gated.alive, gated.groups, removed, how.min_channels, how.round_to))
     assert optimizer is not None, "no step to walk"
     return optimizer

@@ -16,11 +16,11 @@ from qprune.ranking.tables import COLUMNS, TARGETS, make_tables
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig
 from qprune.stages import Stage
-from qprune.storage.durable import remove_drafts, write_whole, writing
+from qprune.storage.durable import write_whole
 from qprune.storage.sealed_table import sealed_table
 from qprune.storage.store import Store
 from qprune.sweep.progress import Progress
-from qprune.sweep.run import check_layout
+from qprune.sweep.run import check_layout, open_folders
 
 
 def missing_stages(plan: RankPlan, store: Store) -> dict[str, Stage]:
@@ -58,16 +58,7 @@ def run_rank(
     check_layout(Path(out) / config.name)
     plan = make_rank_plan(config)
     store, folder = Store(Path(out) / "stages"), Path(out) / config.name / "rank"
-    for needed in (folder, store.folder):
-        with writing(needed):
-            needed.mkdir(parents=True, exist_ok=True)
-    remove_drafts(folder)
-    store.tidy()
-    for told in store.mend(plan.stages):
-        console.print(f"mended: {told}", markup=False, highlight=False, soft_wrap=True)
-    if retry_failed:
-        for stage in plan.stages:
-            store.forgive(stage)
+    open_folders(folder, store, plan.stages, console, retry_failed)
     failed, computed = _compute(plan, store, make_executor, console)
     networks, left_out = [], dict(failed)
     for ranked in plan.networks:

@@ -11,7 +11,7 @@ import torch
 from qprune.data import Split
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import PathSchedule, walk
+from qprune.pruning.path import Walk, walk
 from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
 from qprune.registry.identity import aside
@@ -39,12 +39,7 @@ class Fold(TrainingStage):
     pretrained: str | None = stage_input(default=None)
     cut: Cut
     criterion: Choice
-    normalize: str
-    per_step: float
-    updates_between: int
-    path_lr: float
-    min_channels: int
-    round_to: int
+    walk: Walk
     ratios: tuple[float, ...]
     walked: int
     finetune_budget: int
@@ -76,13 +71,12 @@ class Fold(TrainingStage):
             gated = GatedNetwork(dense, spec.image_shape, self.cut.linear, self.cut.ignore)
             criterion = get_criterion({**self.criterion.settings, "lambda": number})
             scorer = Scorer(gated.network, gated.groups, gated.gates, criterion)
-            schedule = PathSchedule(gated.groups.total, self.per_step, self.updates_between)
+            schedule = self.walk.schedule(gated.groups.total)
             optimizer, done, losses[number] = None, 0, {}
             for ratio in self.ratios:
                 steps = schedule.steps_to(ratio)
                 optimizer = walk(
-                    gated, scorer, schedule, range(done, steps), rest, recipe, self.path_lr, seed_of(self.seed, "prune"),
-                    self.min_channels, self.round_to, self.normalize, optimizer, walking,
+                    gated, scorer, self.walk, range(done, steps), rest, recipe, seed_of(self.seed, "prune"), optimizer, walking
                 )  # fmt: skip
                 done, small = steps, gated.shrink()
                 updates, rate = range(self.finetune_budget), cosine(self.finetune_lr, self.finetune_budget)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import PathSchedule, walk
+from qprune.pruning.path import Walk, walk
 from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
@@ -29,7 +29,7 @@ class Prune(TrainingStage):
 
     All snapshots of a path have its hash and the number of their step in their ids. So a snapshot is named by where its
     path begins (source) and by the path's end (in updates), but neither by the other ratios nor by what it goes on from.
-    per_step: maps removed at once, on average; step: removals until this snapshot; before: the snapshot (or the source)
+    step: removals until this snapshot; before: the snapshot (or the source)
     that it goes on from as planned, which is at the step `start`; number_format: under whose fake quantisation the path is walked, None: FP32;
     chosen_lambda: the stage that has chosen the criterion's lambda.
     """
@@ -40,13 +40,8 @@ class Prune(TrainingStage):
 
     source: str
     criterion: Choice
-    normalize: str
-    per_step: float
-    updates_between: int
+    walk: Walk
     end: int
-    lr: float
-    min_channels: int
-    round_to: int
     cut: Cut
     number_format: NumberFormat | None = added_later(None)
     before: str = stage_input(is_aside=True)
@@ -70,7 +65,7 @@ class Prune(TrainingStage):
     @property
     def phases(self) -> tuple[Phase, ...]:
         precision = self.number_format.precision if self.number_format else "fp32"
-        return (Phase("prune", (self.step - self.start) * self.updates_between, precision, scored=True),)
+        return (Phase("prune", (self.step - self.start) * self.walk.updates_between, precision, scored=True),)
 
     def compute(self, work: Work) -> Result:
         data, spec = work.data(self), work.spec(self.source)
@@ -81,12 +76,11 @@ class Prune(TrainingStage):
         optimizer = None
         if step:
             gated.mask(tensors["path/alive"])
-            optimizer = load_optimizer(gated.network, recipe, self.lr, tensors, "path/optimizer/")
+            optimizer = load_optimizer(gated.network, recipe, self.walk.lr, tensors, "path/optimizer/")
         counter = work.partial.counter("prune", done)
-        schedule = PathSchedule(gated.groups.total, self.per_step, self.updates_between)
         scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(self._criterion(work)))
         per_epoch = updates_per_epoch(len(data.train.labels), recipe.batch_size)
-        stride = max(per_epoch // self.updates_between, 1)  # steps of about an epoch
+        stride = max(per_epoch // self.walk.updates_between, 1)  # steps of about an epoch
 
         def state() -> dict[str, Tensor]:
             assert optimizer is not None
@@ -96,9 +90,8 @@ class Prune(TrainingStage):
         while step < self.step:
             steps = range(step, min(step + stride, self.step))
             optimizer = walk(
-                gated, scorer, schedule, steps, data.train, recipe, self.lr, seed_of(self.seed, "prune"),
-                self.min_channels, self.round_to, self.normalize, optimizer, counter,
-            )  # fmt: skip
+                gated, scorer, self.walk, steps, data.train, recipe, seed_of(self.seed, "prune"), optimizer, counter
+            )
             step = steps.stop
             if step < self.step:
                 work.partial.save({"step": step, "done": done}, state)

@@ -1,7 +1,7 @@
 """The sweep driver: plan, compute what is missing, record each cell as it is finished."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -80,17 +80,12 @@ def run_sweep(
     """
     started = time.monotonic()
     plan, store, folder = open_sweep(config, out)
-    for needed in (folder, store.folder):
-        with writing(needed):
-            needed.mkdir(parents=True, exist_ok=True)
-    _tidy(folder, store)
     records = Records(folder, plan, store)
-    damaged = [*_mend_sweep_file(folder), *store.mend(plan.stages), *filter(None, map(records.check, plan.cells))]
-    for told in damaged:
-        console.print(f"mended: {told}", markup=False, highlight=False, soft_wrap=True)
-    if retry_failed:
-        for stage in plan.stages:
-            store.forgive(stage)
+
+    def mend() -> list[str]:
+        return [*_mend_sweep_file(folder), *filter(None, map(records.check, plan.cells))]
+
+    open_folders(folder, store, plan.stages, console, retry_failed, mend)
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console)
@@ -109,6 +104,28 @@ def run_sweep(
     _summary(plan, records, folder, run, time.monotonic() - started, console)
     write_report(folder)
     return 1 if run.failed else 0
+
+
+def open_folders(
+    folder: Path,
+    store: Store,
+    stages: Iterable[str],
+    console: Console,
+    retry_failed: bool,
+    mend: Callable[[], list[str]] = list,
+) -> None:
+    """Make the folders of a run, and put right what was left in them: drafts, damage, and failures if asked for.
+
+    mend: moves aside what is damaged of the run's own files; returns what to tell of it.
+    """
+    for needed in (folder, store.folder):
+        with writing(needed):
+            needed.mkdir(parents=True, exist_ok=True)
+    _tidy(folder, store)
+    for told in [*store.mend(stages), *mend()]:
+        console.print(f"mended: {told}", markup=False, highlight=False, soft_wrap=True)
+    for stage in stages if retry_failed else ():
+        store.forgive(stage)
 
 
 def _tidy(folder: Path, store: Store) -> None:

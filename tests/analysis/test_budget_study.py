@@ -311,26 +311,39 @@ def test_page_data_of_both_orders(tmp_path):
     assert first["budget"]["updates"] == {"dense": 100, "total": 180}
 
 
-def test_curves_of_quantising_first_follow_each_other(tmp_path):
-    """Dense N, then the Q updates at the precision, then path and fine-tuning."""
-    curve = [[0, 1.0], [10, 0.5]]
-    inputs = {"path-x-00002": ["path-x-00001"], "path-x-00001": ["quantize_dense-1"]}
-    walked = {"path-x-00001": 20, "path-x-00002": 30}
-    ids = {"dense": "dense-1", "quantize": "quantize_dense-1", "path": "path-x-00002", "recover": "recover-1"}
-    for stage in [*ids.values(), "path-x-00001"]:
-        (tmp_path / stage).mkdir()
-        meta = {"updates": walked.get(stage, 0), "inputs": inputs.get(stage, [])}
-        meta |= dict.fromkeys(("curve", "curve_prune", "curve_finetune"), curve)
-        (tmp_path / stage / "stage.json").write_bytes(sealed_json(meta))
-    record = {"cell": "c", "stages": {kind: {"id": stage} for kind, stage in ids.items()}}
-    record |= {"updates_dense": 100, "updates_prune": 50, "updates_finetune": 20, "updates_quantize": 10}
+def test_curves_of_both_methods_follow_each_other(tmp_path):
+    """Dense N; two snapshots, then the rest of the path and fine-tuning; Q at the precision, first or last."""
+    stages = {  # -> phase -> (its updates so far, where this stage's curve begins among them)
+        "dense-1": {"dense": (100, 0)},
+        "prune-x-00001": {"prune": (20, 0)},
+        "prune-x-00002": {"prune": (30, 20)},
+        "finetune-1": {"prune": (50, 30), "finetune": (20, 0)},
+        "quantize-1": {"quantize": (10, 0)},
+    }
 
-    def starts(record):
-        tables = curve_tables(tmp_path, [record])
-        return [(part, tables["curves"][place]["at"]) for part, place in tables["cells"][0]]
+    def starts(*line):
+        before = None
+        for stage in line:
+            (tmp_path / stage).mkdir(exist_ok=True)
+            phases = stages[stage]
+            meta = {
+                "updates": {phase: reached for phase, (reached, _) in phases.items()},
+                "curves": {phase: [[first, 1.0], [first + 10, 0.5]] for phase, (_, first) in phases.items()},
+                "continues": before,
+            }
+            (tmp_path / stage / "stage.json").write_bytes(sealed_json(meta))
+            before = stage
+        tables = curve_tables(tmp_path, [{"cell": "c", "stages": {"last": {"id": before}}}])
+        return [(phase, tables["curves"][place]["at"]) for phase, place in tables["cells"][0]]
 
-    assert starts(record | {"method": "quantize_first"}) == [(0, 0), (4, 100), (1, 110), (1, 130), (2, 140), (3, 160)]
-    assert starts(record) == [(0, 0), (1, 100), (1, 120), (2, 130), (3, 150), (4, 170)]
+    dense, *pruned, quantized = stages
+    walked = [("prune", 0), ("prune", 20), ("prune", 30), ("finetune", 50)]
+    assert starts(dense, quantized, *pruned) == [
+        ("dense", 0), ("quantize", 100), *((phase, 110 + at) for phase, at in walked)
+    ]  # fmt: skip
+    assert starts(dense, *pruned, quantized) == [
+        ("dense", 0), *((phase, 100 + at) for phase, at in walked), ("quantize", 170)
+    ]  # fmt: skip
 
 
 def test_report_prints_answers(tmp_path):
