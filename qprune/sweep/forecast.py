@@ -204,7 +204,8 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
 
 def forecast_seconds(plan: Plan, todo: dict[str, Stage], measured: dict) -> dict[str, float]:
     """Seconds of computing that each missing stage will take, on this machine, with one thread."""
-    timings, ratios = _timings(plan, measured), {}
+    timings = _timings(plan, measured)
+    ratios: dict[str, float] = {}
     for cell in plan.cells:
         smaller, ratio = ("finetune", "quantize"), cell.ratio  # the stages that train the smaller network
         if cell.width is not None:
