@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 
 import pandas as pd  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
