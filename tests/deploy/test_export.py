@@ -95,8 +95,12 @@ def test_agrees_with_the_evaluated_network(trained, tmp_path, form, precision, m
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     if form == "torch":
         assert parity.largest == 0
-    if precision == "fp32" or (form, precision) == ("qonnx", "int4"):
+    if precision == "fp32":
         assert parity.largest < 1e-4
+    if (form, precision) == ("qonnx", "int4"):  # a sum in another order may meet a tie, in an image or two
+        run = FORMATS.load(form).load(exported.path, cell)
+        differences = (logits_of(run, cell.test) - logits_of(cell.network, cell.test)).abs().amax(1)  # [images]
+        assert (differences >= 1e-4).float().mean() <= 0.01
     if ratio == 0.5:  # the physically smaller network
         dense = trained / "networks" / f"{model}-digits-taylor-fp32-r0.00-s0.safetensors"
         assert exported.size < dense.stat().st_size or form == "pt2"
@@ -105,8 +109,9 @@ def test_agrees_with_the_evaluated_network(trained, tmp_path, form, precision, m
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg_tiny", "resnet20"])
 def test_what_int8_changes_in_onnx(trained, tmp_path, model):
-    """Unfused, ONNX Runtime gives the integers of torch's kernels, up to ties and what follows from them: the first
-    layers' bit for bit, at most 1% of any layer's off before the average pooling, whose ties torch rounds otherwise."""
+    """Unfused, ONNX Runtime gives the integers of torch's kernels, up to ties and what follows from them: of the first
+    layers' one in ten thousand at most (on some processors none), of any layer's 1% before the average pooling, whose
+    ties torch rounds otherwise."""
     import onnxruntime
     from torch import fx
 
@@ -142,7 +147,8 @@ def test_what_int8_changes_in_onnx(trained, tmp_path, model):
         theirs = next(values for values in found if values.shape == ours.shape and (values != ours).mean() < 0.5)
         shares[place] = float((theirs != ours).mean())
     before_average = list(shares.values())[:-1]
-    assert len(before_average) >= 6 and max(before_average) <= 0.01 and before_average[:3] == [0, 0, 0]
+    assert len(before_average) >= 6 and max(before_average) <= 0.01
+    assert before_average[0] == 0 and max(before_average[:3]) <= 1e-4
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------
@@ -192,20 +198,14 @@ def test_a_missing_package_names_the_extra(results, monkeypatch):
     assert export_command(results, tiny("fp32"), "torch") == 0
 
 
-def test_a_data_set_that_the_sweep_no_longer_has(results):
+def test_the_record_says_what_is_needed_and_not_the_sweep_file(results, capsys):
     path = results / "sweep.json"
     written = read_sealed_json(path)
-    written["settings"]["data"] = [{"name": "digits"}, {"name": "digits", "subset": 64}]  # called digits.<hash>
-    path.write_bytes(sealed_json(written))
-    with pytest.raises(UserError, match="no data set 'digits'"):
-        export_command(results, tiny("fp32"), "onnx")
     written["settings"]["data"] = [{"name": "cifar"}]
     path.write_bytes(sealed_json(written))
-    with pytest.raises(UserError, match="can't be read .*'cifar10'"):
-        export_command(results, tiny("fp32"), "onnx")
+    assert export_command(results, tiny("fp32"), "torch") == 0
     path.unlink()
-    with pytest.raises(UserError, match="can't be read"):
-        export_command(results, tiny("fp32"), "onnx")
+    assert export_command(results, tiny("fp32"), "torch") == 0 and "top-1 agreement 100.00%" in capsys.readouterr().out
 
 
 def test_an_exporter_that_fails_says_what_works(results, monkeypatch):

@@ -20,9 +20,9 @@ from ray import exceptions  # noqa: E402
 from qprune.executors.base import ENDS  # noqa: E402
 from qprune.executors.ray_tasks import CONNECT_SECONDS, RayExecutor, ended_by, room, seen  # noqa: E402
 from qprune.registry.errors import UserError  # noqa: E402
-from qprune.stages import Stage  # noqa: E402
 from qprune.storage.seal import read_sealed_json  # noqa: E402
-from qprune.storage.store import Store  # noqa: E402
+from qprune.storage.store import Store
+from qprune.sweep.plan import make_plan  # noqa: E402
 from qprune.sweep.run import run_sweep  # noqa: E402
 
 OF_THE_RUN = [
@@ -221,7 +221,7 @@ def test_a_folder_that_is_not_shared_is_told(cluster, tmp_path, monkeypatch):
     """As if another folder lay under the same path on the node."""
     with RayExecutor(1, tmp_path, cluster.address) as executor:
         executor._token.unlink()
-        executor.start(Stage("dense-a", "dense", {}, (), 1, "a"))
+        executor.start(next(iter(make_plan(tiny_config(tmp_path)).stages.values())))
         events = []
         while not events:
             events = executor.events(5)

@@ -23,10 +23,10 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from qprune.methods import facts
 from qprune.registry.errors import UserError
 from qprune.settings.config import TEMPLATE, SweepConfig, load_config
 from qprune.settings.yaml_source import MAX_BYTES
-from qprune.sweep import plan
 from qprune.sweep.plan import MAX_CELLS, MAX_NETWORKS, make_plan
 
 ROOT = Path(__file__).parents[2]
@@ -368,7 +368,7 @@ def test_the_largest_grid_is_planned(place):
     """As many cells as are allowed, in one path per seed."""
     seeds = list(range(MAX_CELLS // 20))
     (place / "f.yaml").write_text(START + f"seeds: {seeds}\n")
-    plan.gather_facts.cache_clear()
+    facts.gather_facts.cache_clear()
     with deadline(4 * HANGS_AFTER):
         assert len(make_plan(load_config("f.yaml")).cells) == MAX_CELLS
 
