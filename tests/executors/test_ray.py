@@ -21,7 +21,7 @@ from qprune.executors.base import ENDS  # noqa: E402
 from qprune.executors.ray_tasks import CONNECT_SECONDS, RayExecutor, ended_by, room, seen  # noqa: E402
 from qprune.registry.errors import UserError  # noqa: E402
 from qprune.storage.seal import read_sealed_json  # noqa: E402
-from qprune.storage.store import Store
+from qprune.storage.store import Store  # noqa: E402
 from qprune.sweep.plan import make_plan  # noqa: E402
 from qprune.sweep.run import run_sweep  # noqa: E402
 
