@@ -21,9 +21,9 @@ from qprune.analysis.studies import (
     equal_cost,
     interactions,
     largest_ratio,
+    of_the_grid,
     paired_differences,
     studied_groups,
-    without_scratch,
 )
 from qprune.analysis.tables import with_method
 
@@ -68,7 +68,7 @@ def answers(cells, percentage_points: float = 1.0, lambdas=None) -> list[Answer]
             Answer(name, ADDITIVE, *_additive(own)),
             Answer(name, FAIR, *_fair(own, scratch)),
         ]
-    done = without_scratch(measured(cells))
+    done = of_the_grid(measured(cells))
     for (sweep, model, data, criterion), own in done.groupby([one for one in GROUP if one != "method"], sort=False):
         if {"prune_first", "quantize_first"} <= set(own.method):
             found.append(Answer(f"{sweep}: {model} on {data}, {criterion}", ORDERS, *_orders(own)))
@@ -241,7 +241,7 @@ def compare_answers(cells) -> list[Answer]:
     """How each sweep differs from the first one, where they have the same model, data set, criterion and method; and
     whether the criteria come in the same order everywhere."""
     found = []
-    done = without_scratch(measured(cells))
+    done = of_the_grid(measured(cells))
     first, *others = cells.sweep.unique()
     for sweep in others:
         for key, own in done[done.sweep == sweep].groupby([one for one in GROUP if one != "sweep"], sort=False):

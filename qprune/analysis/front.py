@@ -7,6 +7,7 @@ import numpy as np
 
 GROUP = ["sweep", "model", "data", "criterion", "method"]  # within it, (precision, ratio, seed) names one cell
 POINT = [*GROUP, "precision", "pruning_ratio"]
+NO_CRITERION = "none"  # in the column `criterion`, of cells that no criterion has to do with
 STUDY = ["model", "data"]  # points are compared within one model and data set
 COSTS = ("bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "latency_ms")
 MEANS = (

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qprune.analysis.front import GROUP, hypervolume, measured, operating_points
+from qprune.analysis.front import GROUP, NO_CRITERION, hypervolume, measured, operating_points
 from qprune.analysis.statistics import Interval, interval
 
 BELOW_BASELINE = 0.10  # of the hypervolume's reference point: 10 percentage points of accuracy
-SCRATCH = (
-    "scratch"  # the method whose cells are unpruned FP32 networks, trained as long as the others under one schedule
-)
+# the method whose cells are unpruned FP32 networks, trained as long as the others under one schedule
+SCRATCH = "scratch"
 # accuracy of a cell -> the same of the unpruned FP32 network of its seed: after N updates; after N + M by warm restarts
 REFERENCES = {
     "val_accuracy": {"dense": "dense_val_accuracy", "baseline": "baseline_val_accuracy"},
@@ -22,9 +21,9 @@ REFERENCES = {
 }
 
 
-def without_scratch(cells):
-    """The cells of the grid: all but the networks from scratch, which are only held against these."""
-    return cells[cells.method != SCRATCH]
+def of_the_grid(cells):
+    """Those that a criterion prunes: all but networks from scratch, of any width, which are only held against these."""
+    return cells[cells.criterion != NO_CRITERION]
 
 
 def scratch_like(cells, group: dict):
@@ -36,7 +35,7 @@ def scratch_like(cells, group: dict):
 def studied_groups(cells):
     """(GROUP's names -> values, its measured cells, the networks from scratch beside it) of each group of the grid."""
     done = measured(cells)
-    for key, own in without_scratch(done).groupby(GROUP, sort=False):
+    for key, own in of_the_grid(done).groupby(GROUP, sort=False):
         group = dict(zip(GROUP, key, strict=True))
         yield group, own, scratch_like(done, group)
 
@@ -290,9 +289,9 @@ def hypervolumes(cells) -> dict[str, Interval]:
     The reference point is the same for all: the dearest dense FP32 network, 10 percentage points under the mean of the
     baselines.
     """
-    done = measured(cells)
+    done = of_the_grid(measured(cells))
     cost = (done.bit_gflops / done.relative_bops).astype(float).max()
-    accuracy = without_scratch(done).groupby("sweep").baseline_val_accuracy.mean().mean() - BELOW_BASELINE
+    accuracy = done.groupby("sweep").baseline_val_accuracy.mean().mean() - BELOW_BASELINE
     volumes = {}
     for sweep, group in done.groupby("sweep", sort=False):
         seeds = [operating_points(seed) for _, seed in group.groupby("seed")]

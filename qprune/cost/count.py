@@ -164,8 +164,9 @@ class _Run(fx.Interpreter):
 
     def run_node(self, node: fx.Node):
         result = super().run_node(node)
-        if hasattr(result, "shape"):
-            self.shapes[node] = tuple(result.shape)
+        first = result[0] if isinstance(result, tuple) and result else result
+        if hasattr(first, "shape"):
+            self.shapes[node] = tuple(first.shape)
         self.widths[node] = tensor_width(node, result, self.widths)
         return result
 

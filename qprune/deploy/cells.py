@@ -20,7 +20,8 @@ from qprune.storage.results import read_record as read_checked
 class DeployedCell:
     """network: as it was evaluated, in eval mode, on the CPU; takes float images in 0..1, [batch, c, h, w].
 
-    spec: what it is rebuilt from; record: the cell's JSON; class_names: of its data, in the order of the logits.
+    spec: what it is rebuilt from; record: the cell's JSON; class_names: of its data, in the order of the logits; dense:
+    the sweep's unpruned network, where that is of another model than the cell's (a narrower one's).
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class DeployedCell:
     network: fx.GraphModule
     test: Split
     class_names: tuple[str, ...]
+    dense: NetworkSpec | None = None
 
 
 def read_record(folder: Path, cell: str) -> dict:
@@ -56,8 +58,12 @@ def open_cell(folder: Path, cell: str, trust: Collection[str] = ()) -> DeployedC
     settings = data_settings(folder, record)
     check_trust(settings["name"], trust, record_file(folder, cell))
     data = load_data(settings)
-    spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
-    return DeployedCell(folder, cell, record, spec, network.eval(), data.test, tuple(data.class_names))
+    model = {"model": record["model_settings"]}
+    spec, dense = (
+        NetworkSpec.from_json(values, trust, record_file(folder, cell))
+        for values in (record["network"], record["network"] | model)
+    )
+    return DeployedCell(folder, cell, record, spec, network.eval(), data.test, tuple(data.class_names), dense)
 
 
 def data_settings(folder: Path, record: dict) -> dict:

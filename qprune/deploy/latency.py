@@ -95,8 +95,8 @@ def _arithmetic(weights: str, integer: int, layers: int) -> str:
 
 
 def dense_of(cell: DeployedCell) -> DeployedCell:
-    """The cell's network unpruned in FP32, its weights random: the reference of its times."""
-    spec = dataclasses.replace(cell.spec, widths={}, precision="fp32")
+    """The sweep's network, unpruned, in FP32, its weights random: the reference of the cell's times."""
+    spec = dataclasses.replace(cell.dense or cell.spec, widths={}, precision="fp32")
     name = f"dense fp32 {cell.record['model']} {cell.record['data']}"
     return dataclasses.replace(cell, name=name, spec=spec, network=spec.build().eval())
 

@@ -12,6 +12,7 @@ from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.path import Walk
 from qprune.registry.choice import Choice
+from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig
 from qprune.stages import Cut, NumberFormat, Stage
 from qprune.stages.choose_lambda import ChooseLambda
@@ -97,7 +98,7 @@ class Maker:
     def add(self, stage: AnyStage) -> AnyStage:
         """The stage, or the one of its name that is there already."""
         known = self.stages.setdefault(stage.id, stage)
-        assert isinstance(known, type(stage))
+        assert isinstance(known, type(stage)) and known.phases == stage.phases, stage.label
         return known
 
     # Stages
@@ -203,8 +204,15 @@ class Maker:
             return self.model
         settings = self.model.settings
         with blame(self.config, "model", self.config.model.index(self.model)):
-            narrow = {**settings, "width": settings.get("width", 1.0) * width}
-            check_model(narrow)
+            check_model(settings)  # so that what is refused below is the width
+            own = settings.get("width", 1.0)
+            if isinstance(own, bool) or not isinstance(own, (int, float)):
+                raise UserError(f"method narrower can't take a share of the width {own!r}; it must be a number")
+            narrow = {**settings, "width": own * width}
+            try:
+                check_model(narrow)
+            except UserError as error:
+                raise UserError(f"method narrower needs a model with an option `width`: {error}") from error
         return Choice.of(narrow)
 
     def _dense(self, model: Choice, data: Choice, **settings) -> Dense:

@@ -75,7 +75,7 @@ def _needs_rounding(node: fx.Node) -> bool:
 def prepare(network: fx.GraphModule, calibration: Tensor | None) -> fx.GraphModule:
     """A copy with a rounding after every operation that computes, and half-rounding convolutions and linears."""
     network = copy.deepcopy(network)
-    for module in network.modules():
+    for module in {module_of(node) for node in network.graph.nodes}:  # not what stands inside another layer
         half = _HALF_LAYERS.get(type(module))
         if half is not None:
             module.__class__ = half  # same parameters, another forward

@@ -1,7 +1,7 @@
 """Names for the things that a sweep file chooses from; looked up without importing what they stand for.
 
-    STAGES = Registry("stage", Entry("dense", "qprune.stages.dense:Dense", version=1), ...)
-    STAGES.get("dense").version, STAGES.load("dense"), STAGES.names()
+    STAGES = Registry("stage", Entry("dense", "qprune.stages.dense:Dense"), ...)
+    STAGES.get("dense").place, STAGES.load("dense"), STAGES.names()
 
 What others ask of a kind is an attribute of its entry: a frozen dataclass that extends Entry.
 """
@@ -24,7 +24,7 @@ class Entry:
     """One thing that can be chosen by its name.
 
     place: "module:attribute", or a "module" whose functions are what is chosen
-    version: raised when the same settings would give another result
+    version: of a data set or a model, whose fingerprint has it; raised when the same settings would give another one
     options: what may be set beside the name
     aliases: other names for it
     """

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 import qprune
-from qprune.analysis.front import COSTS, GROUP, POINT, STUDY, is_on_front, operating_points
+from qprune.analysis.front import COSTS, GROUP, NO_CRITERION, POINT, STUDY, is_on_front, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.published import Published, same_name
 from qprune.analysis.statistics import Interval, interval
 from qprune.analysis.studies import (
     REFERENCES,
-    SCRATCH,
     budget,
     drops,
     equal_cost,
@@ -87,7 +86,8 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
         "points": _columns(points, POINT_COLUMNS)
         | {"group": [group_of[tuple(row)] for row in points[GROUP].itertuples(index=False)]},
         "groups": [
-            row | {"studies": None if row["method"] == SCRATCH else _studies(row, cells, points, correct, lambdas)}
+            row
+            | {"studies": None if row["criterion"] == NO_CRITERION else _studies(row, cells, points, correct, lambdas)}
             for row in groups.to_dict("records")
         ],
         "hypervolumes": _hypervolumes(cells) if len(places) > 1 else [],
@@ -165,7 +165,7 @@ def _sweep(label: str, folder: Path, cells) -> dict:
 
 
 def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
-    """The comparisons within one sweep, model, data set, criterion and method, and with the other method where there is one.
+    """The comparisons within one sweep, model, data set, criterion and method, and of both orders where there are both.
 
     Tables are columns, with an interval's ends as columns of its own; operating points are their numbers.
     """

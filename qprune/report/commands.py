@@ -20,7 +20,7 @@ from qprune.analysis.pick import (
     price_of_limits,
 )
 from qprune.analysis.published import Published, read_published, standings
-from qprune.analysis.studies import without_scratch
+from qprune.analysis.studies import of_the_grid
 from qprune.analysis.tables import markdown_table, with_method
 from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
@@ -225,7 +225,7 @@ def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folde
         prices = price_of_limits(points, limits, prefer, cost)
         answer["without"] = {limits.texts()[column]: entry(place) for column, place in prices.items()}
     else:
-        grid = without_scratch(points)
+        grid = of_the_grid(points)
         dense = grid[(grid.precision == "fp32") & (grid.pruning_ratio == 0)]
         same = dense[dense.model == points.model.iloc[picked.chosen]]
         answer["baseline"] = entry(int(same.index[0])) if len(same) else None

@@ -29,9 +29,9 @@ class Prune(TrainingStage):
 
     All snapshots of a path have its hash and the number of their step in their ids. So a snapshot is named by where its
     path begins (source) and by the path's end (in updates), but neither by the other ratios nor by what it goes on from.
-    step: removals until this snapshot; before: the snapshot (or the source)
-    that it goes on from as planned, which is at the step `start`; number_format: under whose fake quantisation the path is walked, None: FP32;
-    chosen_lambda: the stage that has chosen the criterion's lambda.
+    step: removals until this snapshot; before: the snapshot (or the source) that it goes on from as planned, which is at
+    the step `start`; number_format: under whose fake quantisation the path is walked, None: FP32; chosen_lambda: the
+    stage that has chosen the criterion's lambda.
     """
 
     kind = "prune"

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qprune.analysis.front import NO_CRITERION
 from qprune.data import DATA_SETS
 from qprune.methods import Made, Maker
 from qprune.methods.facts import MAX_NETWORKS, Facts
@@ -26,7 +27,6 @@ from qprune.settings.methods import METHODS, Method
 from qprune.stages import Phase, Stage
 
 MAX_CELLS = 100_000  # of one sweep; planning them takes about 15 seconds
-NO_CRITERION = "none"  # in the column `criterion`, of cells that no criterion has to do with
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,16 @@ def make_plan(config: SweepConfig) -> Plan:
 
 def _cell(made: Made, model: str, data: str, criterion: str, method: str, seed: int, dense: str, baseline: str) -> Cell:
     *_, last, evaluated = made.stages
+    stages = {stage.kind: stage.id for stage in made.stages}
+    if len(stages) < len(made.stages) or not evaluated.ends_cell or evaluated.continues != last.id:
+        raise ValueError(
+            f"method {method}: stages {list(stages)} don't end in an evaluation, or one kind is there twice"
+        )
     variant = method if made.width is None else f"{method}.width_{made.width:g}"  # as criteria name their options
     how = [
         part for part, shown in ((criterion, criterion != NO_CRITERION), (variant, method != "prune_first")) if shown
     ]
     label = "-".join([model, data, *how, made.precision, f"r{ratio_text(made.ratio)}", f"s{seed}"])
-    stages = {stage.kind: stage.id for stage in made.stages}
     place = (criterion, method, made.precision, made.ratio, seed, made.width, variant)
     return Cell(label, model, data, *place, stages, network=last.id, dense=dense, baseline=baseline)
 

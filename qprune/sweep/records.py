@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from qprune.settings.config import SweepConfig
-from qprune.stages.base import DataStage
+from qprune.stages.dense import Dense
 from qprune.stages.prune import Prune
 from qprune.storage.durable import draft_of, remove, set_aside, write_whole, writing
 from qprune.storage.results import AGAIN, COLUMNS, failure_file, network_file, record_file, sha256
@@ -33,7 +33,12 @@ class Records:
 
     def __init__(self, folder: Path, plan: Plan, store: Store):
         self.folder, self.plan, self.store = Path(folder), plan, store
-        self.rows = {cell.id: _planned_row(plan, cell) for cell in plan.cells}
+        kinds = dict.fromkeys(kind for cell in plan.cells for kind in cell.stages)
+        phases = dict.fromkeys(phase.name for cell in plan.cells for phase in plan.phases(cell))
+        planned = dict.fromkeys(COLUMNS) | dict.fromkeys(REFERENCES) | {"sweep": plan.config.name, "status": "pending"}
+        planned |= {"reason": None, **_settings(plan.config), **{f"stage_{kind}": None for kind in kinds}}
+        planned |= dict.fromkeys((*(f"updates_{phase}" for phase in phases), "device", "host", "threads", "versions"))
+        self.rows = {cell.id: planned | _place(cell) for cell in plan.cells}
 
     def finish(self, cell: Cell) -> None:
         """Write the record of a cell whose stages are all done, unless it is there already, and keep its network.
@@ -92,8 +97,8 @@ class Records:
         metas = {kind: self.store.meta(stage) for kind, stage in cell.stages.items()}
         row = self.rows[cell.id]
         row.update(_measured(metas, self.plan.facts[cell.model, cell.data].dense_macs))
-        evaluated, evaluation = metas["evaluate"], self.plan.stages[cell.stages["evaluate"]]
-        assert isinstance(evaluation, DataStage)
+        evaluated, dense = metas["evaluate"], self.plan.stages[cell.dense]
+        assert isinstance(dense, Dense)
         record = {
             **{column: value for column, value in row.items() if column not in REFERENCES},
             "cost": evaluated["cost"],
@@ -101,7 +106,8 @@ class Records:
             "network_sha256": self.store.meta(cell.network)["tensors_sha256"],
             "validation": evaluated["val"],
             "test": evaluated["test"],
-            "data_settings": evaluation.data.settings,
+            "data_settings": dense.data.settings,
+            "model_settings": dense.model.settings,
             "stages": {
                 kind: {"id": stage, "seconds": metas[kind]["seconds"], "settings": metas[kind]["named_by"]["settings"]}
                 for kind, stage in cell.stages.items()
@@ -157,7 +163,8 @@ class Records:
         for cell in self.plan.cells:
             if cell.id not in kept:
                 remove(network_file(self.folder, cell.id))
-                self.store.drop_tensors(cell.network)
+                if not isinstance(self.plan.stages[cell.network], Dense):  # which another sweep may begin with
+                    self.store.drop_tensors(cell.network)
 
     def _fill_references(self, cell: Cell) -> None:
         row = self.rows[cell.id]
@@ -189,17 +196,11 @@ class Records:
             draft.replace(target)
 
 
-def _planned_row(plan: Plan, cell: Cell) -> dict:
-    row = dict.fromkeys(COLUMNS)
-    row.update(
-        cell=cell.id, sweep=plan.config.name, model=cell.model, data=cell.data, criterion=cell.criterion,
-        precision=cell.precision, pruning_ratio=cell.ratio, seed=cell.seed, status="pending",
-    )  # fmt: skip
-    row.update(reason=None, method=cell.variant, dense_val_accuracy=None, baseline_val_accuracy=None)
-    row.update(_settings(plan.config))
-    kinds = dict.fromkeys(kind for each in plan.cells for kind in each.stages)
-    row.update({f"stage_{kind}": cell.stages.get(kind) for kind in kinds})
-    return row | dict.fromkeys(("device", "host", "threads", "versions"))
+def _place(cell: Cell) -> dict:
+    """What the plan knows of a cell."""
+    place = {"cell": cell.id, "model": cell.model, "data": cell.data, "criterion": cell.criterion}
+    place |= {"precision": cell.precision, "pruning_ratio": cell.ratio, "seed": cell.seed, "method": cell.variant}
+    return place | {f"stage_{kind}": stage for kind, stage in cell.stages.items()}
 
 
 def _settings(config: SweepConfig) -> dict:

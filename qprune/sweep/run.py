@@ -276,15 +276,25 @@ def _mend_sweep_file(folder: Path) -> list[str]:
 
 def check_layout(folder: Path) -> None:
     """Refuses to go on in a folder whose stages have names that this code doesn't give: all would be computed again."""
-    try:
-        layout = read_sealed_json(folder / "sweep.json").get("layout", 1)
-    except (OSError, Damaged):
-        return
-    if layout != LAYOUT:
+    layout = _layout(folder)
+    if layout not in (None, LAYOUT):
         raise UserError(
             f"{folder} was made by a qprune whose stages have other names (layout {layout}, here {LAYOUT}), so nothing of "
-            "it can be gone on with. Name another folder with --out, or another `name`; what is there can still be read"
+            "it can be gone on with. Name another folder with --out, or another `name`; status, report, pick and compare still read it"
         )
+
+
+def _layout(folder: Path) -> int | None:
+    """Of what is in the folder, from sweep.json, or if that is damaged from any record; None where there is nothing."""
+    for file in (folder / "sweep.json", *sorted((folder / "cells").glob("*.json"))):
+        if file.name.endswith(".failed.json"):
+            continue
+        try:
+            written = read_sealed_json(file)
+        except (OSError, Damaged):
+            continue
+        return written.get("layout", 1) if file.name == "sweep.json" else LAYOUT if "data_settings" in written else 1
+    return None
 
 
 def _check_until(config: SweepConfig, folder: Path) -> None:

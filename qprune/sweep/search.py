@@ -93,7 +93,7 @@ class _Study:
         self.bought: set[str] = set()  # stages
         self.asked: set[str] = set()
         self.pending: list[Cell] = []
-        self.seeds = len({cell.seed for cell in cells})
+        self.seeds = max(len({cell.seed for cell in cells}), 1)
         self.seed_updates = max(plan.updates_of(self._stages(cells)) / self.seeds, 1)
 
     def advance(self, outcomes: Outcomes) -> list[Cell]:
@@ -147,6 +147,8 @@ class _Study:
     # Choosing
 
     def _choose(self) -> list[Cell]:
+        if not self.points:  # what no criterion prunes is no part of the search
+            return [] if self.asked else self.beside
         if not self.seen:
             return self._first()
         return self._scout() or self._confirm()

@@ -12,9 +12,11 @@ from tiny_sweep import command
 from qprune.analysis.answers import answers, compare_answers
 from qprune.analysis.front import front_cells, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
+from qprune.analysis.pick import parse_limits, pick
 from qprune.analysis.studies import budget, by_seed, criterion_means, hypervolumes, orders, references, studied_groups
 from qprune.analysis.tables import accuracy_tables, markdown_table
 from qprune.report.build import report_data
+from qprune.report.commands import describe
 from qprune.report.details import curve_tables
 from qprune.storage.results import read_cells
 from qprune.storage.seal import sealed_json
@@ -447,3 +449,18 @@ def test_a_point_of_which_a_seed_was_skipped_is_none():
     assert list(operating_points(cells).precision) == ["fp32"]
     assert criterion_means(cells) == {"taylor": pytest.approx({0: 0.9, 1: 0.8, 2: 0.7})}
     assert [place for place in by_seed(cells, "val_accuracy")] == [("fp32", 0.5)]
+
+
+def test_narrower_networks_are_points_that_no_study_and_no_factor_is_held_against(tmp_path):
+    """Whatever a method is called: what no criterion prunes is in the table, and in no comparison of the grid's."""
+    folder = make_sweep(tmp_path, methods=("prune_first", "quantize_first"), scratch=True)
+    whole = read_cells(folder)
+    narrow = whole[whole.method == "scratch"].assign(method="narrower.width_0.5")
+    narrow = narrow.assign(cell=narrow.cell + "x", bit_gflops=narrow.bit_gflops / 8, updates_dense=170)
+    both = pd.concat([narrow, whole], ignore_index=True)
+    assert [(one.group, one.sentence) for one in answers(both)] == [(one.group, one.sentence) for one in answers(whole)]
+    assert hypervolumes(both) == hypervolumes(whole)
+    points = operating_points(both[(both.precision != "fp32") | (both.pruning_ratio != 0) | (both.criterion == "none")])
+    limits = parse_limits([], [], points)
+    described = describe(points, limits, pick(points, limits), "most-accurate", "bit_gflops", folder)
+    assert described["pick"] and described["baseline"] is None

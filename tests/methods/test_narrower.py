@@ -1,9 +1,11 @@
 """Uniformly narrower networks from scratch: which there are, what they are trained for, and what they cost."""
 
 import pytest
-from tiny_sweep import F, N, P, Q, tiny_config
+from tiny_sweep import F, N, P, Q, run_inline, tiny_config
 
 from qprune.cost import count_cost
+from qprune.deploy.cells import open_cell
+from qprune.deploy.latency import dense_of
 from qprune.methods.narrower import WIDTHS
 from qprune.networks import build_model
 from qprune.networks.graph import with_normalize
@@ -57,7 +59,9 @@ def test_the_forecast_has_the_cost_of_the_narrow_network(plan, tmp_path):
 def test_a_model_without_widths_is_refused_where_it_stands(tmp_path, monkeypatch):
     (tmp_path / "own_networks.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="--set model=own_networks:flat: .*width"):
+    with pytest.raises(
+        UserError, match="--set model=own_networks:flat: method narrower needs a model with an option `width`"
+    ):
         make_plan(tiny_config(tmp_path, "order=narrower", "model=own_networks:flat"))
 
 
@@ -65,3 +69,19 @@ def test_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "weights.pt").touch()
     with pytest.raises(UserError, match=r"order\[1\]: with a checkpoint, the network can't be trained from scratch"):
         tiny_config(tmp_path, "order=[prune_first,narrower]", f"train.checkpoint={tmp_path / 'weights.pt'}")
+
+
+def test_a_width_that_is_no_number_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "own_words.py").write_text(OWN.replace("image_size):", "image_size, width):"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="narrower can't take a share of the width 'wide'"):
+        make_plan(tiny_config(tmp_path, "order=narrower", "model={name: own_words:flat, width: wide}"))
+
+
+def test_its_latency_is_held_against_the_sweeps_own_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("qprune.methods.narrower.WIDTHS", (0.5,))
+    config = tiny_config(tmp_path, "seeds=0", "order=narrower", "precisions=fp32", "prune.ratios=0")
+    assert run_inline(config, tmp_path / "results")[0] == 0
+    (cell,) = make_plan(config).cells
+    opened = open_cell(tmp_path / "results/tiny", cell.id)
+    assert opened.spec.model["width"] == 0.25 and dense_of(opened).spec.model["width"] == 0.5

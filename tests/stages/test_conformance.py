@@ -132,6 +132,11 @@ def settled(maker):
     yield Made("fp32", 0.0, (dense, stage, maker.evaluated(stage, "fp32", 0.0)))
 
 
+def twice(maker):
+    dense, evaluated = maker.dense(), maker.evaluated(maker.dense(), "fp32", 0.0)
+    yield Made("fp32", 0.0, (dense, dense, evaluated))
+
+
 def unfair(maker):
     yield Made("fp32", 0.0, (maker.dense(), maker.evaluated(maker.dense(), "fp32", 0.0)))
 
@@ -141,7 +146,7 @@ def made_up():
     with (
         KINDS.temporarily(Entry("settle", f"{__name__}:Settle")),
         METHODS.temporarily(
-            Method("settled", f"{__name__}:settled", ranks=False), Method("unfair", f"{__name__}:unfair", ranks=False)
+            *(Method(name, f"{__name__}:{name}", ranks=False) for name in ("settled", "twice", "unfair"))
         ),
     ):
         yield
@@ -158,6 +163,9 @@ def test_a_kind_and_a_method_of_ones_own(tmp_path, made_up):
     assert (row.updates_dense, row.updates_settle, row.total_updates) == (N, F + Q, N + F + Q)
     assert row.total_updates == cells.total_updates["prune_first"] and pd.isna(cells.updates_settle["prune_first"])
     assert row.stage_settle in computed and pd.isna(cells.stage_settle["prune_first"])
+    assert run_inline(config, tmp_path / "results")[1] == []
+    again = read_cells(tmp_path / "results/tiny").set_index("method")
+    assert again.updates_settle["settled"] == F + Q  # read from the record
     record = read_record(tmp_path / "results/tiny", row.cell)
     assert record["stages"]["settle"]["settings"]["budget"] == F + Q
     plan = make_plan(config)
@@ -172,6 +180,11 @@ def test_a_method_that_gives_other_budgets_is_refused(tmp_path, made_up):
     config = tiny_config(tmp_path, "seeds=0", "order=[prune_first,unfair]")
     with pytest.raises(UserError, match=f"method unfair gives vgg_tiny-digits-unfair-.* {N} updates.* {N + P + F + Q}"):
         make_plan(config)
+
+
+def test_a_method_whose_stages_are_no_chain_is_refused(tmp_path, made_up):
+    with pytest.raises(ValueError, match="method twice: .* one kind is there twice"):
+        make_plan(tiny_config(tmp_path, "seeds=0", "order=twice"))
 
 
 @pytest.mark.parametrize("method", METHODS.names())

@@ -173,6 +173,18 @@ def test_the_scratch_baseline_is_the_dense_network_trained_as_long_as_a_cell(tmp
     assert set(read_cells(tmp_path / "results/without").method) == {"prune_first"}
 
 
+def test_no_dense_network_is_deleted_with_the_networks_of_cells(tmp_path):
+    """That of a scratch cell may be what another sweep begins with."""
+    config = tiny_config(
+        tmp_path, SEED, "train.scratch_baseline=true", "precisions=fp32", "prune.ratios=0", "keep=none"
+    )
+    assert run_inline(config, tmp_path / "results")[0] == 0
+    plan, store = make_plan(config), store_of(tmp_path)
+    kept = {stage.kind for name, stage in plan.stages.items() if store.has_tensors(name)}
+    assert all(store.has_tensors(name) for name, stage in plan.stages.items() if stage.kind == "dense")
+    assert kept == {"dense", "finetune"}
+
+
 def test_no_scratch_baseline_for_a_network_trained_elsewhere(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"")
     with pytest.raises(UserError, match="scratch_baseline.*can't be trained from scratch"):

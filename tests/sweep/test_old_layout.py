@@ -21,7 +21,9 @@ def old(resumable):
     (folder / "sweep.json").write_bytes(sealed_json({k: v for k, v in settings.items() if k != "layout"}))
     for path in (folder / "cells").glob("*.json"):
         record = read_sealed_json(path)
-        path.write_bytes(sealed_json({key: value for key, value in record.items() if key != "data_settings"}))
+        path.write_bytes(
+            sealed_json({key: value for key, value in record.items() if key not in ("data_settings", "model_settings")})
+        )
     return resumable
 
 
@@ -32,6 +34,16 @@ def test_it_is_not_gone_on_with(old):
             run(tiny_config(old))
         assert "\n" not in str(caught.value)
     assert sorted(path for path in (old / "results").rglob("*")) == before
+
+
+def test_nor_where_its_sweep_file_is_damaged(old):
+    """Its records tell, and are kept."""
+    folder = old / "results/tiny"
+    (folder / "sweep.json").write_bytes(b"")
+    before = sorted((folder / "cells").iterdir())
+    with pytest.raises(UserError, match="layout 1, here 2"):
+        run_inline(tiny_config(old), old / "results")
+    assert sorted((folder / "cells").iterdir()) == before
 
 
 def test_it_is_still_read(old):

@@ -277,3 +277,16 @@ def test_the_key_is_checked(tmp_path):
     file.write_text("name: a\ndata: digits\nmodel: vgg_tiny\nstrategy: fronts\n")
     with pytest.raises(UserError, match="sweep.yaml:4:1: strategy: unknown value 'fronts'; did you mean 'front'"):
         load_config(file)
+
+
+def test_what_no_criterion_prunes_is_computed_and_no_part_of_the_search(tmp_path):
+    for order, count in (("[prune_first,scratch]", 1), ("scratch", 1), ("[scratch,narrower]", 1 + 9)):
+        plan = make_plan(tiny_config(tmp_path, f"order={order}", "seeds=0", "precisions=[fp32,int4]"))
+        beside = [cell for cell in plan.cells if cell.criterion == "none"]
+        search, outcomes = Search(plan), {}
+        asked = search.advance(outcomes)
+        assert len(beside) == count and {cell.id for cell in beside} <= {cell.id for cell in asked}
+        while asked:
+            outcomes |= {stage: (0.9, 1.0) for cell in asked for stage in (cell.stages["evaluate"], cell.baseline)}
+            asked = search.advance(outcomes)
+        assert {cell.id for cell in beside} <= search.asked

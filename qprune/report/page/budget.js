@@ -77,7 +77,7 @@ export function drawBudgetPlot() {
       : [...Array(POINTS.count).keys()].filter(
           (row) =>
             POINTS.precision[row] === "fp32" &&
-            POINTS.method[row] !== "scratch" &&
+            POINTS.criterion[row] !== "none" &&
             same(row) &&
             POINTS[state.x][row] !== null,
         );

@@ -13,7 +13,7 @@ export function cardOf(table, row) {
   const facts = [
     ["model", table.model[row]],
     ["data", table.data[row]],
-    ["criterion", table.criterion[row]],
+    ...(table.criterion[row] === "none" ? [] : [["criterion", table.criterion[row]]]),
     ...(VARYING.includes("method") ? [["method", table.method[row]]] : []),
     many ? ["seeds", POINTS.seeds[row]] : ["seed", CELLS.seed[row]],
     ["achieved ratio", ratioText(table.achieved_ratio[row])],

@@ -246,7 +246,7 @@ function comparison(row) {
     (one) =>
       POINTS.precision[one] === "fp32" &&
       POINTS.pruning_ratio[one] === 0 &&
-      POINTS.method[one] !== "scratch" &&
+      POINTS.criterion[one] !== "none" &&
       ["sweep", "model", "data"].every((name) => POINTS[name][one] === POINTS[name][row]),
   );
   const less = (name) => {

@@ -12,7 +12,7 @@ const DEFAULTS = {
   scale: "log",
   show: "means",
   prefer: "most-accurate",
-  percentage_points: "1", // that may be lost,
+  percentage_points: "1", // that may be lost
   measure: "accuracy",
   group: "",
   cell: "",

@@ -103,11 +103,11 @@ COLOURS.fp32 = "#000000";
 /** Those of sweep, model, criterion and method that there are several of; networks from scratch have no criterion. */
 export const VARYING = ["sweep", "model", "criterion", "method"].filter(
   (name) =>
-    distinct(CELLS[name].filter((_, row) => name !== "criterion" || CELLS.method[row] !== "scratch")).length > 1,
+    distinct(CELLS[name].filter((_, row) => name !== "criterion" || CELLS.criterion[row] !== "none")).length > 1,
 );
 /** What tells a point's or cell's marker. */
 const familyOf = (table, row) =>
-  VARYING.filter((name) => name !== "criterion" || table.method[row] !== "scratch")
+  VARYING.filter((name) => name !== "criterion" || table.criterion[row] !== "none")
     .map((name) => table[name][row])
     .join(" · ");
 POINTS.family = POINTS.group.map((_, row) => familyOf(POINTS, row));
