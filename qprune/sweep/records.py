@@ -198,7 +198,7 @@ class Records:
 
 def _place(cell: Cell) -> dict:
     """What the plan knows of a cell."""
-    place = {"cell": cell.id, "model": cell.model, "data": cell.data, "criterion": cell.criterion}
+    place: dict = {"cell": cell.id, "model": cell.model, "data": cell.data, "criterion": cell.criterion}
     place |= {"precision": cell.precision, "pruning_ratio": cell.ratio, "seed": cell.seed, "method": cell.variant}
     return place | {f"stage_{kind}": stage for kind, stage in cell.stages.items()}
 
