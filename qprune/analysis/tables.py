@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qprune.analysis.front import measured
+from qprune.analysis.front import NO_CRITERION, measured
 from qprune.analysis.studies import SCRATCH
 
 COLUMNS = 5  # precisions beside each other: more don't fit 80 columns
@@ -35,7 +35,7 @@ def accuracy_tables(cells) -> list[Group]:
 
 def with_method(what: str, method: str) -> str:
     """What is said of cells, e.g. their criterion, and their method where it isn't the usual one, prune_first."""
-    if what == "none":  # the criterion of a method that prunes nothing
+    if what == NO_CRITERION:
         return method
     return what if method == "prune_first" else f"{what}, {method}"
 

@@ -224,8 +224,13 @@ def _timings(plan: Plan, measured: dict[tuple[str, str], Measured]) -> dict[str,
     """Stage -> the timings that its model and data set have; of a pretraining, those of its model on the first data set."""
     timings: dict[str, Measured] = {}
     for cell in plan.cells:
-        for name in plan.needed_by([cell.stages["evaluate"], cell.baseline]):
+        for name in (cell.stages["evaluate"], cell.baseline):
             timings.setdefault(name, measured[cell.model, cell.data])
+    for name, stage in reversed(
+        plan.stages.items()
+    ):  # each stands after its inputs, and the first data set's last here
+        if name in timings:
+            timings |= dict.fromkeys(stage.inputs, timings[name])
     return timings
 
 

@@ -147,10 +147,10 @@ def _cell(made: Made, model: str, data: str, criterion: str, method: str, seed: 
 
 def _check_budgets(plan: Plan) -> None:
     """Raises UserError where two cells of one model and data set differ in updates: such a comparison would not be fair."""
-    first: dict[tuple[str, str], Cell] = {}
+    first: dict[tuple[str, str], tuple[Cell, int]] = {}
     for cell in plan.cells:
-        other = first.setdefault((cell.model, cell.data), cell)
-        updates, others = plan.total_updates(cell), plan.total_updates(other)
+        updates = plan.total_updates(cell)
+        other, others = first.setdefault((cell.model, cell.data), (cell, updates))
         if updates != others:
             raise UserError(
                 f"method {cell.method} gives {cell.id} {updates:,} updates, and method {other.method} gives "
