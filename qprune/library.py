@@ -8,10 +8,11 @@ from torch import Tensor, fx, nn
 from qprune.data import Split
 from qprune.networks.graph import image_shape_of, trace
 from qprune.precision import get_precision
+from qprune.pruning.competition import normalize
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import Walk, check_reachable, walk
-from qprune.pruning.scoring import Scorer, normalize
+from qprune.pruning.scoring import Scorer
 from qprune.training import Recipe, cosine, train
 
 

@@ -61,7 +61,7 @@ def facts_of(config: SweepConfig, model: Choice, data: Choice) -> Facts:
         largest = prune.ratios.index(max(prune.ratios))
         key = ("until",) if prune.until > max(prune.ratios) else ("ratios", largest)
         with blame(config, "prune", *key):
-            check_reachable(facts.groups, prune.until, prune.min_channels, prune.round_to)
+            check_reachable(facts.groups, prune.until, prune.min_channels, prune.round_to, prune.max_layer_ratio)
     return facts
 
 

@@ -10,6 +10,7 @@ from qprune.methods.facts import blame, facts_of
 from qprune.networks import check_model
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
+from qprune.pruning.normalizations import as_chosen
 from qprune.pruning.path import Walk
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
@@ -79,7 +80,15 @@ class Maker:
         }
         self.cut = Cut(prune.linear, tuple(prune.ignore))
         per_step = prune.channels_per_step.channels(self.facts.maps)
-        self.walk = Walk(per_step, prune.updates_between, prune.lr, prune.min_channels, prune.round_to, prune.normalize)
+        self.walk = Walk(
+            per_step,
+            prune.updates_between,
+            prune.lr,
+            prune.min_channels,
+            prune.round_to,
+            as_chosen(prune.normalize.settings),
+            prune.max_layer_ratio,
+        )
         self.schedule = self.walk.schedule(self.facts.maps)
         self.path_updates = self.schedule.updates_to(prune.until)
         self.dense_updates, self.finetune_updates, self.quantize_updates = (

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from qprune.data import Split
 from qprune.pruning.gated import Gated
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.scoring import Scorer
+from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
+from qprune.registry.identity import added_later
 from qprune.training import Recipe, constant, seed_of, train
 
 
@@ -45,34 +48,56 @@ def _nearest(count: float) -> int:
     return math.floor(count + 0.5 + 1e-9)
 
 
-def check_reachable(groups: ChannelGroups, ratio: float, min_channels: int, round_to: int = 1) -> None:
-    """Raises UserError where what every layer has to keep leaves too few maps to remove."""
+def least_width(maps: int, min_channels: int = 1, round_to: int = 1, max_layer_ratio: float | None = None) -> int:
+    """How many of its maps a layer keeps at least, when it may only have a multiple of round_to, or all of them.
+
+    max_layer_ratio: the share of its maps that it may lose, 0..1; None: any.
+    """
     least = max(min_channels, round_to, 1)
-    kept = sum(min(layer.stop - layer.start, least) for layer in groups.layers)
-    largest = 1 - kept / max(groups.total, 1)
-    if ratio > largest:
+    if max_layer_ratio is not None:
+        least = max(least, maps - math.floor(max_layer_ratio * maps + 1e-9))
+    return min(maps, -(-least // round_to) * round_to)
+
+
+def check_reachable(
+    groups: ChannelGroups, ratio: float, min_channels: int, round_to: int = 1, max_layer_ratio: float | None = None
+) -> None:
+    """Raises UserError where what every layer has to keep leaves too few maps to remove."""
+    sizes = [layer.stop - layer.start for layer in groups.layers]
+    kept = [least_width(size, min_channels, round_to, max_layer_ratio) for size in sizes]
+    largest = 1 - sum(kept) / max(groups.total, 1)
+    if ratio > largest + 1e-9:
+        least = f"{max(min_channels, round_to, 1)} channel(s)"
+        share = "" if max_layer_ratio is None else f" and {1 - max_layer_ratio:.4g} of all"
         raise UserError(
-            f"pruning ratio {ratio} can't be reached: with {least} channel(s) kept in each of "
+            f"pruning ratio {ratio} can't be reached: with {least}{share} kept in each of "
             f"{len(groups.layers)} layers, at most {math.floor(largest * 1000) / 1000} of {groups.total} maps can go; "
             "lower prune.ratios / prune.until, prune.min_channels or prune.round_to"
+            + ("" if max_layer_ratio is None else ", or raise prune.max_layer_ratio")
         )
 
 
 def select(
-    scores: Tensor, alive: Tensor, groups: ChannelGroups, removed: int, min_channels: int = 1, round_to: int = 1
+    scores: Tensor,
+    alive: Tensor,
+    groups: ChannelGroups,
+    removed: int,
+    min_channels: int = 1,
+    round_to: int = 1,
+    max_layer_ratio: float | None = None,
 ) -> Tensor:
     """Which maps live on when `removed` of all maps shall be gone: the least scores go first, over all layers.
 
-    scores: float [total]; alive: bool [total] -> bool [total]. Each layer keeps at least max(min_channels, 1).
-    With round_to > 1 a layer gives up maps in such numbers that its width is a multiple of it, the least together,
-    ranked by their mean score; then slightly fewer than `removed` may be gone.
+    scores: float [total]; alive: bool [total] -> bool [total]. Each layer keeps at least max(min_channels, 1), and loses
+    at most the share max_layer_ratio. With round_to > 1 a layer gives up maps in such numbers that its width is a
+    multiple of it, the least together, ranked by their mean score; then slightly fewer than `removed` may be gone.
     """
     scores = scores.detach().cpu()
     units = []  # (score of the unit, place in the layer, the maps that go together)
     for layer in groups.layers:
         living = layer.start + alive[layer.start : layer.stop].nonzero().flatten()
         living = living[scores[living].argsort(stable=True)]
-        spare = len(living) - max(min_channels, 1, round_to)
+        spare = len(living) - least_width(layer.stop - layer.start, min_channels, round_to, max_layer_ratio)
         first = len(living) % round_to or round_to
         start, size = 0, first
         while start + size <= spare:
@@ -93,19 +118,29 @@ def select(
 @dataclass(frozen=True)
 class Walk:
     """How a path is walked. per_step: maps removed at once, on average, at least 1; updates_between: scored updates before
-    each removal, at the constant rate lr; min_channels, round_to: what a layer keeps; normalize: of each layer's scores,
-    "l2" or "none"."""
+    each removal, at the constant rate lr; min_channels, round_to, max_layer_ratio: what a layer keeps; normalize: how
+    layers compete, as normalizations.as_chosen has it."""
 
     per_step: float
     updates_between: int
     lr: float
     min_channels: int = 1
     round_to: int = 1
-    normalize: str = "l2"
+    normalize: str | Choice = "l2"
+    max_layer_ratio: float | None = added_later(None)
 
     def schedule(self, total: int) -> PathSchedule:
         """The schedule for a network of so many prunable maps."""
         return PathSchedule(total, self.per_step, self.updates_between)
+
+    @property
+    def normalization(self) -> str | dict[str, Any]:
+        """How layers compete, as a word or {"name": ..., option: value}."""
+        return self.normalize if isinstance(self.normalize, str) else self.normalize.settings
+
+    def select(self, scores: Tensor, alive: Tensor, groups: ChannelGroups, removed: int) -> Tensor:
+        """`select` under what a layer keeps."""
+        return select(scores, alive, groups, removed, self.min_channels, self.round_to, self.max_layer_ratio)
 
 
 def walk(
@@ -128,8 +163,8 @@ def walk(
         scorer.reset()
         burst = range(step * how.updates_between, (step + 1) * how.updates_between)
         optimizer = train(gated.network, split, recipe, burst, rate, seed, optimizer, scorer, on_update)
-        ranking = scorer.ranking(torch.Generator().manual_seed(seed_of(seed, "scores", step)), how.normalize)
-        removed = schedule.removed_after(step + 1)
-        gated.mask(select(ranking, gated.alive, gated.groups, removed, how.min_channels, how.round_to))
+        generator = torch.Generator().manual_seed(seed_of(seed, "scores", step))
+        ranking = scorer.ranking(generator, how.normalization)
+        gated.mask(how.select(ranking, gated.alive, gated.groups, schedule.removed_after(step + 1)))
     assert optimizer is not None, "no step to walk"
     return optimizer

@@ -1,6 +1,9 @@
 """Scores of all maps, gathered at the gates while a network trains."""
 
+from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +22,7 @@ from qprune.pruning.criteria.base import (
 )
 from qprune.pruning.flops import layer_costs, relative_flops
 from qprune.pruning.groups import ChannelGroups
+from qprune.pruning.normalizations import get_normalization
 
 
 class Scorer:
@@ -37,7 +41,7 @@ class Scorer:
         self._carried = {gate: _carried(gate) for gate in gates}
         self._sizes: dict[Gate, int] = {}  # gate -> positions of one of its channels
         self._positions: Tensor | None = None  # [maps], once a minibatch has been seen
-        self.layer_costs: dict[str, LayerCost] = {}  # likewise, where flops_lambda needs them
+        self._image_shape: tuple[int, int, int] | None = None  # likewise
         self.reset()
 
     def reset(self) -> None:
@@ -51,11 +55,11 @@ class Scorer:
         of_gradients = [part for part in self.parts if isinstance(part, GradientCriterion)]
         of_curvature = [part for part in self.parts if isinstance(part, CurvatureCriterion)]
         before = _gradients(self.network) if of_gradients else {}
-        costs_wanted = bool(self.criterion.flops_lambda) and not self.layer_costs
-        with self._watching(), _first_argument(self.network, bool(of_curvature) or costs_wanted) as seen:
+        wanted = bool(of_curvature) or self._image_shape is None
+        with self._watching(), _first_argument(self.network, wanted) as seen:
             yield
-        if costs_wanted:
-            self.layer_costs = layer_costs(self.network, self.groups, image_shape_of(seen[-1]))
+        if self._image_shape is None:
+            self._image_shape = image_shape_of(seen[-1])
         for watch in self._watches:
             assert watch.sums is not None
             self._add(watch.part, watch.part.per_batch(watch.sums, self._count_positions()))
@@ -75,23 +79,30 @@ class Scorer:
         """The criterion's score of every map, [total], from the minibatches seen; not normalised."""
         return self.criterion.combine(self._part_scores(generator))
 
-    def ranking(self, generator: torch.Generator, normalize_kind: str = "l2") -> Tensor:
+    def ranking(self, generator: torch.Generator, normalization: str | Mapping[str, Any] = "l2") -> Tensor:
         """What maps are ranked by over all layers, [total], the least to be removed first.
 
-        normalize_kind: "l2", each layer's scores divided by their l2 norm; "none", left as they are. Where a
-        criterion is a sum of terms each is normalised by itself. Then Theta - lambda Theta_flops (Molchanov et al.,
-        ICLR 2017, Eq. 9) for a criterion with flops_lambda, so that this can be negative.
+        normalization: how layers compete, one of normalizations.py. Where a criterion is a sum of terms each is made
+        comparable by itself. Then Theta - lambda Theta_flops (Molchanov et al., ICLR 2017, Eq. 9) for a criterion with
+        flops_lambda, so that this can be negative. Raises UserError for an unknown normalization.
         """
-        normalizers = {"l2": lambda scores: normalize(scores, self.groups), "none": lambda scores: scores}
-        if normalize_kind not in normalizers:
-            raise ValueError(f"normalize_kind is {normalize_kind!r}; it must be one of {', '.join(normalizers)}")
-        ranks = self.criterion.rank(self._part_scores(generator), normalizers[normalize_kind])
-        if self.criterion.flops_lambda:
-            if not self.layer_costs:
-                raise RuntimeError("no minibatch has been seen, so the layers' sizes aren't known")
-            flops = relative_flops(self.network, self.groups, self._alive(), self.layer_costs)
-            ranks = ranks - self.criterion.flops_lambda * flops
-        return ranks
+        competition, alive = get_normalization(normalization), self._alive()
+        weight, flops = self.criterion.flops_lambda, None
+        if weight or competition.needs_flops:
+            flops = relative_flops(self.network, self.groups, alive, self.layer_costs)
+        ranks = self.criterion.rank(
+            self._part_scores(generator), lambda scores: competition.scale(scores, self.groups, flops)
+        )
+        if weight and flops is not None:
+            ranks = ranks - weight * flops
+        return competition.place(ranks, self.groups, alive)
+
+    @cached_property
+    def layer_costs(self) -> dict[str, LayerCost]:
+        """What each layer around the maps costs with all its channels (flops.layer_costs), once a minibatch has been seen."""
+        if self._image_shape is None:
+            raise RuntimeError("no minibatch has been seen, so the layers' sizes aren't known")
+        return layer_costs(self.network, self.groups, self._image_shape)
 
     def _part_scores(self, generator: torch.Generator) -> list[Tensor]:
         alive, scores = self._alive(), []
@@ -231,12 +242,3 @@ def _eval_mode(network: fx.GraphModule):
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def normalize(scores: Tensor, groups: ChannelGroups) -> Tensor:
-    """Each layer's scores divided by their l2 norm (Molchanov et al. 2017, Sec. 2.2), [total] -> [total]."""
-    normalised = torch.zeros_like(scores)
-    for layer in groups.layers:
-        part = scores[layer.start : layer.stop]
-        normalised[layer.start : layer.stop] = part / part.norm().clamp(min=torch.finfo(part.dtype).tiny)
-    return normalised

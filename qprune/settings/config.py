@@ -42,10 +42,12 @@ from qprune.settings.types import (
     Derived,
     Flag,
     FolderName,
+    LayerRatio,
     LearningRate,
     MethodName,
     ModelChoice,
     Momentum,
+    Normalization,
     OneOfItsWords,
     PrecisionName,
     Ratio,
@@ -65,7 +67,6 @@ TEMPLATE = Path(__file__).with_name("template.yaml")
 _WORDS = OneOfItsWords()
 Optimizer = Annotated[Literal["sgd", "adamw"], _WORDS]
 Schedule = Annotated[Literal["iterative", "one_shot"], _WORDS]
-Normalization = Annotated[Literal["l2", "none"], _WORDS]
 Method = Annotated[Literal["qat", "ptq"], _WORDS]
 Keep = Annotated[Literal["all", "front", "none"], _WORDS]
 Strategy = Annotated[Literal["grid", "front"], _WORDS]
@@ -156,11 +157,12 @@ class Prune(_Settings):
     channels_per_step: Step = ChannelsPerStep(percent=1.0)
     updates_between: Count = 5
     schedule: Schedule = "iterative"  # one_shot: all maps at once, after updates_between updates
-    normalize: Normalization = "l2"  # of each layer's scores, before layers are ranked together
+    normalize: Normalization = Choice("l2", '{"name": "l2"}')  # how layers compete: pruning/normalizations.py
     until: Derived[Ratio] = DERIVED  # the largest of ratios
     lr: Derived[LearningRate] = DERIVED  # train.lr / 5; constant along the path
     linear: Flag = False  # also hidden units of linear layers
     min_channels: Count = 1  # per layer
+    max_layer_ratio: LayerRatio | None = None  # share of one layer's maps that may be lost; None: any
     round_to: Count = 1  # a layer's maps are kept to multiples of this
     ignore: Annotated[tuple[Text, ...], BeforeValidator(as_tuple), AfterValidator(distinct)] = ()  # layer names
 

@@ -107,6 +107,10 @@ Ratio = Annotated[
     _rule((int, float), lambda ratio: 0 <= ratio < 1, "a share from 0 to below 1 (0.5 removes half of the maps)"),
     AfterValidator(lambda ratio: ratio + 0.0),  # -0.0 -> 0.0
 ]
+LayerRatio = Annotated[
+    float,
+    _rule((int, float), lambda ratio: 0 < ratio < 1, "a share above 0 and below 1 (0.9: a layer keeps a tenth)"),
+]
 RESERVED_NAMES = ("stages",)  # what a results folder holds beside the sweeps
 
 
@@ -206,6 +210,12 @@ def _check_precision(name: str) -> None:
     PRECISIONS.get(name)
 
 
+def _check_normalization(choice: Choice) -> None:
+    from qprune.pruning.normalizations import check_normalization
+
+    check_normalization(choice.settings)
+
+
 def _check_criterion(choice: Choice) -> None:
     from qprune.pruning.criteria import check_criterion
 
@@ -221,5 +231,11 @@ Step = Annotated[
     PlainSerializer(lambda step: step.count if step.count is not None else str(step)),
 ]
 CriterionChoice = Annotated[Choice, _choice("criterion"), _refer(_check_criterion), _settings_json]
+Normalization = Annotated[
+    Choice,
+    _choice("normalization"),
+    _refer(_check_normalization),
+    PlainSerializer(lambda choice: choice.name if len(choice.settings) == 1 else choice.settings),
+]
 PrecisionName = Annotated[Text, _refer(_check_precision)]
 MethodName = Annotated[Text, _refer(lambda name: METHODS.get(name))]

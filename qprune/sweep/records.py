@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from qprune.pruning.normalizations import normalization_label
 from qprune.settings.config import SweepConfig
 from qprune.stages.dense import Dense
 from qprune.stages.prune import Prune
@@ -220,9 +221,10 @@ def _settings(config: SweepConfig) -> dict:
         "until": prune.until,
         "channels_per_step": str(prune.channels_per_step),
         "min_channels": prune.min_channels,
+        "max_layer_ratio": prune.max_layer_ratio,
         "round_to": prune.round_to,
         "schedule": prune.schedule,
-        "normalize": prune.normalize,
+        "normalize": normalization_label(prune.normalize.settings),
         "quantization": quantize.method,
         "first_last_bits": quantize.first_last_bits,
         "distill": quantize.distill,

@@ -13,12 +13,13 @@ from qprune.cost import count_cost
 from qprune.networks.gate import Gate
 from qprune.networks.graph import module_of, with_normalize
 from qprune.precision import get_precision
+from qprune.pruning.competition import normalize
 from qprune.pruning.criteria import CRITERIA, CriterionEntry, check_criterion, criterion_label, get_criterion
 from qprune.pruning.criteria.base import StaticCriterion
 from qprune.pruning.flops import layer_costs, map_flops, relative_flops
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.quantized import QuantizedGatedNetwork
-from qprune.pruning.scoring import Scorer, normalize
+from qprune.pruning.scoring import Scorer
 from qprune.registry.errors import UserError
 from qprune.registry.options import Option, as_float, is_number
 

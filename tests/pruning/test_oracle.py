@@ -7,10 +7,11 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from qprune.data import Split, load_data
+from qprune.pruning.competition import normalize
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.oracle import oracle_loss
-from qprune.pruning.scoring import Scorer, normalize
+from qprune.pruning.scoring import Scorer
 from qprune.stages.saved import NetworkSpec
 from qprune.training import Recipe, cosine, train
 

@@ -258,6 +258,12 @@ REFUSED = [  # text after MINIMAL (lines 1 to 3), what the error says
     ("prune: {channels_per_step: 101%}", "q.yaml:4:9: prune.channels_per_step: '101%' is not a percentage"),
     ("prune: {channels_per_step: 0}", "q.yaml:4:9: prune.channels_per_step: 0 is not a percentage"),
     ("prune: {channels_per_step: true}", "q.yaml:4:9: prune.channels_per_step: true is not a percentage"),
+    ("prune: {normalize: flop}", "q.yaml:4:9: prune.normalize: unknown normalization 'flop'; did you mean 'flops'?"),
+    (
+        "prune: {normalize: {name: flops, power: 0}}",
+        "q.yaml:4:9: prune.normalize: |power is 0; it must be a number above",
+    ),
+    ("prune: {max_layer_ratio: 1}", "q.yaml:4:9: prune.max_layer_ratio: 1 is not a share above 0 and below 1"),
     ("prune: {linear: yes}", "q.yaml:4:9: prune.linear: 'yes' is not true or false"),
     ("prune: {linear: 1}", "q.yaml:4:9: prune.linear: 1 is not true or false"),
     ("prune: {ignore: [a, 3]}", "q.yaml:4:21: prune.ignore[1]: 3 is not a name"),

@@ -131,17 +131,37 @@ def test_one_shot_removes_all_at_once_and_has_the_same_updates(tmp_path):
     assert count_kinds(computed)["prune"] == 2
 
 
-def test_without_normalisation_other_maps_go(tmp_path):
-    alive = {}
-    for normalize in ("l2", "none"):
-        config = tiny_config(tmp_path, SEED, f"prune.normalize={normalize}", f"name={normalize}", "precisions=fp32")
+def test_as_layers_compete_otherwise_other_maps_go(tmp_path):
+    alive = []
+    for number, (normalize, label) in enumerate(
+        {
+            "l2": "l2",
+            "none": "none",
+            "flops": "flops",
+            "{name: flops, power: 2}": "flops.power_2",
+            "layer": "layer",
+        }.items()
+    ):
+        config = tiny_config(tmp_path, SEED, f"prune.normalize={normalize}", f"name=n{number}", "precisions=fp32")
         assert run_inline(config, tmp_path / "results")[0] == 0
         (path,) = {cell.stages["prune"] for cell in make_plan(config).cells if cell.ratio}
-        alive[normalize] = store_of(tmp_path).tensors(path)["path/alive"]
-        assert set(read_cells(tmp_path / "results" / normalize)["normalize"].dropna() if normalize == "l2" else []) <= {
-            "l2"
-        }
-    assert alive["l2"].sum() == alive["none"].sum() and not torch.equal(alive["l2"], alive["none"])
+        alive.append(store_of(tmp_path).tensors(path)["path/alive"])
+        told = read_cells(tmp_path / f"results/n{number}").normalize
+        assert set(told) == {label}
+    assert {int(each.sum()) for each in alive} == {MAPS // 2} and len({tuple(each.tolist()) for each in alive}) == 5
+    sizes = [8, 8, 16, 16, 32, 32]
+    assert [int(part.sum()) for part in alive[-1].split(sizes)] == [size // 2 for size in sizes]
+
+
+def test_no_layer_loses_more_than_it_may(tmp_path):
+    config = tiny_config(tmp_path, SEED, "prune.normalize=none", "prune.max_layer_ratio=0.6", "precisions=fp32")
+    assert run_inline(config, tmp_path / "results")[0] == 0
+    (path,) = {cell.stages["prune"] for cell in make_plan(config).cells if cell.ratio}
+    layers = store_of(tmp_path).meta(path)["layers"]
+    assert sum(layer["kept"] for layer in layers) == MAPS // 2
+    assert all(layer["maps"] - layer["kept"] <= 0.6 * layer["maps"] for layer in layers)
+    with pytest.raises(UserError, match="0.5 can't be reached.*max_layer_ratio"):
+        make_plan(tiny_config(tmp_path, SEED, "prune.max_layer_ratio=0.4"))
 
 
 # The baselines ------------------------------------------------------------------------------------------------------

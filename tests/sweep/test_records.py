@@ -32,6 +32,7 @@ OTHER = {
     "prune.lr": "0.3",
     "prune.linear": "true",
     "prune.min_channels": "2",
+    "prune.max_layer_ratio": "0.7",
     "prune.round_to": "2",
     "prune.ignore": "conv1",
     "finetune.epochs": "2",
