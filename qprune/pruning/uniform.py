@@ -5,6 +5,7 @@ from torch import Tensor
 
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import least_width
+from qprune.pruning.sizes import Sizes
 
 
 def uniform_alive(
@@ -37,6 +38,34 @@ def uniform_alive(
     for layer, gone in zip(groups.layers, lost, strict=True):
         alive[layer.stop - gone : layer.stop] = False
     return alive
+
+
+def uniform_share(
+    sizes: Sizes,
+    of: str,
+    ratio: float,
+    min_channels: int = 1,
+    round_to: int = 1,
+    max_layer_ratio: float | None = None,
+) -> float:
+    """The share of its maps that every layer has to lose so that this share of the maps, MACs or parameters is gone, 0..1.
+
+    of: one of sizes.COUNTED; of "maps" the share is the ratio itself. Else it is a whole number of maps over all of them,
+    for uniform_alive, with which so much is gone, and with one map less is not; 1 where more is asked for than may go.
+    """
+    if of == "maps" or ratio <= 0:
+        return max(ratio, 0.0)
+    total = sizes.groups.total
+
+    def lost(count: int) -> float:
+        alive = uniform_alive(sizes.groups, count / total, min_channels, round_to, max_layer_ratio)
+        return sizes.lost(of, alive)
+
+    low, high = 0, total
+    while high - low > 1:  # lost(low) < ratio, and lost(high) >= ratio if any is
+        middle = (low + high) // 2
+        low, high = (low, middle) if lost(middle) >= ratio else (middle, high)
+    return high / total
 
 
 def _shares(sizes: list[int], spare: list[int], wanted: int) -> list[float]:
