@@ -120,6 +120,34 @@ def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim
     return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
+@dataclass(frozen=True)
+class Rate:
+    """How a learning rate goes over a stage's updates: up in a line over `warmup` of them, then at the stage's rate for
+    `hold`, then down to 0 at their end: "cosine" (half a cosine), "linear", or "none" (it stays)."""
+
+    decay: str = "cosine"
+    warmup: int = 0
+    hold: int = 0
+
+    def over(self, lr: float, updates: int) -> Callable[[int], float]:
+        """Update -> its learning rate, lr at the highest."""
+        start = self.warmup + self.hold
+        length = max(updates - start, 1)
+
+        def rate(update: int) -> float:
+            if update < self.warmup:
+                return lr * (update + 1) / (self.warmup + 1)
+            if update < start or self.decay == "none":
+                return lr
+            past = (update - start) / length
+            return lr * (1 - past if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * past)))
+
+        return rate
+
+
+COSINE = Rate()
+
+
 def cosine(lr: float, updates: int) -> Callable[[int], float]:
     """Half a cosine from lr down to 0 over so many updates."""
     return lambda update: lr * 0.5 * (1 + math.cos(math.pi * update / max(updates, 1)))

@@ -65,7 +65,7 @@ def test_init_writes_a_file_that_plan_accepts_and_never_overwrites(tmp_path):
     written = (tmp_path / "my.yaml").read_text()
     planned = command("plan", "my.yaml", cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
-    assert "60 cells, 0 done" in planned.stdout
+    assert "108 cells, 0 done" in planned.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["my.yaml"]  # a plan writes nothing
     (tmp_path / "my.yaml").write_text(written + "# mine\n")
     again = command("init", "my.yaml", cwd=tmp_path)

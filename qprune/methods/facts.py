@@ -1,7 +1,7 @@
 """What a model on a data set has to be asked for before its stages can be named: how many maps and images it has."""
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from qprune.cost import count_cost
@@ -9,6 +9,8 @@ from qprune.data import load_data
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import check_reachable
+from qprune.pruning.shrink import layer_widths, shrink
+from qprune.pruning.uniform import uniform_alive
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.registry.user_code import is_user_code, refusing_failures
@@ -35,6 +37,24 @@ class Facts:
     def dense_macs(self) -> int:
         """MACs of the dense network."""
         return count_cost(self.spec.build(), self.spec.image_shape).macs
+
+    @cached_property
+    def _narrow_specs(self) -> dict[tuple[float, int, int], NetworkSpec]:
+        return {}
+
+    def narrow_spec(self, ratio: float, min_channels: int, round_to: int) -> NetworkSpec:
+        """The network without this share of the maps of every layer."""
+        key = (ratio, min_channels, round_to)
+        if key not in self._narrow_specs:
+            assert self.groups is not None
+            network = shrink(self.spec.build(), self.groups, uniform_alive(self.groups, *key))
+            self._narrow_specs[key] = replace(self.spec, widths=layer_widths(network))
+        return self._narrow_specs[key]
+
+    def narrow_macs(self, ratio: float, min_channels: int, round_to: int) -> int:
+        """MACs of that network."""
+        spec = self.narrow_spec(ratio, min_channels, round_to)
+        return count_cost(spec.build(), spec.image_shape).macs
 
 
 @lru_cache(maxsize=MAX_NETWORKS)

@@ -7,26 +7,28 @@ from typing import TypedDict, TypeVar
 
 from qprune.data import check_data
 from qprune.methods.facts import blame, facts_of
-from qprune.networks import check_model
+from qprune.methods.spending import spend
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.normalizations import as_chosen
 from qprune.pruning.path import Walk
 from qprune.registry.choice import Choice
-from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig
+from qprune.settings.protocols import PROTOCOLS
 from qprune.stages import Cut, NumberFormat, Stage
 from qprune.stages.choose_lambda import ChooseLambda
 from qprune.stages.dense import Dense
 from qprune.stages.evaluate import Evaluate
 from qprune.stages.finetune import Finetune
 from qprune.stages.fold import FOLDS, Fold
+from qprune.stages.narrow import Narrow, Uniform
 from qprune.stages.prune import Prune
 from qprune.stages.quantize import Distillation, Quantize
 from qprune.stages.quantize_dense import QuantizeDense
 from qprune.stages.work import data_fingerprint_of, file_hash, model_fingerprint_of
-from qprune.training import Recipe, updates_per_epoch
+from qprune.training import COSINE, Rate, Recipe
 
+MOST_UPDATES = 4  # times those of a cell, of a baseline of equal training FLOPs
 AnyStage = TypeVar("AnyStage", bound=Stage)
 
 
@@ -42,13 +44,14 @@ class Common(TypedDict):
 @dataclass(frozen=True)
 class Made:
     """A cell as a method makes it: its place in the grid, and its stages in the order in which its network goes through
-    them; the last one is its evaluation, and each kind is there at most once. width: times the channels of the sweep's
-    model, where that is an axis of the method."""
+    them; the last one is its evaluation, and each kind is there at most once. equal: what it has as much of as the pruned
+    cells, "updates" or training "flops"; cap: times their updates, where equal FLOPs would have been more than that."""
 
     precision: str
     ratio: float
     stages: tuple[Stage, ...]
-    width: float | None = None
+    equal: str = "updates"
+    cap: float | None = None
 
 
 class Maker:
@@ -79,10 +82,11 @@ class Maker:
             "trust": config.user_code,
         }
         self.cut = Cut(prune.linear, tuple(prune.ignore))
-        per_step = prune.channels_per_step.channels(self.facts.maps)
+        self.spending = spend(config, self.facts)
+        self.protocol = PROTOCOLS[config.protocol]
         self.walk = Walk(
-            per_step,
-            prune.updates_between,
+            self.spending.per_step,
+            self.spending.updates_between,
             prune.lr,
             prune.min_channels,
             prune.round_to,
@@ -90,15 +94,6 @@ class Maker:
             prune.max_layer_ratio,
         )
         self.schedule = self.walk.schedule(self.facts.maps)
-        self.path_updates = self.schedule.updates_to(prune.until)
-        self.dense_updates, self.finetune_updates, self.quantize_updates = (
-            self._updates(budget) for budget in (train, config.finetune, config.quantize)
-        )
-
-    @property
-    def total_updates(self) -> int:
-        """N + P + F + Q: what every cell's network has had."""
-        return self.dense_updates + self.path_updates + self.finetune_updates + self.quantize_updates
 
     def grid(self) -> Iterator[tuple[str, float]]:
         """Every (precision, ratio) that the sweep asks for."""
@@ -112,22 +107,59 @@ class Maker:
 
     # Stages
 
-    def dense(self, updates: int | None = None, width: float | None = None) -> Dense:
-        """Dense training; updates: another number of them than N; width: times the model's channels."""
-        train, title, model = self.config.train, f"train {self.title}", self._of_width(width)
-        title = title if width is None else f"{title}, width {width:g}"
+    def dense(self, updates: int | None = None) -> Dense:
+        """Dense training: N updates as the protocol has them, or another number under one schedule to its end."""
+        train, title = self.config.train, f"train {self.title}"
         return self._dense(
-            model=model,
             data=self.data,
             seed=self.seed,
             recipe=self.recipe,
-            budget=self.dense_updates if updates is None else updates,
+            budget=self.spending.dense if updates is None else updates,
             lr=train.lr,
+            rate=self._dense_rate if updates is None else COSINE,
             checkpoint=train.checkpoint,
             checkpoint_sha256=file_hash(train.checkpoint) if train.checkpoint else None,
-            pretrained=self._pretrained(model),
+            pretrained=self._pretrained(),
             label=title if updates is None else f"{title}, one schedule",
         )
+
+    def narrow(self, ratio: float, equal: str = "updates", shape: Stage | None = None) -> tuple[Narrow, float | None]:
+        """A narrower network from random weights, for all updates before Q; and the cap, if that made them fewer.
+
+        ratio: share of the maps that every layer lacks; shape: a snapshot, whose widths it has instead. equal: "updates",
+        or "flops" for as much training work as a network needs that is pruned to the narrower one's cost.
+        """
+        updates, cap = self.spending.total, None
+        if equal == "flops":
+            wanted = self._updates_of_equal_flops(ratio)
+            updates = min(wanted, MOST_UPDATES * updates)
+            cap = float(MOST_UPDATES) if updates < wanted else None
+        budget, prune = updates - self.spending.quantize, self.config.prune
+        share = (self.spending.dense + self.spending.prune) / (self.spending.total - self.spending.quantize)
+        rate = COSINE
+        if not self.protocol.decays:  # as long at the peak as its pruned counterparts, the same part of it
+            warmup = round(self.protocol.dense_warmup * self.spending.dense)
+            rate = Rate(self.protocol.decay, warmup, max(round(share * budget) - warmup, 0))
+        how = f"shape of {shape.label}" if shape else f"ratio {ratio_text(ratio)} of every layer"
+        stage = Narrow(
+            **self.common,
+            model=self.model,
+            model_fingerprint=model_fingerprint_of(self.model),
+            recipe=self.recipe,
+            budget=budget,
+            lr=self.config.train.lr,
+            rate=rate,
+            cut=self.cut,
+            uniform=None if shape else Uniform(ratio, prune.min_channels, prune.round_to),
+            shape=shape.id if shape else None,
+            label=f"train {self.title}, {how}{', equal FLOPs' if equal == 'flops' else ''}",
+        )
+        return self.add(stage), cap
+
+    def teacher(self) -> Stage:
+        """The unpruned FP32 network that teaches, where the sweep asks for one: the one whose rate has decayed."""
+        dense = self.dense()
+        return dense if self.protocol.decays else self.pruned(dense, 0.0)[-1]
 
     def pruned(self, source: Stage, ratio: float, precision: str | None = None) -> tuple[Stage, ...]:
         """The stages that prune and fine-tune the network of a stage, in FP32 or under a precision's fake quantisation."""
@@ -147,7 +179,7 @@ class Maker:
                 walk = replace(self.walk, per_step=round(ratio * self.facts.maps))
                 steps, earlier = 1, []
             path = (self._snapshot(walk, steps, earlier, source.id, number_format, where),)
-            walked = steps * prune.updates_between
+            walked = steps * self.spending.updates_between
         cut = self.cut if path or number_format else None
         label = f"fine-tune {where}, ratio {ratio_text(ratio)}"
         return (*path, self.finetuned(path[-1] if path else source, walked, label, cut, number_format))
@@ -167,76 +199,82 @@ class Maker:
                 recipe=self.recipe,
                 source=source.id,
                 walked=walked,
-                path_updates=self.path_updates,
+                path_updates=self.spending.prune,
                 path_lr=self.config.prune.lr,
-                budget=self.finetune_updates,
+                budget=self.spending.finetune,
                 lr=self.config.finetune.lr,
+                rate=self.finetune_rate(self.spending.finetune),
                 cut=cut,
                 number_format=number_format,
                 label=label,
             )
         )
 
-    def quantized(self, source: Stage, dense: Stage, precision: str, ratio: float, width: float | None = None) -> Stage:
-        """The source's FP32 network at a precision. dense: the teacher, where the sweep asks for one."""
+    def finetune_rate(self, updates: int) -> Rate:
+        """The protocol's rate of fine-tuning for so many updates."""
+        return Rate(self.protocol.decay, round(self.protocol.finetune_warmup * updates))
+
+    def quantized(self, source: Stage, precision: str, ratio: float, what: str = "") -> Stage:
+        """The source's FP32 network at a precision. what: for people, which of the networks of this ratio it is."""
         return self.add(
             Quantize(
-                **self._quantizing(source, dense, precision),
+                **self._quantizing(source, precision),
+                lr=self.config.quantize.lr,
+                rate=Rate(self.protocol.decay),
                 quantization=self.config.quantize.method,
-                label=f"{precision} {self.title}, {_place(ratio, width)}",
+                label=f"{precision} {self.title}, {what}ratio {ratio_text(ratio)}",
             )
         )
 
     def quantized_dense(self, dense: Stage, precision: str) -> Stage:
-        """The dense network at a precision, to be pruned there."""
-        label = f"{precision} {self.title}, dense"
-        return self.add(QuantizeDense(**self._quantizing(dense, dense, precision), cut=self.cut, label=label))
+        """The dense network at a precision, to be pruned there: under a protocol of one decay, it stays at the path's rate."""
+        config, decays = self.config, self.protocol.decays
+        return self.add(
+            QuantizeDense(
+                **self._quantizing(dense, precision),
+                lr=config.quantize.lr if decays else config.prune.lr,
+                rate=COSINE if decays else Rate("none"),
+                cut=self.cut,
+                label=f"{precision} {self.title}, dense",
+            )
+        )
 
-    def evaluated(self, source: Stage, precision: str, ratio: float, width: float | None = None) -> Stage:
-        """The evaluation of a stage's network."""
-        label = f"evaluate {precision} {self.title}, {_place(ratio, width)}"
+    def evaluated(self, source: Stage, precision: str, ratio: float, what: str = "") -> Stage:
+        """The evaluation of a stage's network. what: as for quantized."""
+        label = f"evaluate {precision} {self.title}, {what}ratio {ratio_text(ratio)}"
         return self.add(Evaluate(**self.common, source=source.id, label=label))
 
     # What these are made of
 
-    def _updates(self, budget) -> int:
-        if budget.updates is not None:
-            return budget.updates
-        return budget.epochs * updates_per_epoch(self.facts.images, self.config.train.batch_size)
+    @property
+    def _dense_rate(self) -> Rate:
+        if self.protocol.decays:
+            return COSINE
+        return Rate("none", round(self.protocol.dense_warmup * self.spending.dense))
+
+    def _updates_of_equal_flops(self, ratio: float) -> int:
+        """Updates of the uniformly narrower network with which it has had the FLOPs of one that is pruned to its cost: the
+        dense network until the snapshot, and the smaller one from there on."""
+        wide, before = self.facts.dense_macs, self.spending.dense + self.schedule.updates_to(ratio)
+        narrow = self.facts.narrow_macs(ratio, self.config.prune.min_channels, self.config.prune.round_to)
+        return round(before * wide / narrow) + self.spending.total - before
 
     def _format(self, precision: str) -> NumberFormat:
         return NumberFormat(get_precision(precision).name, self.config.quantize.first_last_bits)
 
-    def _of_width(self, width: float | None) -> Choice:
-        """The model with so many times its channels. Raises UserError where it has no option `width`."""
-        if width in (None, 1):
-            return self.model
-        settings = self.model.settings
-        with blame(self.config, "model", self.config.model.index(self.model)):
-            check_model(settings)  # so that what is refused below is the width
-            own = settings.get("width", 1.0)
-            if isinstance(own, bool) or not isinstance(own, (int, float)):
-                raise UserError(f"method narrower can't take a share of the width {own!r}; it must be a number")
-            narrow = {**settings, "width": own * width}
-            try:
-                check_model(narrow)
-            except UserError as error:
-                raise UserError(f"method narrower needs a model with an option `width`: {error}") from error
-        return Choice.of(narrow)
-
-    def _dense(self, model: Choice, data: Choice, **settings) -> Dense:
+    def _dense(self, data: Choice, **settings) -> Dense:
         return self.add(
             Dense(
                 data=data,
                 data_fingerprint=data_fingerprint_of(data),
-                model=model,
-                model_fingerprint=model_fingerprint_of(model),
+                model=self.model,
+                model_fingerprint=model_fingerprint_of(self.model),
                 trust=self.config.user_code,
                 **settings,
             )
         )
 
-    def _pretrained(self, model: Choice) -> str | None:
+    def _pretrained(self) -> str | None:
         """The dense stage of the same model on the data set of `pretrain`: what a sweep on that would begin with."""
         before = self.config.pretrain
         if before is None:
@@ -244,24 +282,22 @@ class Maker:
         with blame(self.config, "pretrain", "data"):
             check_data(before.data.settings)
         return self._dense(
-            model=model,
             data=before.data,
             seed=before.seed,
             recipe=replace(self.recipe, batch_size=before.batch_size),
             budget=before.updates,
             lr=before.lr,
-            label=f"pretrain {model.name} on {before.data.name}",
+            label=f"pretrain {self.model.name} on {before.data.name}",
         ).id
 
-    def _quantizing(self, source: Stage, dense: Stage, precision: str) -> dict:
+    def _quantizing(self, source: Stage, precision: str) -> dict:
         distill = self.config.quantize.distill
         return self.common | {
             "recipe": self.recipe,
             "source": source.id,
             "number_format": self._format(precision),
-            "budget": self.quantize_updates,
-            "lr": self.config.quantize.lr,
-            "teacher": dense.id if distill else None,
+            "budget": self.spending.quantize,
+            "teacher": self.teacher().id if distill else None,
             "distill": Distillation() if distill else None,
         }
 
@@ -288,7 +324,7 @@ class Maker:
                 source=source,
                 criterion=self.criterion,
                 walk=walk,
-                end=self.path_updates,
+                end=self.spending.prune,
                 cut=self.cut,
                 number_format=number_format,
                 chosen_lambda=self._lambda() if self.criterion.settings.get("lambda") == "cv" else None,
@@ -313,14 +349,16 @@ class Maker:
                     model_fingerprint=dense.model_fingerprint,
                     budget=dense.budget,
                     lr=dense.lr,
+                    rate=dense.rate,
                     pretrained=dense.pretrained,
                     cut=self.cut,
                     criterion=self.criterion,
                     walk=self.walk,
                     ratios=ratios,
                     walked=self.schedule.updates_to(ratios[-1]),
-                    finetune_budget=self.finetune_updates,
+                    finetune_budget=self.spending.finetune,
                     finetune_lr=self.config.finetune.lr,
+                    finetune_rate=self.finetune_rate(self.spending.finetune),
                     label=f"fold {fold} of {self.title}, for lambda",
                 )
             ).id
@@ -328,10 +366,6 @@ class Maker:
         )
         label = f"choose lambda for {self.title}"
         return self.add(ChooseLambda(folds=folds, label=label, trust=self.config.user_code)).id
-
-
-def _place(ratio: float, width: float | None) -> str:
-    return f"ratio {ratio_text(ratio)}" if width is None else f"width {width:g}"
 
 
 def ratio_text(ratio: float) -> str:

@@ -16,5 +16,5 @@ def chain(maker: Maker, precision: str, ratio: float) -> tuple[Stage, ...]:
     """The stages of one cell. Those of FP32 at ratio 0 give every cell's baseline."""
     dense = maker.dense()
     pruned = maker.pruned(dense, ratio)
-    quantized = maker.quantized(pruned[-1], dense, precision, ratio)
+    quantized = maker.quantized(pruned[-1], precision, ratio)
     return (dense, *pruned, quantized, maker.evaluated(quantized, precision, ratio))

@@ -7,5 +7,5 @@ from qprune.methods.maker import Made, Maker
 
 def scratch(maker: Maker) -> Iterator[Made]:
     """dense -> evaluate, with all N + P + F + Q updates in dense training."""
-    dense = maker.dense(maker.total_updates)
+    dense = maker.dense(maker.spending.total)
     yield Made("fp32", 0.0, (dense, maker.evaluated(dense, "fp32", 0.0)))

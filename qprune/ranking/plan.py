@@ -162,6 +162,7 @@ class _Ranking:
             quadrant=quadrant,
             budget=self.rank.finetune_updates,
             lr=self.maker.config.finetune.lr,
+            rate=self.maker.finetune_rate(self.rank.finetune_updates),
             taylor=scores["taylor"],
             activation=scores["activation"],
             gradient=scores[GRADIENT],

@@ -29,9 +29,11 @@ from qprune.registry.show import show
 from qprune.registry.user_code import is_user_code
 from qprune.settings.methods import METHODS
 from qprune.settings.problems import list_problems
+from qprune.settings.protocols import PROTOCOLS
 from qprune.settings.types import (
     DERIVED,
     Axis,
+    BaselineNames,
     Bits,
     ChannelsPerStep,
     Choice,
@@ -44,11 +46,11 @@ from qprune.settings.types import (
     FolderName,
     LayerRatio,
     LearningRate,
-    MethodName,
     ModelChoice,
     Momentum,
     Normalization,
     OneOfItsWords,
+    OrderName,
     PrecisionName,
     Ratio,
     Seed,
@@ -57,6 +59,7 @@ from qprune.settings.types import (
     WeightDecay,
     as_tuple,
     distinct,
+    one_of,
     problem,
 )
 from qprune.settings.yaml_source import override, parse, read_text
@@ -70,6 +73,8 @@ Schedule = Annotated[Literal["iterative", "one_shot"], _WORDS]
 Method = Annotated[Literal["qat", "ptq"], _WORDS]
 Keep = Annotated[Literal["all", "front", "none"], _WORDS]
 Strategy = Annotated[Literal["grid", "front"], _WORDS]
+ProtocolName = Annotated[Text, BeforeValidator(lambda name: one_of("protocol", list(PROTOCOLS)).func(name))]
+Equal = Annotated[Literal["updates", "flops"], _WORDS]
 Math = Annotated[Literal["fp32", "tf32", "bf16"], _WORDS]
 
 
@@ -84,19 +89,61 @@ class _Settings(BaseModel):
 
 
 class _Budget(_Settings):
-    """How long a stage trains: epochs or updates, exactly one of which is not None."""
+    """How long something trains: epochs or updates, not both."""
 
     default_epochs: ClassVar[int]
 
     epochs: CountOrZero | None = None
     updates: CountOrZero | None = None
 
-    def _settle_budget(self) -> None:
+    @model_validator(mode="after")
+    def _settle_budget(self):
         if self.epochs is not None and self.updates is not None:
             both = f"epochs ({self.epochs}) and updates ({self.updates})"
             raise problem(f"{both} are both given; leave one out or set it to null", ("updates",))
-        if self.updates is None:
+        return self
+
+    @property
+    def given(self) -> str | None:
+        """The key that says how long; None: neither does."""
+        return next((key for key in ("epochs", "updates") if getattr(self, key) is not None), None)
+
+    def in_updates(self, per_epoch: int) -> int:
+        """The budget in updates, of which an epoch has per_epoch."""
+        if self.updates is not None:
+            return self.updates
+        assert self.epochs is not None
+        return self.epochs * per_epoch
+
+
+class Shares(_Settings):
+    """Parts of the budget; what they leave is fine-tuning's. None: the protocol's."""
+
+    dense: Derived[Ratio] = DERIVED
+    prune: Derived[Ratio] = DERIVED
+    quantize: Derived[Ratio] = DERIVED
+
+    @model_validator(mode="after")
+    def _settle(self):
+        if sum(share or 0.0 for share in (self.dense, self.prune, self.quantize)) >= 1:
+            raise problem("the shares leave nothing for fine-tuning; together they must be below 1", ("dense",))
+        return self
+
+
+class Budget(_Budget):
+    """All updates of a cell, and how they are shared out: N + P + F + Q."""
+
+    default_epochs = 24
+
+    epochs: Count | None = None
+    updates: Count | None = None
+    shares: Shares = Shares()
+
+    @model_validator(mode="after")
+    def _settle(self):
+        if self.given is None:
             self._fill(epochs=self.default_epochs)
+        return self
 
 
 class Train(_Budget):
@@ -124,11 +171,8 @@ class Train(_Budget):
                 raise problem(text, ("epochs",))
             if self.scratch_baseline:
                 raise problem("with a checkpoint, the network can't be trained from scratch", ("scratch_baseline",))
-            if self.updates is None:
-                raise problem("checkpoint needs `updates: N`, the updates that this network has had", ("checkpoint",))
             if not _is_file(self.checkpoint):
                 raise problem(f"no such file {self.checkpoint!r} (from {Path.cwd()})", ("checkpoint",))
-        self._settle_budget()
         if self.optimizer == "sgd":
             self._fill(lr=0.05, momentum=0.9)
         elif self.lr is None:
@@ -154,12 +198,12 @@ class Prune(_Settings):
 
     criterion: Axis[CriterionChoice] = (Choice("taylor", '{"name": "taylor"}'),)
     ratios: Axis[Ratio] = (0.0, 0.25, 0.5, 0.75, 0.9)  # share of all prunable maps removed
-    channels_per_step: Step = ChannelsPerStep(percent=1.0)
-    updates_between: Count = 5
+    channels_per_step: Derived[Step] = DERIVED  # 2%; 1% where the phases have budgets of their own
+    updates_between: Count | None = None  # 5; what fits the share of P under `budget`
     schedule: Schedule = "iterative"  # one_shot: all maps at once, after updates_between updates
-    normalize: Normalization = Choice("l2", '{"name": "l2"}')  # how layers compete: pruning/normalizations.py
+    normalize: Derived[Normalization] = DERIVED  # how layers compete: pruning/normalizations.py; the protocol's
     until: Derived[Ratio] = DERIVED  # the largest of ratios
-    lr: Derived[LearningRate] = DERIVED  # train.lr / 5; constant along the path
+    lr: Derived[LearningRate] = DERIVED  # the protocol's part of train.lr; constant along the path
     linear: Flag = False  # also hidden units of linear layers
     min_channels: Count = 1  # per layer
     max_layer_ratio: LayerRatio | None = None  # share of one layer's maps that may be lost; None: any
@@ -181,12 +225,7 @@ class Finetune(_Budget):
 
     default_epochs = 4
 
-    lr: Derived[LearningRate] = DERIVED  # train.lr / 5
-
-    @model_validator(mode="after")
-    def _settle(self):
-        self._settle_budget()
-        return self
+    lr: Derived[LearningRate] = DERIVED  # the protocol's part of train.lr; decays to 0
 
 
 class Quantize(_Budget):
@@ -194,15 +233,10 @@ class Quantize(_Budget):
 
     default_epochs = 2
 
-    lr: Derived[LearningRate] = DERIVED  # train.lr / 10
+    lr: Derived[LearningRate] = DERIVED  # the protocol's part of train.lr; decays to 0
     distill: Flag = False  # the dense FP32 network of the same seed teaches these updates, in all precisions
     method: Method = "qat"  # ptq: the Q updates are made in FP32, then scales from calibration images
     first_last_bits: Bits | None = 8  # None: as the layers between
-
-    @model_validator(mode="after")
-    def _settle(self):
-        self._settle_budget()
-        return self
 
 
 class Rank(_Settings):
@@ -237,12 +271,16 @@ class SweepConfig(_Settings):
     data: Axis[DataChoice]
     model: Axis[ModelChoice]
     seeds: Axis[Seed] = (0, 1, 2)
+    protocol: Derived[ProtocolName] = DERIVED  # restart for what has been trained before, early for what has not
+    budget: Budget | None = None  # None: 24 epochs, but where phases have budgets of their own
     pretrain: Pretrain | None = None
     train: Train = Train()
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
     quantize: Quantize = Quantize()
-    order: Axis[MethodName] = ("prune_first",)
+    order: Axis[OrderName] = ("prune_first",)
+    baselines: Derived[BaselineNames] = DERIVED  # the protocol's: narrower, or none under classic
+    baseline_budget: Axis[Equal] = ("updates",)  # flops: equal training FLOPs, up to 4 times the updates
     precisions: Axis[PrecisionName] = ("fp32", "fp16", "int8", "int4")  # as typed: int4 is w4a4's other name
     keep: Keep = "all"
     strategy: Strategy = "grid"  # front: only the cells that search.py finds worth their updates
@@ -282,7 +320,7 @@ class SweepConfig(_Settings):
         for index, choice in enumerate(self.prune.criterion):
             at = ("prune", "criterion", index)
             entry = CRITERIA.get(choice.name)
-            if entry.several_minibatches and self.prune.updates_between < 2:
+            if entry.several_minibatches and self.prune.updates_between == 1:
                 raise problem(f"{choice.name} needs 2 minibatches or more; raise prune.updates_between", at)
             if choice.settings.get("lambda") == "cv" and self.prune.schedule == "one_shot":
                 raise problem("lambda: cv chooses for the iterative schedule; give a number with one_shot", at)
@@ -298,6 +336,8 @@ class SweepConfig(_Settings):
             first = names.setdefault(PRECISIONS.get(name).name, name)
             if first != name:
                 raise problem(f"{name!r} is the same as {first!r}; keep one of them", ("precisions", index))
+        self._settle_protocol()
+        self._settle_budgets()
         self._check_criteria()
         mixed = [index for index, name in enumerate(self.precisions) if PRECISIONS.get(name).mixed]
         quantizing = self._quantizing
@@ -317,9 +357,55 @@ class SweepConfig(_Settings):
             if self.train.checkpoint is not None:
                 raise problem("a checkpoint leaves nothing to pretrain; give one of the two", ("pretrain",))
             self._fill_section("pretrain", lr=self.train.lr, batch_size=self.train.batch_size)
-        for section, divisor in (("prune", 5), ("finetune", 5), ("quantize", 10)):
-            self._fill_section(section, lr=self.train.lr / divisor)
         return self
+
+    def _settle_protocol(self) -> None:
+        """Fills in the protocol, and the rates and other settings that follow from it."""
+        trained = [bool(choice.settings.get("weights")) for choice in self.model]
+        before = self.pretrain is not None or self.train.checkpoint is not None
+        if self.protocol is None and not before and len(set(trained)) > 1:
+            text = "some of these networks start trained and some at random; name one `protocol` for all, or split the file"
+            raise problem(text, ("model", trained.index(True)))
+        self._fill(protocol="restart" if before or any(trained) else "early")
+        protocol = PROTOCOLS[self.protocol]
+        self._fill(baselines=protocol.baselines)
+        for section in ("prune", "finetune", "quantize"):
+            self._fill_section(section, lr=self.train.lr / getattr(protocol, f"{section}_divisor"))
+        self._fill_section("prune", normalize=Choice.of({"name": protocol.normalize}))
+
+    def _settle_budgets(self) -> None:
+        """One budget for all phases, or one for each; fills in the one or the other."""
+        phases = {name: getattr(self, name) for name in ("train", "finetune", "quantize")}
+        given = [(name, phase.given) for name, phase in phases.items() if phase.given]
+        given += [("prune", "updates_between")] if self.prune.updates_between is not None else []
+        if self.budget is not None and given:
+            text = f"budget gives all updates of a cell; leave {'.'.join(given[0])} out, or budget"
+            raise problem(f"{text} (--set budget=null)", given[0])
+        if self.budget is None and not given and not PROTOCOLS[self.protocol].explicit:
+            self._fill(budget=Budget())
+        if self.budget is not None:
+            self._fill_section("prune", channels_per_step=ChannelsPerStep(percent=2.0))
+            return
+        if self.train.checkpoint is not None and self.train.updates is None:
+            text = "checkpoint needs `updates: N`, the updates that this network has had, or a `budget`, which they are no part of"
+            raise problem(text, ("train", "checkpoint"))
+        self._fill_section("prune", channels_per_step=ChannelsPerStep(percent=1.0), updates_between=5)
+        for name, phase in phases.items():
+            if phase.given is None:
+                self._fill_section(name, epochs=phase.default_epochs)
+
+    @property
+    def shares(self) -> Shares:
+        """What each phase has of the budget: those of the file, else the protocol's."""
+        from qprune.precision import PRECISIONS
+
+        assert self.budget is not None
+        protocol = PROTOCOLS[self.protocol]
+        low = any(min(PRECISIONS.get(name).bits) < 4 for name in self.precisions)
+        shares = self.budget.shares.model_copy()
+        dense = 0.0 if self.train.checkpoint is not None else protocol.dense
+        shares._fill(dense=dense, prune=protocol.prune, quantize=protocol.quantize_low if low else protocol.quantize)
+        return shares
 
     def _fill_section(self, section: str, **values: Any) -> None:
         """Fills in a section's settings that follow from others, in a copy: its default is every file's."""

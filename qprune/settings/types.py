@@ -238,4 +238,20 @@ Normalization = Annotated[
     PlainSerializer(lambda choice: choice.name if len(choice.settings) == 1 else choice.settings),
 ]
 PrecisionName = Annotated[Text, _refer(_check_precision)]
-MethodName = Annotated[Text, _refer(lambda name: METHODS.get(name))]
+
+
+def _check_order(name: str) -> None:
+    if METHODS.get(name).baseline:
+        raise UserError(f"{name} is a baseline; name it under `baselines`")
+
+
+def _check_baseline(name: str) -> None:
+    if name not in METHODS or not METHODS.get(name).baseline:
+        names = [entry for entry in METHODS.names() if METHODS.get(entry).baseline]
+        raise UserError(f"unknown baseline {show(name)}{nearest(name, names)}")
+
+
+OrderName = Annotated[Text, _refer(_check_order)]
+BaselineNames = Annotated[
+    tuple[Annotated[Text, _refer(_check_baseline)], ...], BeforeValidator(as_tuple), AfterValidator(distinct)
+]

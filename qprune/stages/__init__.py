@@ -12,6 +12,7 @@ KINDS = Registry(
     "stage",
     Entry("dense", "qprune.stages.dense:Dense"),
     Entry("prune", "qprune.stages.prune:Prune"),
+    Entry("narrow", "qprune.stages.narrow:Narrow"),
     Entry("finetune", "qprune.stages.finetune:Finetune"),
     Entry("quantize", "qprune.stages.quantize:Quantize"),
     Entry("quantize_dense", "qprune.stages.quantize_dense:QuantizeDense"),

@@ -28,7 +28,8 @@ class Phase:
 
     name: "dense", "prune", "finetune", "quantize", as in the columns updates_<name>; precision: at which they are made;
     teacher: whether a teacher's forward pass comes on top; scored: whether maps are scored meanwhile; elsewhere: whether
-    they were made before qprune had the network.
+    they were made before qprune had the network; whole: whether the network has all its maps meanwhile (those that are
+    masked too), or only those that it ends with.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Phase:
     teacher: bool = False
     scored: bool = False
     elsewhere: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from qprune.registry.choice import Choice
 from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Phase, Result, TrainingStage, stage_input
 from qprune.stages.work import Work, evaluations, initial_network, recipe_of
-from qprune.training import cosine, seed_of
+from qprune.training import COSINE, Rate, seed_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(TrainingStage):
-    """`budget` updates, the learning rate decaying from lr to its end. pretrained: the dense stage of the same model on
+    """`budget` updates, at a learning rate of lr that goes as `rate` says. pretrained: the dense stage of the same model on
     another data set, whose weights it begins with; checkpoint: a file whose network has had the updates."""
 
     kind = "dense"
@@ -25,13 +25,14 @@ class Dense(TrainingStage):
     model_fingerprint: str
     budget: int
     lr: float
+    rate: Rate = added_later(COSINE)
     checkpoint: str | None = added_later(None)
     checkpoint_sha256: str | None = added_later(None)
     pretrained: str | None = stage_input(default=None)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("dense", self.budget, elsewhere=self.checkpoint is not None),)
+        return (Phase("dense", self.budget, elsewhere=self.checkpoint is not None, whole=True),)
 
     def compute(self, work: Work) -> Result:
         data = work.data(self)
@@ -41,7 +42,7 @@ class Dense(TrainingStage):
             load_checkpoint(network, self.checkpoint)
             report = {"updates": {"dense": self.budget}, "curves": {"dense": []}}  # trained elsewhere
         else:
-            updates, rate = range(self.budget), cosine(self.lr, self.budget)
+            updates, rate = range(self.budget), self.rate.over(self.lr, self.budget)
             seed, recipe = seed_of(self.seed, "dense"), recipe_of(self, data)
             work.partial.train("dense", network, data.train, recipe, updates, rate, seed)
         spec = dataclasses.replace(spec, widths=layer_widths(network))

@@ -9,12 +9,12 @@ from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Cut, NumberFormat, Phase, Result, TrainingStage, stage_input
 from qprune.stages.prune import gated_network
 from qprune.stages.work import Work, calibration_images, recipe_of
-from qprune.training import constant, cosine, seed_of
+from qprune.training import COSINE, Rate, constant, seed_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(TrainingStage):
-    """The rest of the path's path_updates at its rate, path_lr; then `budget` updates, decaying from lr to their end.
+    """The rest of the path's path_updates at its rate, path_lr; then `budget` updates at lr, which goes as `rate` says.
 
     source: a snapshot, or an unpruned network; walked: the updates that a snapshot's path has had; number_format: all of
     it is done under, None: FP32 (quantisers are built at the smaller shape, learned scales kept); cut: as the path's,
@@ -30,6 +30,7 @@ class Finetune(TrainingStage):
     path_lr: float
     budget: int
     lr: float
+    rate: Rate = added_later(COSINE)
     cut: Cut | None = added_later(None)
     number_format: NumberFormat | None = added_later(None)
 
@@ -65,6 +66,7 @@ class Finetune(TrainingStage):
             spec, recipe = spec.at(self.number_format.precision, self.number_format.first_last_bits), recipe.in_fp32
         rest, seed = range(self.walked, self.path_updates), seed_of(self.seed, "prune")
         work.partial.train("prune", network, data.train, recipe, rest, constant(self.path_lr), seed)
-        tuning, seed = range(self.budget), seed_of(self.seed, "finetune")
-        work.partial.train("finetune", network, data.train, recipe, tuning, cosine(self.lr, self.budget), seed)
+        tuning, rate = range(self.budget), self.rate.over(self.lr, self.budget)
+        seed = seed_of(self.seed, "finetune")
+        work.partial.train("finetune", network, data.train, recipe, tuning, rate, seed)
         return {**report, "network": spec.to_json()}, network.eval().state_dict()

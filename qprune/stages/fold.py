@@ -14,10 +14,10 @@ from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import Walk, walk
 from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
-from qprune.registry.identity import aside
+from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Cut, Phase, Result, TrainingStage, stage_input
 from qprune.stages.work import Work, initial_network, recipe_of
-from qprune.training import cosine, evaluate, seed_of, train
+from qprune.training import COSINE, Rate, evaluate, seed_of, train
 
 LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FOLDS = 5
@@ -36,6 +36,7 @@ class Fold(TrainingStage):
     model_fingerprint: str
     budget: int
     lr: float
+    rate: Rate = added_later(COSINE)
     pretrained: str | None = stage_input(default=None)
     cut: Cut
     criterion: Choice
@@ -44,6 +45,7 @@ class Fold(TrainingStage):
     walked: int
     finetune_budget: int
     finetune_lr: float
+    finetune_rate: Rate = added_later(COSINE)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -59,7 +61,7 @@ class Fold(TrainingStage):
         recipe = recipe_of(self, data)
         rest, held = without_fold(data.train, self.fold)
         spec, dense = initial_network(self.model, data, self.seed, self.pretrained, work)
-        updates, rate = range(self.budget), cosine(self.lr, self.budget)
+        updates, rate = range(self.budget), self.rate.over(self.lr, self.budget)
         work.partial.train("dense", dense, rest, recipe, updates, rate, seed_of(self.seed, "dense"))
         walking, tuning = work.partial.counter("prune"), work.partial.counter("finetune")
         losses: dict[float, dict[float, float]] = {}
@@ -79,7 +81,10 @@ class Fold(TrainingStage):
                     gated, scorer, self.walk, range(done, steps), rest, recipe, seed_of(self.seed, "prune"), optimizer, walking
                 )  # fmt: skip
                 done, small = steps, gated.shrink()
-                updates, rate = range(self.finetune_budget), cosine(self.finetune_lr, self.finetune_budget)
+                updates, rate = (
+                    range(self.finetune_budget),
+                    self.finetune_rate.over(self.finetune_lr, self.finetune_budget),
+                )
                 train(small, rest, recipe, updates, rate, seed_of(self.seed, "finetune"), on_update=tuning)
                 losses[number][ratio] = evaluate(small, held).loss
             work.partial.save({"part": "lambdas", "losses": losses}, dense.state_dict)

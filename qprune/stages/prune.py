@@ -65,7 +65,9 @@ class Prune(TrainingStage):
     @property
     def phases(self) -> tuple[Phase, ...]:
         precision = self.number_format.precision if self.number_format else "fp32"
-        return (Phase("prune", (self.step - self.start) * self.walk.updates_between, precision, scored=True),)
+        return (
+            Phase("prune", (self.step - self.start) * self.walk.updates_between, precision, scored=True, whole=True),
+        )
 
     def compute(self, work: Work) -> Result:
         data, spec = work.data(self), work.spec(self.source)

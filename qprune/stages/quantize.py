@@ -10,7 +10,7 @@ from qprune.precision import Precision
 from qprune.registry.identity import added_later
 from qprune.stages.base import NumberFormat, Phase, Result, TrainingStage, stage_input
 from qprune.stages.work import Work, calibration_images, recipe_of
-from qprune.training import TEACHER_SHARE, TEMPERATURE, cosine, seed_of
+from qprune.training import COSINE, TEACHER_SHARE, TEMPERATURE, Rate, seed_of
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,13 @@ class Distillation:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizingStage(TrainingStage):
-    """`budget` updates at a number format, decaying from lr; with a teacher, a dense FP32 network, whose logits are
+    """`budget` updates at a number format, at lr, which goes as `rate` says; with a teacher, a dense FP32 network, whose logits are
     learned too."""
 
     number_format: NumberFormat
     budget: int
     lr: float
+    rate: Rate = added_later(COSINE)
     source: str = stage_input()
     teacher: str | None = stage_input(default=None)
     distill: Distillation | None = added_later(None)
@@ -48,7 +49,7 @@ class QuantizingStage(TrainingStage):
     def _train(self, network: fx.GraphModule, data: Dataset, work: Work) -> None:
         """The updates, in place."""
         teacher = work.load_fp32(self.teacher)[1] if self.teacher else None
-        updates, rate = range(self.budget), cosine(self.lr, self.budget)
+        updates, rate = range(self.budget), self.rate.over(self.lr, self.budget)
         seed, recipe = seed_of(self.seed, "quantize"), recipe_of(self, data).in_fp32
         work.partial.train("quantize", network, data.train, recipe, updates, rate, seed, teacher)
 

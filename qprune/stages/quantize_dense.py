@@ -1,9 +1,10 @@
 """The dense network, with gates, at the cell's precision: what a path under fake quantisation begins with."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from qprune.pruning.quantized import QuantizedGatedNetwork
-from qprune.stages.base import Cut, Result
+from qprune.stages.base import Cut, Phase, Result
 from qprune.stages.quantize import QuantizingStage
 from qprune.stages.work import Work, calibration_images
 
@@ -16,6 +17,10 @@ class QuantizeDense(QuantizingStage):
     version = 1
 
     cut: Cut
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return tuple(dataclasses.replace(phase, whole=True) for phase in super().phases)
 
     def compute(self, work: Work) -> Result:
         data, (spec, network) = work.data(self), work.load_fp32(self.source)

@@ -8,10 +8,11 @@ from qprune.data import Dataset, Split
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.sets import quadrants, removal
 from qprune.registry.errors import UserError
+from qprune.registry.identity import added_later
 from qprune.stages.base import Phase, Result, TrainingStage, stage_input
 from qprune.stages.ranked import RankedStage, fixed_images
 from qprune.stages.work import Work, recipe_of
-from qprune.training import cosine, evaluate, seed_of
+from qprune.training import COSINE, Rate, evaluate, seed_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Removal(RankedStage, TrainingStage):
     quadrant: str | None
     budget: int
     lr: float
+    rate: Rate = added_later(COSINE)
     taylor: str = stage_input()
     activation: str = stage_input()
     gradient: str = stage_input()
@@ -54,7 +56,7 @@ class Removal(RankedStage, TrainingStage):
         gated.mask(~removed)
         losses = {"before": _losses(gated, data, few)}
         if self.budget:
-            updates, rate = range(self.budget), cosine(self.lr, self.budget)
+            updates, rate = range(self.budget), self.rate.over(self.lr, self.budget)
             seed, recipe = seed_of(self.seed, "finetune"), recipe_of(self, data)
             work.partial.train("finetune", gated.network, data.train, recipe, updates, rate, seed)
             losses["after"] = _losses(gated, data, few)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.stages import Phase, Stage
 from qprune.stages.dense import Dense
+from qprune.stages.narrow import Narrow
 from qprune.stages.saved import NetworkSpec
 from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
 from qprune.storage.store import Store
@@ -45,7 +46,7 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     if most:
         console.print("strategy: front chooses the cells as it goes; below is the whole grid", highlight=False)
     console.print(_stage_table(plan, todo))
-    updates = sorted({plan.total_updates(cell) for cell in plan.cells})
+    updates = sorted({plan.total_updates(cell) for cell in plan.cells if cell.equal == "updates"})
     console.print(f"updates of each cell (N + P + F + Q): {', '.join(map(str, updates))}", highlight=False)
     measured = measure(plan)
     costs = forecast_costs(plan, store, measured)
@@ -176,10 +177,9 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
         )
 
     @cache
-    def dense_macs(model: str, data: str, dense: str) -> dict[str, int]:
-        stage = plan.stages[dense]
-        assert isinstance(stage, Dense)
-        return _layer_macs(replace(plan.facts[model, data].spec, model=stage.model.settings))
+    def planned_macs(model: str, data: str, ratio: float) -> dict[str, int]:
+        prune, facts = plan.config.prune, plan.facts[model, data]
+        return _layer_macs(facts.narrow_spec(ratio, prune.min_channels, prune.round_to) if ratio else facts.spec)
 
     def weighted(macs: dict[str, int], bits: dict) -> float:
         return sum(2 * count * bits[name][0] * bits[name][1] / 1024 / 1e9 for name, count in macs.items())
@@ -193,8 +193,8 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
             costs[cell.id] = store.meta(evaluated)["cost"]["bit_gflops"]
         elif bits is None:
             costs[cell.id] = None
-        elif "prune" not in cell.stages:
-            costs[cell.id] = weighted(dense_macs(cell.model, cell.data, cell.stages["dense"]), bits)
+        elif cell.ratio == 0 or _is_uniform(plan, cell):
+            costs[cell.id] = weighted(planned_macs(cell.model, cell.data, cell.ratio), bits)
         elif tuned and store.done(tuned) and (tuned in looked_up or len(looked_up) < KNOWN_PATHS):
             looked_up.add(tuned)
             costs[cell.id] = weighted(pruned_macs(tuned), bits)
@@ -203,15 +203,18 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     return costs
 
 
+def _is_uniform(plan: Plan, cell: Cell) -> bool:
+    narrow = plan.stages.get(cell.stages.get("narrow", ""))
+    return isinstance(narrow, Narrow) and narrow.uniform is not None
+
+
 def forecast_seconds(plan: Plan, todo: dict[str, Stage], measured: dict) -> dict[str, float]:
     """Seconds of computing that each missing stage will take, on this machine, with one thread."""
     timings = _timings(plan, measured)
     ratios: dict[str, float] = {}
     for cell in plan.cells:
-        smaller, ratio = ("finetune", "quantize"), cell.ratio  # the stages that train the smaller network
-        if cell.width is not None:
-            smaller, ratio = ("dense", "quantize"), min(1 - cell.width, plan.config.prune.until)
-        ratios |= {cell.stages[kind]: ratio for kind in smaller if kind in cell.stages}
+        smaller = ("narrow", "finetune", "quantize")  # the stages that train the smaller network
+        ratios |= {cell.stages[kind]: cell.ratio for kind in smaller if kind in cell.stages}
     seconds = {}
     for name, stage in todo.items():
         timing = timings[name]

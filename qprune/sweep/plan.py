@@ -19,6 +19,7 @@ from qprune.methods import Made, Maker
 from qprune.methods.facts import MAX_NETWORKS, Facts
 from qprune.methods.maker import ratio_text
 from qprune.methods.prune_first import chain as prune_first_chain
+from qprune.methods.spending import Spending
 from qprune.pruning.criteria import criterion_label
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
@@ -33,8 +34,8 @@ MAX_CELLS = 100_000  # of one sweep; planning them takes about 15 seconds
 class Cell:
     """One point of the grid.
 
-    width: times the channels of its model, where its method has that for an axis; variant: the method with its width, as
-    tables name it; stages: kind -> id of its stage, in the order in which its network goes through them; network: the stage whose
+    equal: what it has as much of as the pruned cells, "updates" or training "flops"; cap: times their updates, where equal
+    FLOPs would have been more; variant: the method, and what is equal if that isn't the updates, as tables name it; stages: kind -> id of its stage, in the order in which its network goes through them; network: the stage whose
     network is evaluated. Of the same seed, dense: the dense network after N updates; baseline: the evaluation of ratio 0
     in FP32.
     """
@@ -47,7 +48,8 @@ class Cell:
     precision: str
     ratio: float
     seed: int
-    width: float | None
+    equal: str
+    cap: float | None
     variant: str
     stages: dict[str, str]
     network: str
@@ -57,12 +59,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's cells, and all stages that they need, each after its inputs. facts: of (model, data), by their names."""
+    """A sweep's cells, and all stages that they need, each after its inputs. facts, spending: of (model, data), by their
+    names."""
 
     config: SweepConfig
     cells: tuple[Cell, ...]
     stages: dict[str, Stage]
     facts: dict[tuple[str, str], Facts]
+    spending: dict[tuple[str, str], Spending]
 
     def needed_by(self, stages: Iterable[str]) -> set[str]:
         """These stages and all that they are computed from."""
@@ -95,13 +99,13 @@ class Plan:
         return updates
 
     def total_updates(self, cell: Cell) -> int:
-        """N + P + F + Q: the same for every cell that shares model, data and settings."""
+        """N + P + F + Q: the same for every cell of equal updates that shares model, data and settings."""
         return sum(phase.updates for phase in self.phases(cell))
 
 
 def methods_of(config: SweepConfig) -> list[Method]:
     """The methods that a sweep asks for, in its order."""
-    names = [*config.order, *(["scratch"] if config.train.scratch_baseline else [])]
+    names = [*config.order, *(["scratch"] if config.train.scratch_baseline else []), *config.baselines]
     return [METHODS.get(name) for name in dict.fromkeys(names)]
 
 
@@ -111,12 +115,13 @@ def make_plan(config: SweepConfig) -> Plan:
     stages: dict[str, Stage] = {}
     cells: list[Cell] = []
     facts: dict[tuple[str, str], Facts] = {}
+    spending: dict[tuple[str, str], Spending] = {}
     names = short_names(config)
     for model, data, criterion, seed in itertools.product(
         config.model, config.data, config.prune.criterion, config.seeds
     ):
         maker = Maker(config, model, data, criterion, seed, stages)
-        facts[names[model], names[data]] = maker.facts
+        facts[names[model], names[data]], spending[names[model], names[data]] = maker.facts, maker.spending
         dense, *_, baseline = prune_first_chain(maker, "fp32", 0.0)
         for method in methods_of(config):
             if not method.ranks and criterion != config.prune.criterion[0]:
@@ -124,7 +129,7 @@ def make_plan(config: SweepConfig) -> Plan:
             ranking = criterion_label(criterion.settings) if method.ranks else NO_CRITERION
             for made in method.load()(maker):
                 cells.append(_cell(made, names[model], names[data], ranking, method.name, seed, dense.id, baseline.id))
-    plan = Plan(config, tuple(cells), stages, facts)
+    plan = Plan(config, tuple(cells), stages, facts, spending)
     _check_budgets(plan)
     return plan
 
@@ -136,19 +141,22 @@ def _cell(made: Made, model: str, data: str, criterion: str, method: str, seed: 
         raise ValueError(
             f"method {method}: stages {list(stages)} don't end in an evaluation, or one kind is there twice"
         )
-    variant = method if made.width is None else f"{method}.width_{made.width:g}"  # as criteria name their options
+    variant = method if made.equal == "updates" else f"{method}.{made.equal}"  # as criteria name their options
     how = [
         part for part, shown in ((criterion, criterion != NO_CRITERION), (variant, method != "prune_first")) if shown
     ]
     label = "-".join([model, data, *how, made.precision, f"r{ratio_text(made.ratio)}", f"s{seed}"])
-    place = (criterion, method, made.precision, made.ratio, seed, made.width, variant)
+    place = (criterion, method, made.precision, made.ratio, seed, made.equal, made.cap, variant)
     return Cell(label, model, data, *place, stages, network=last.id, dense=dense, baseline=baseline)
 
 
 def _check_budgets(plan: Plan) -> None:
-    """Raises UserError where two cells of one model and data set differ in updates: such a comparison would not be fair."""
+    """Raises UserError where two cells of one model and data set differ in updates, but for those that are to have equal
+    training FLOPs: such a comparison would not be fair."""
     first: dict[tuple[str, str], tuple[Cell, int]] = {}
     for cell in plan.cells:
+        if cell.equal != "updates":
+            continue
         updates = plan.total_updates(cell)
         other, others = first.setdefault((cell.model, cell.data), (cell, updates))
         if updates != others:
@@ -168,7 +176,7 @@ def check_size(config: SweepConfig) -> None:
         ("prune", "criterion"): (len(config.prune.criterion), "criterion"),
         ("prune", "ratios"): (len(config.prune.ratios), "ratio"),
         ("precisions",): (len(config.precisions), "precision"),
-        ("order",): (len(config.order), "method"),
+        ("order",): (len(methods_of(config)), "method"),
     }
     if networks > MAX_NETWORKS:
         place = place_of(config, "model" if len(config.model) >= len(config.data) else "data")

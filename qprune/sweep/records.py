@@ -37,9 +37,15 @@ class Records:
         kinds = dict.fromkeys(kind for cell in plan.cells for kind in cell.stages)
         phases = dict.fromkeys(phase.name for cell in plan.cells for phase in plan.phases(cell))
         planned = dict.fromkeys(COLUMNS) | dict.fromkeys(REFERENCES) | {"sweep": plan.config.name, "status": "pending"}
-        planned |= {"reason": None, **_settings(plan.config), **{f"stage_{kind}": None for kind in kinds}}
+        planned |= {
+            "reason": None,
+            **_settings(plan.config),
+            "training_flops": None,
+            "training_flops_cap": None,
+            **{f"stage_{kind}": None for kind in kinds},
+        }
         planned |= dict.fromkeys((*(f"updates_{phase}" for phase in phases), "device", "host", "threads", "versions"))
-        self.rows = {cell.id: planned | _place(cell) for cell in plan.cells}
+        self.rows = {cell.id: planned | _place(cell, plan) for cell in plan.cells}
 
     def finish(self, cell: Cell) -> None:
         """Write the record of a cell whose stages are all done, unless it is there already, and keep its network.
@@ -97,7 +103,9 @@ class Records:
     def _write_record(self, cell: Cell) -> None:
         metas = {kind: self.store.meta(stage) for kind, stage in cell.stages.items()}
         row = self.rows[cell.id]
-        row.update(_measured(metas, self.plan.facts[cell.model, cell.data].dense_macs))
+        dense_macs = self.plan.facts[cell.model, cell.data].dense_macs
+        row.update(_measured(metas, dense_macs))
+        row["training_flops"] = _training_flops(self.plan, cell, metas, dense_macs)
         evaluated, dense = metas["evaluate"], self.plan.stages[cell.dense]
         assert isinstance(dense, Dense)
         record = {
@@ -197,10 +205,12 @@ class Records:
             draft.replace(target)
 
 
-def _place(cell: Cell) -> dict:
+def _place(cell: Cell, plan: Plan) -> dict:
     """What the plan knows of a cell."""
+    spending = plan.spending[cell.model, cell.data]
     place: dict = {"cell": cell.id, "model": cell.model, "data": cell.data, "criterion": cell.criterion}
     place |= {"precision": cell.precision, "pruning_ratio": cell.ratio, "seed": cell.seed, "method": cell.variant}
+    place |= {"updates_between": spending.updates_between, "training_flops_cap": cell.cap}
     return place | {f"stage_{kind}": stage for kind, stage in cell.stages.items()}
 
 
@@ -217,7 +227,7 @@ def _settings(config: SweepConfig) -> dict:
         "lr_prune": prune.lr,
         "lr_finetune": config.finetune.lr,
         "lr_quantize": quantize.lr,
-        "updates_between": prune.updates_between,
+        "protocol": config.protocol,
         "until": prune.until,
         "channels_per_step": str(prune.channels_per_step),
         "min_channels": prune.min_channels,
@@ -260,6 +270,24 @@ def _measured(metas: dict[str, dict], dense_macs: int) -> dict:
     provenance = evaluated["provenance"]
     versions = " ".join(f"{package}={number}" for package, number in provenance["versions"].items())
     return {**values, **{key: provenance[key] for key in ("device", "host", "threads")}, "versions": versions}
+
+
+def _training_flops(plan: Plan, cell: Cell, metas: dict[str, dict], dense_macs: int) -> float:
+    """Of a cell's own network, from its first update on: 3 x 2 x macs x batch size for each update, one of forward and two of
+    backward (Liu et al., ICLR 2019, Scratch-B); a teacher's forward pass is 2 x macs x batch size on top.
+
+    With the macs of the network as it was: the unpruned one along a path, where maps are masked, the smaller one after.
+    """
+    batch, own_macs = plan.config.train.batch_size, metas["evaluate"]["cost"]["macs"]
+    flops, before = 0.0, dict[str, int]()
+    for kind, meta in metas.items():
+        planned = {phase.name: phase for phase in plan.stages[cell.stages[kind]].phases}
+        for name, made in meta["updates"].items():
+            phase = planned[name]
+            each = 6 * (dense_macs if phase.whole else own_macs) + 2 * dense_macs * phase.teacher
+            flops += float(made - before.get(name, 0)) * each * batch
+        before |= meta["updates"]
+    return flops
 
 
 def _lambda_rows(plan: Plan, store: Store) -> list[dict]:

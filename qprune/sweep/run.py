@@ -31,6 +31,7 @@ def open_sweep(config: SweepConfig, out: Path) -> tuple[Plan, Store, Path]:
     """The plan of a sweep, the store of its stages and its folder. Refuses what would spoil finished work."""
     folder = Path(out) / config.name
     check_layout(folder)
+    _check_protocol(config, folder)
     _check_until(config, folder)
     return make_plan(config), Store(Path(out) / "stages"), folder
 
@@ -294,6 +295,32 @@ def _layout(folder: Path) -> int | None:
         except (OSError, Damaged):
             continue
         return written.get("layout", 1) if file.name == "sweep.json" else LAYOUT if "data_settings" in written else 1
+    return None
+
+
+def _check_protocol(config: SweepConfig, folder: Path) -> None:
+    """Finished work is not done again unasked because a default has become another one."""
+    before = _earlier_protocol(folder)
+    if before in (None, config.protocol) or "protocol" in config.model_fields_set:
+        return
+    raise UserError(
+        f"{folder} was made with protocol {before}, and {config.protocol} is the default now; --set protocol={before} goes "
+        f"on with it, and --set protocol={config.protocol} computes all of it anew, best under a new `name`"
+    )
+
+
+def _earlier_protocol(folder: Path) -> str | None:
+    """Of the last sweep in the folder, from sweep.json, or if that is damaged from any record; classic, where they are from
+    before there were others; None where there is nothing."""
+    for file in (folder / "sweep.json", *sorted((folder / "cells").glob("*.json"))):
+        if file.name.endswith(".failed.json"):
+            continue
+        try:
+            written = read_sealed_json(file)
+        except (OSError, Damaged):
+            continue
+        settings = written["settings"] if file.name == "sweep.json" else written
+        return settings.get("protocol", "classic")
     return None
 
 

@@ -26,6 +26,7 @@ prune: {ratios: [0, 0.5], channels_per_step: 8, updates_between: 2}
 finetune: {epochs: 1}
 quantize: {updates: 6}
 precisions: [fp32, fp16, int8, int4]
+protocol: classic
 """
 MAPS = 8 + 8 + 16 + 16 + 32 + 32  # of vgg_tiny at width 0.5
 N = 40

@@ -16,7 +16,7 @@ from qprune.precision import PRECISIONS
 from qprune.pruning.criteria import CRITERIA
 from qprune.registry import Entry, Registry
 from qprune.registry.errors import UserError
-from qprune.settings.config import SweepConfig, config_as_dict, load_config, write_template
+from qprune.settings.config import Budget, SweepConfig, config_as_dict, load_config, write_template
 from qprune.settings.yaml_source import MAX_BYTES, override, parse
 
 ROOT = Path(__file__).parents[2]
@@ -77,27 +77,75 @@ def test_quickstart(load):
     assert [choice.settings for choice in config.data] == [{"name": "digits"}]
     assert [choice.settings for choice in config.model] == [{"name": "vgg_tiny"}]
     assert config.seeds == (0, 1, 2)
-    assert (config.train.epochs, config.train.updates, config.train.batch_size) == (15, None, 64)
+    assert (config.protocol, config.budget.epochs, config.train.epochs, config.train.batch_size) == (
+        "early",
+        48,
+        None,
+        64,
+    )
     assert (config.train.lr, config.train.momentum, config.train.weight_decay) == (0.05, 0.9, 5e-4)
     assert [choice.settings for choice in config.prune.criterion] == [{"name": "taylor"}]
     assert config.prune.ratios == (0.0, 0.25, 0.5, 0.75, 0.9)
-    assert (config.prune.until, config.prune.updates_between) == (0.9, 5)
-    assert (config.finetune.epochs, config.quantize.epochs, config.quantize.first_last_bits) == (4, 2, 8)
+    assert (config.prune.until, config.prune.updates_between, config.quantize.first_last_bits) == (0.9, None, 8)
     assert config.precisions == ("fp32", "fp16", "int8", "int4")
     assert config.keep == "all"
 
 
-def test_defaults_are_those_of_quickstart(load):
+def test_quickstart_is_the_defaults_but_for_its_budget(load):
     expected = config_as_dict(load(QUICKSTART.read_text()))
-    assert config_as_dict(load(MINIMAL)) == {**expected, "name": "a"}
+    defaults = config_as_dict(load(MINIMAL))
+    assert defaults == {**expected, "name": "a", "budget": {**expected["budget"], "epochs": 24}}
 
 
-def test_later_learning_rates_follow_train_lr(load):
-    config = load(MINIMAL + "train: {lr: 1e-1}\nfinetune: {lr: 3e-3}")
-    assert config.train.lr == 0.1
-    assert config.prune.lr == pytest.approx(0.02)
-    assert config.finetune.lr == 0.003
-    assert config.quantize.lr == pytest.approx(0.01)
+@pytest.mark.parametrize(
+    ("protocol", "prune", "finetune", "quantize"),
+    [("early", 0.1, 0.1, 0.01), ("restart", 0.02, 0.1, 0.01), ("classic", 0.02, 0.02, 0.01)],
+)
+def test_later_learning_rates_follow_train_lr(load, protocol, prune, finetune, quantize):
+    config = load(MINIMAL + f"protocol: {protocol}\ntrain: {{lr: 1e-1}}")
+    assert (config.prune.lr, config.finetune.lr, config.quantize.lr) == pytest.approx((prune, finetune, quantize))
+    assert load(MINIMAL + "train: {lr: 1e-1}\nfinetune: {lr: 3e-3}").finetune.lr == 0.003
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol"),
+    [
+        ("", "early"),
+        ("train: {epochs: 3}", "early"),
+        ("pretrain: {data: digits, updates: 3}", "restart"),
+        ("train: {checkpoint: q.yaml}", "restart"),
+        ("train: {checkpoint: q.yaml}\nprotocol: classic\nbudget: {epochs: 1}", "classic"),
+    ],
+)
+def test_protocol_follows_from_what_the_network_has_had(load, text, protocol):
+    assert load(MINIMAL + text).protocol == protocol
+
+
+def test_protocol_of_weights_is_restart(tmp_path):
+    (tmp_path / "q.yaml").write_text("name: a\ndata: digits\nmodel: {name: torchvision:resnet18, weights: DEFAULT}")
+    assert load_config(tmp_path / "q.yaml").protocol == "restart"
+    (tmp_path / "q.yaml").write_text(
+        "name: a\ndata: digits\nmodel: [vgg_tiny, {name: torchvision:resnet18, weights: DEFAULT}]"
+    )
+    with pytest.raises(UserError, match=r"3:19: model\[1\]: some of these networks start trained and some at random"):
+        load_config(tmp_path / "q.yaml")
+
+
+def test_classic_is_what_it_was(load):
+    """Phases with budgets of their own, l2, no baselines."""
+    config = load(MINIMAL + "protocol: classic")
+    assert (config.budget, config.baselines, config.prune.normalize.name) == (None, (), "l2")
+    assert (config.train.epochs, config.finetune.epochs, config.quantize.epochs) == (15, 4, 2)
+    assert (str(config.prune.channels_per_step), config.prune.updates_between) == ("1%", 5)
+    assert load(MINIMAL + "finetune: {epochs: 3}").train.epochs == 15  # phases by hand, the others as they were
+    assert load(MINIMAL + "finetune: {epochs: 3}").protocol == "early"
+
+
+def test_a_budget_is_shared_out(load):
+    config = load(MINIMAL + "budget: {updates: 100, shares: {dense: 0.3}}")
+    assert (config.shares.dense, config.shares.prune, config.shares.quantize) == (0.3, 0.1, 0.08)
+    assert load(MINIMAL + "train: {checkpoint: q.yaml}").shares.dense == 0  # what it has had is outside
+    assert config.train.epochs is config.train.updates is config.prune.updates_between is None
 
 
 def test_axes_take_one_value_or_a_list(load):
@@ -193,6 +241,7 @@ def test_template_holds_every_key_at_its_default(load, tmp_path):
     for section in ("train", "prune", "finetune", "quantize"):
         keys = set(SweepConfig.model_fields[section].annotation.model_fields)
         assert keys - set(tree[section]) == (set() if section == "prune" else {"updates"})
+    assert set(tree["budget"]) == set(Budget.model_fields)
 
 
 def test_template_never_overwrites(load, tmp_path):
@@ -207,7 +256,10 @@ def test_template_never_overwrites(load, tmp_path):
 # Refused ------------------------------------------------------------------------------------------------------------
 
 REFUSED = [  # text after MINIMAL (lines 1 to 3), what the error says
-    ("epoch: 3", "q.yaml:4:1: epoch: unknown key 'epoch'; did you mean 'epochs', under 'train' or under 'fine"),
+    (
+        "epoch: 3",
+        "q.yaml:4:1: epoch: unknown key 'epoch'; did you mean 'epochs', under 'budget' or under 'train' or under 'fine",
+    ),
     ("precision: int8", "q.yaml:4:1: precision: unknown key 'precision'; did you mean 'precisions'? (valid: name, "),
     ("ratios: 0.5", "q.yaml:4:1: ratios: key 'ratios' belongs under 'prune'"),
     ("prune:\n  seeds: 3", "q.yaml:5:3: prune.seeds: key 'seeds' belongs at the top level"),
@@ -237,7 +289,23 @@ REFUSED = [  # text after MINIMAL (lines 1 to 3), what the error says
     ("train: {optimizer: adam}", "q.yaml:4:9: train.optimizer: unknown value 'adam'; did you mean 'adamw'?"),
     ("train: {optimizer: adamw}", "q.yaml:4:9: train.optimizer: adamw needs an lr of its own"),
     ("train: {optimizer: adamw, lr: 1e-3, momentum: 0.5}", "q.yaml:4:37: train.momentum: adamw has no momentum"),
-    ("train: {checkpoint: q.yaml}", "q.yaml:4:9: train.checkpoint: checkpoint needs `updates: N`"),
+    (
+        "finetune: {epochs: 1}\ntrain: {checkpoint: q.yaml}",
+        "q.yaml:5:9: train.checkpoint: checkpoint needs `updates: N`",
+    ),
+    (
+        "budget: {epochs: 3}\ntrain: {epochs: 3}",
+        "q.yaml:5:9: train.epochs: budget gives all updates of a cell; leave train",
+    ),
+    ("budget: {epochs: 3}\nprune: {updates_between: 3}", "q.yaml:5:9: prune.updates_between: budget gives all updates"),
+    ("budget: {epochs: 3, updates: 4}", "q.yaml:4:21: budget.updates: epochs (3) and updates (4) are both given"),
+    (
+        "budget: {shares: {dense: 0.6, prune: 0.5}}",
+        "q.yaml:4:19: budget.shares.dense: the shares leave nothing for fine",
+    ),
+    ("protocol: erly", "q.yaml:4:1: protocol: unknown protocol 'erly'; did you mean 'early'?"),
+    ("order: narrower", "q.yaml:4:1: order: narrower is a baseline; name it under `baselines`"),
+    ("baselines: prune_first", "q.yaml:4:1: baselines: unknown baseline 'prune_first' (valid: narrower, same_shape)"),
     ("train: {checkpoint: q.yaml, epochs: 3}", "q.yaml:4:29: train.epochs: epochs can't go with checkpoint"),
     ("train: {checkpoint: no.pt, updates: 3}", "q.yaml:4:9: train.checkpoint: no such file 'no.pt'"),
     ("prune:\n  criterion: tailor", "q.yaml:5:3: prune.criterion: unknown criterion 'tailor'; did you mean 'taylor'?"),
@@ -403,6 +471,7 @@ def test_overrides_replace_what_the_file_says(load):
     config = load(
         QUICKSTART.read_text(),
         "prune.ratios=[0,0.5]",
+        "budget=null",
         "train.epochs=null",
         "train.updates=7",
         "data.root=x",
@@ -423,7 +492,10 @@ OVERRIDES = [
     ("prune.ratios=[0,1.5]", "--set prune.ratios=[0,1.5]: prune.ratios[1]: 1.5 is not a share"),
     ("prune.ratio=0", "--set prune.ratio=0: prune.ratio: unknown key 'ratio'; did you mean 'ratios'?"),
     ("prun.ratios=0", "--set prun.ratios=0: prun: unknown key 'prun'; did you mean 'prune'?"),
-    ("train.updates=5", "--set train.updates=5: train.updates: epochs (15) and updates (5) are both given"),
+    (
+        "train.updates=5",
+        "--set train.updates=5: train.updates: budget gives all updates of a cell; leave train.updates out",
+    ),
     ("seeds.x=1", "--set seeds.x=1: seeds is [0, 1, 2], which has no key 'x'; set seeds as a whole"),
     ("train.lr=[", "--set train.lr=[: not valid YAML"),
     ("data={a: 1, a: 2}", "--set data={a: 1, a: 2}: key 'a' is given twice; keep one of them"),
@@ -431,7 +503,7 @@ OVERRIDES = [
     ("seeds", "--set seeds: write it as key=value, with dots between nested keys"),
     ("=3", "--set =3: write it as key=value"),
     ("train..lr=3", "--set train..lr=3: write it as key=value"),
-    ("prune.until=0.5", "q.yaml:8:34: prune.ratios[4]: 0.9 is above prune.until, 0.5"),
+    ("prune.until=0.5", "q.yaml:9:34: prune.ratios[4]: 0.9 is above prune.until, 0.5"),
 ]
 
 

@@ -27,7 +27,7 @@ from qprune.sweep.plan import make_plan
 from qprune.training import constant, seed_of
 
 EVERY_KIND = (
-    "seeds=0", "precisions=[int4]", "order=[prune_first,quantize_first,scratch]", "rank={oracle_images: 32, shares: 0.25, finetune_updates: 3}",
+    "seeds=0", "precisions=[int4]", "order=[prune_first,quantize_first,scratch]", "baselines=narrower", "rank={oracle_images: 32, shares: 0.25, finetune_updates: 3}",
     "prune.criterion={name: taylor_activation, lambda: cv}", "rank.criteria=taylor",
 )  # fmt: skip
 
@@ -127,7 +127,7 @@ class Settle(TrainingStage):
 
 def settled(maker):
     dense = maker.dense()
-    rest = maker.total_updates - dense.updates
+    rest = maker.spending.total - dense.updates
     stage = maker.add(Settle(**maker.common, recipe=maker.recipe, source=dense.id, budget=rest, label="settle"))
     yield Made("fp32", 0.0, (dense, stage, maker.evaluated(stage, "fp32", 0.0)))
 
@@ -189,11 +189,12 @@ def test_a_method_whose_stages_are_no_chain_is_refused(tmp_path, made_up):
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_makes_chains_of_equal_budget(tmp_path, method):
-    config = tiny_config(tmp_path, "seeds=0", f"order={method}", "prune.ratios=[0,0.25,0.5]")
-    plan = make_plan(config)
-    assert plan.cells and {cell.method for cell in plan.cells} == {method}
+    asked = f"baselines={method}" if METHODS.get(method).baseline else f"order={method}"
+    plan = make_plan(tiny_config(tmp_path, "seeds=0", asked, "prune.ratios=[0,0.25,0.5]"))
+    cells = [cell for cell in plan.cells if cell.method == method]
+    assert cells and all(cell.method == method for cell in plan.cells) == asked.startswith("order")
     assert len({cell.id for cell in plan.cells}) == len(plan.cells)
-    for cell in plan.cells:
+    for cell in cells:
         *line, last, evaluated = (plan.stages[name] for name in cell.stages.values())
         assert evaluated.ends_cell and evaluated.continues == last.id == cell.network
         assert plan.total_updates(cell) == N + P + F + Q == sum(plan.updates_by_phase(cell).values())

@@ -63,7 +63,7 @@ def store_network(store, stage):
     ("overrides", "message"),
     [
         (("pretrain={data: digits}",), "key 'updates' is missing; every pretrain needs data, updates"),
-        (("pretrain={data: digits, updates: 3, epochs: 2}",), "pretrain.epochs: key 'epochs' belongs under 'train'"),
+        (("pretrain={data: digits, updates: 3, epochs: 2}",), "pretrain.epochs: key 'epochs' belongs under"),
         (("pretrain={data: dogits, updates: 3}",), "unknown data set 'dogits'; did you mean 'digits'"),
         (
             ("pretrain={data: {name: tiny_imagenet, root: nowhere}, updates: 3}",),

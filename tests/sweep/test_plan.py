@@ -32,25 +32,31 @@ def kinds_of(plan) -> dict[str, int]:
 
 
 def test_quickstart_by_hand():
-    """4 precisions x 5 ratios x 3 seeds train 3 dense networks and walk 3 paths with 4 snapshots each."""
+    """4 precisions x 5 ratios x 3 seeds train 3 trunks with 4 snapshots each, and beside them 4 narrower networks a seed."""
     quickstart = make_plan(load_config(QUICKSTART))
-    assert len(quickstart.cells) == 60
-    assert kinds_of(quickstart) == {"dense": 3, "prune": 12, "finetune": 15, "quantize": 60, "evaluate": 60}
-    epoch = 1078 // 64  # 60% of digits' 1,797 images are for training
-    path = 90 * 5  # 1% of the maps goes at a time
-    assert {quickstart.total_updates(cell) for cell in quickstart.cells} == {(15 + 4 + 2) * epoch + path}
+    assert [cell.method for cell in quickstart.cells].count("prune_first") == 60
+    assert [cell.method for cell in quickstart.cells].count("narrower") == 48  # but for ratio 0
+    assert kinds_of(quickstart) == {"dense": 3, "prune": 12, "finetune": 15, "quantize": 108, "evaluate": 108}
+    total = 48 * (1078 // 64)  # 60% of digits' 1,797 images are for training
+    dense, quantize = round(0.12 * total), round(0.08 * total)
+    path = 45 * 2  # 2% of the 224 maps goes at a time, 202 of them in all, for 10% of the updates
+    assert {quickstart.total_updates(cell) for cell in quickstart.cells} == {total}
     made = {kind: sum(s.updates for s in quickstart.stages.values() if s.kind == kind) for kind in ("dense", "prune")}
-    assert made == {"dense": 3 * 15 * epoch, "prune": 3 * path}  # each path is walked once
-    waits = [path - steps * 5 for steps in (0, 25, 50, 75, 90)]  # 56, 112, 168, 202 of the maps
+    assert made == {"dense": 3 * dense, "prune": 3 * path}  # each path is walked once
+    waits = [path - steps * 2 for steps in (0, 13, 25, 38, 45)]  # 56, 112, 168, 202 of the maps
     recovered = sum(stage.updates for stage in quickstart.stages.values() if stage.kind == "finetune")
-    assert recovered == 3 * (sum(waits) + 5 * 4 * epoch)
+    assert recovered == 3 * (sum(waits) + 5 * (total - dense - path - quantize))
 
 
-def test_quickstart_trains_three_times_less_than_cell_by_cell():
-    quickstart = make_plan(load_config(QUICKSTART))
-    shared = sum(stage.updates for stage in quickstart.stages.values())
-    alone = sum(quickstart.total_updates(cell) for cell in quickstart.cells)
-    assert alone >= 3 * shared
+def shared(plan) -> float:
+    """How many times fewer updates the cells that a criterion prunes take together than one by one."""
+    cells = [cell for cell in plan.cells if cell.criterion != "none"]
+    return sum(map(plan.total_updates, cells)) / plan.updates_of(plan.needed_by(cell.network for cell in cells))
+
+
+def test_cells_share_what_they_can():
+    protocols = {name: make_plan(load_config(QUICKSTART, [f"protocol={name}"])) for name in ("early", "classic")}
+    assert shared(protocols["early"]) >= 2.6 and shared(protocols["classic"]) >= 5
 
 
 def test_every_stage_stands_after_its_inputs_and_cells_are_chains(tmp_path):

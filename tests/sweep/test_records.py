@@ -10,6 +10,10 @@ from qprune.sweep.plan import make_plan
 from qprune.sweep.records import Records
 
 OTHER = {
+    "protocol": "early",
+    "budget": "{updates: 90}",
+    "baselines": "narrower",
+    "baseline_budget": "flops",
     "pretrain": "{data: digits, updates: 3}",
     "train.updates": "41",
     "train.epochs": "{epochs: 3}",
@@ -50,6 +54,16 @@ OTHER = {
     "data": "{name: digits, subset: 200}",
     "model": "{name: vgg_tiny, width: 0.25}",
 }
+FIRST = {  # what the file has to have for a setting to act
+    "baseline_budget": ("baselines=narrower",),
+    "budget": (
+        "budget={updates: 80}",
+        "train={batch_size: 32}",
+        "prune={ratios: [0, 0.5]}",
+        "finetune={}",
+        "quantize={}",
+    ),
+}
 NO_RESULT = {"name", "keep", "strategy", "rank"}  # where results lie, which of them are made and kept, other results
 IN_THE_RECORD = {"data", "model"}  # their options: data_settings, and the network's model
 
@@ -84,11 +98,11 @@ def test_a_setting_that_changes_a_stage_is_in_the_row(tmp_path, setting):
     (tmp_path / "w.pth").write_bytes(b"")
     value = OTHER[setting].replace("CHECKPOINT", str(tmp_path / "w.pth"))
     section = setting.split(".")[0] if value.startswith("{") else setting
-    base = ("seeds=0", "precisions=[fp32,int4]", "train.updates=40")
+    base = ("seeds=0", "precisions=[fp32,int4]", *FIRST.get(setting, ("train.updates=40",)))
     one, other = tiny_config(tmp_path, *base), tiny_config(tmp_path, *base, f"{section}={value}")
     before, after = set(make_plan(one).stages), set(make_plan(other).stages)
     assert before != after
-    if setting.rpartition(".")[2] not in ("updates", "epochs"):
+    if setting.rpartition(".")[2] not in ("updates", "epochs", "budget"):
         assert rows_of(one, tmp_path) != rows_of(other, tmp_path)
     else:
         plans = [make_plan(config) for config in (one, other)]
