@@ -35,13 +35,13 @@ PROTOCOLS = {
     "early": Protocol(
         dense=0.12, prune=0.10, quantize=0.08, quantize_low=0.20, decays=False, dense_warmup=0.1,
         prune_divisor=1, finetune_divisor=1, finetune_warmup=0.0, quantize_divisor=10,
-        normalize="l2", baselines=("narrower",),
+        normalize="layer", baselines=("narrower",),
     ),
     # of a network that has been trained: P at a low rate, then F from the peak (Renda et al., ICLR 2020; Le and Hua, ICLR 2021)
     "restart": Protocol(
         dense=0.25, prune=0.10, quantize=0.08, quantize_low=0.20, decays=False, dense_warmup=0.1,
         prune_divisor=5, finetune_divisor=1, finetune_warmup=0.1, quantize_divisor=10,
-        normalize="l2", baselines=("narrower",),
+        normalize="layer", baselines=("narrower",),
     ),
     # each stage decays by itself; P at one constant low rate (Molchanov et al., ICLR 2017)
     "classic": Protocol(

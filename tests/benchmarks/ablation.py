@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from fronts import ACCURACIES, POINT, gain, hypervolumes, in_points, unpruned
 from rich.console import Console
 
-from qprune.analysis.front import hypervolume, is_on_front
-from qprune.analysis.statistics import interval
 from qprune.executors.local import LocalExecutor
 from qprune.settings.config import SweepConfig, load_config
 from qprune.settings.protocols import PROTOCOLS
@@ -23,7 +22,6 @@ from qprune.storage.results import read_cells
 from qprune.sweep.run import run_sweep
 
 SWEEP = Path(__file__).with_name("ablation.yaml")
-BELOW = 10  # points under the unpruned baseline: the reference of the hypervolume
 DEFAULT = "default"
 PROTOCOLS |= {
     "early_linear": replace(PROTOCOLS["early"], decay="linear"),
@@ -52,7 +50,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "5% a step": ("prune.channels_per_step=5%",),
     "one cut": ("prune.schedule=one_shot",),
     "taught by ratio 0": ("quantize.distill=true",),
-    "random": ("prune.criterion=random",),
+    "flops": ("prune.normalize=flops",),
+    "layer": ("prune.normalize=layer",),
+    "no normalisation": ("prune.normalize=none",),
+    "classic, flops": ("protocol=classic", "prune.normalize=flops"),
+    "classic, layer": ("protocol=classic", "prune.normalize=layer"),
+    "flops, capped": ("prune.normalize=flops", "prune.max_layer_ratio=0.95"),
+    "layer, random": ("prune.normalize=layer", "prune.criterion=random"),
+    "layer, weight norm": ("prune.normalize=layer", "prune.criterion=weight_norm"),
+    "random": ("prune.normalize=none", "prune.criterion=random"),
     "weight norm": ("prune.criterion=weight_norm",),
     "activation": ("prune.criterion=activation",),
 }
@@ -67,51 +73,25 @@ def variants(sweep: Path, only: list[str]) -> Iterator[tuple[str, SweepConfig]]:
             yield variant, load_config(sweep, [*overrides, f"name={folder}"])
 
 
-def points_of(cells: pd.DataFrame) -> pd.DataFrame:
-    """The pruned and unpruned cells of a sweep, with what a hypervolume is made of in points and per seed."""
-    cells = cells[(cells.status == "done") & (cells.method == "prune_first")].copy()
-    for column in ("val_accuracy", "accuracy"):
-        cells[column] = 100 * cells[column].astype(float)
-    return cells
-
-
-def hypervolumes(cells: pd.DataFrame, baselines: pd.DataFrame, column: str, precision: str | None) -> pd.Series:
-    """Seed -> hypervolume (octaves x points) of the points that are on the front by mean validation accuracy.
-
-    baselines: by seed; the reference is the dense FP32 cost and BELOW points under that seed's baseline.
-    """
-    cells = cells if precision is None else cells[cells.precision == precision]
-    place = ["precision", "pruning_ratio"]
-    means = cells.groupby(place)[["bit_gflops", "val_accuracy"]].mean()
-    front = means[is_on_front(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy())].index
-    chosen = cells[cells.set_index(place).index.isin(front)]
-    return pd.Series(
-        {
-            seed: hypervolume(
-                own.bit_gflops.to_numpy(float), own[column].to_numpy(),
-                baselines.bit_gflops[seed], baselines[column][seed] - BELOW,
-            )
-            for seed, own in chosen.groupby("seed")
-        }
-    )  # fmt: skip
-
-
 def tables(found: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(summary, points) of variant -> cells."""
     default = found[DEFAULT]
-    baselines = default[(default.precision == "fp32") & (default.pruning_ratio == 0)].set_index("seed")
+    references = unpruned(default)
     rows, points = [], []
     for variant, cells in found.items():
-        means = cells.groupby(["precision", "pruning_ratio"])[["val_accuracy", "accuracy", "bit_gflops"]].mean()
+        means = cells.groupby(POINT)[["val_accuracy", "accuracy", "bit_gflops"]].mean()
         points.append(means.reset_index().assign(variant=variant, seeds=cells.seed.nunique()))
         for precision in (None, *cells.precision.unique()):
             row: dict = {"variant": variant, "precisions": precision or "all"}
-            for column, name in (("val_accuracy", "validation"), ("accuracy", "test")):
-                own, other = (hypervolumes(one, baselines, column, precision) for one in (cells, default))
-                gain = interval((own - other).dropna())
-                row |= {name: own.mean(), f"{name}_gain": gain.mean, f"{name}_low": gain.low, f"{name}_high": gain.high}
+            for accuracy in ACCURACIES:
+                own, other = (hypervolumes(_at(one, precision), references, accuracy) for one in (cells, default))
+                row |= {accuracy: own.mean(), **{f"{accuracy}_{key}": one for key, one in gain(own, other).items()}}
             rows.append(row | {"seeds": cells.seed.nunique()})
     return pd.DataFrame(rows).round(2), pd.concat(points).round(5)
+
+
+def _at(cells: pd.DataFrame, precision: str | None) -> pd.DataFrame:
+    return cells if precision is None else cells[cells.precision == precision]
 
 
 def main() -> None:
@@ -126,7 +106,7 @@ def main() -> None:
         run_sweep(
             config, options.out, lambda stages, store: LocalExecutor(min(options.workers, stages), 1, store), Console()
         )
-        found[variant] = points_of(read_cells(options.out / config.name))
+        found[variant] = in_points(read_cells(options.out / config.name))
         summary, points = tables(found)
         folder = options.out / load_config(options.sweep).name
         folder.mkdir(exist_ok=True)

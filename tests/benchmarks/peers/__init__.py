@@ -8,12 +8,10 @@ from qprune.stages import KINDS
 ENTRIES = {
     KINDS: (
         Entry("torch_pruning", f"{__name__}.torch_pruner:TorchPrune"),
-        Entry("same_shape", f"{__name__}.same_shape:SameShape"),
     ),
     METHODS: (
         Method("torch_pruning", f"{__name__}.torch_pruner:torch_pruning", ranks=False),
-        Method("same_shape", f"{__name__}.same_shape:same_shape"),
-        Method("same_shape_torch_pruning", f"{__name__}.same_shape:same_shape_torch_pruning", ranks=False),
+        Method("narrower_alone", f"{__name__}.narrower_alone:narrower_alone", ranks=False, from_scratch=True),
     ),
     PRECISIONS: tuple(
         PrecisionEntry(

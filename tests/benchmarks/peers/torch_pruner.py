@@ -22,7 +22,8 @@ from qprune.stages.base import Result, TrainingStage, stage_input
 from qprune.stages.work import Work, recipe_of
 from qprune.training import constant, minibatch, seed_of, train
 
-PRECISIONS = ("fp32", "brevitas_w8a8", "brevitas_w4a4")
+PRECISIONS = {"fp32": "fp32", "int8": "brevitas_w8a8", "int4": "brevitas_w4a4"}  # the sweep's -> what its users have
+RATIOS = (0.0, 0.3, 0.5, 0.65, 0.75, 0.82, 0.88, 0.92)  # shares of maps: about an octave of cost apart
 MAX_SCORED = 10  # minibatches before each removal, or as many as qprune scores from, if those are fewer
 
 
@@ -108,15 +109,15 @@ def torch_pruning(maker: Maker) -> Iterator[Made]:
     dense = maker.dense()
     for ratio in maker.config.prune.ratios:
         shrunk = pruned(maker, ratio)
-        for precision in PRECISIONS:
-            quantized = maker.quantized(shrunk[-1], dense, precision, ratio)
+        for precision in map(PRECISIONS.__getitem__, maker.config.precisions):
+            quantized = maker.quantized(shrunk[-1], precision, ratio)
             yield Made(precision, ratio, (dense, *shrunk, quantized, maker.evaluated(quantized, precision, ratio)))
 
 
 def pruned(maker: Maker, ratio: float) -> tuple[Stage, ...]:
     """The stages that prune and fine-tune the dense network."""
-    prune, source, start = maker.config.prune, maker.dense(), 0
-    removals, path = maker.path_updates // prune.updates_between, ()
+    prune, spending, source, start = maker.config.prune, maker.spending, maker.dense(), 0
+    removals, path = spending.prune // spending.updates_between, ()
     for each in sorted(prune.ratios):
         stop = round(each / prune.until * removals)
         if each > ratio or stop == start:
@@ -124,10 +125,10 @@ def pruned(maker: Maker, ratio: float) -> tuple[Stage, ...]:
         source = maker.add(
             TorchPrune(
                 **maker.common, recipe=maker.recipe, source=source.id, start=start, stop=stop, removals=removals,
-                until=prune.until, maps=maps_of(maker.facts.spec.build()), between=prune.updates_between, lr=prune.lr,
+                until=prune.until, maps=maps_of(maker.facts.spec.build()), between=spending.updates_between, lr=prune.lr,
                 label=f"prune {maker.title}, Torch-Pruning to {each:.2f}",
             )
         )  # fmt: skip
         path, start = (source,), stop
     label = f"fine-tune {maker.title}, Torch-Pruning, ratio {ratio:.2f}"
-    return (*path, maker.finetuned(source, start * prune.updates_between, label))
+    return (*path, maker.finetuned(source, start * spending.updates_between, label))
