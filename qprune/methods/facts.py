@@ -10,7 +10,8 @@ from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.groups import ChannelGroups
 from qprune.pruning.path import check_reachable
 from qprune.pruning.shrink import layer_widths, shrink
-from qprune.pruning.uniform import uniform_alive
+from qprune.pruning.sizes import Sizes
+from qprune.pruning.uniform import uniform_alive, uniform_share
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.registry.user_code import is_user_code, refusing_failures
@@ -34,26 +35,34 @@ class Facts:
         return self.groups.total if self.groups else 0
 
     @cached_property
+    def sizes(self) -> Sizes:
+        """MACs and parameters, whichever maps are gone."""
+        assert self.groups is not None, "nothing is pruned"
+        return Sizes.of(self.spec.build(), self.groups, self.spec.image_shape)
+
+    @cached_property
     def dense_macs(self) -> int:
         """MACs of the dense network."""
         return count_cost(self.spec.build(), self.spec.image_shape).macs
 
     @cached_property
-    def _narrow_specs(self) -> dict[tuple[float, int, int], NetworkSpec]:
+    def _narrow_specs(self) -> dict[tuple[str, float, int, int], NetworkSpec]:
         return {}
 
-    def narrow_spec(self, ratio: float, min_channels: int, round_to: int) -> NetworkSpec:
-        """The network without this share of the maps of every layer."""
-        key = (ratio, min_channels, round_to)
+    def narrow_spec(self, of: str, ratio: float, min_channels: int, round_to: int) -> NetworkSpec:
+        """The network without as large a share of every layer's maps as makes this share of `of` (pruning.sizes.COUNTED)."""
+        key = (of, ratio, min_channels, round_to)
         if key not in self._narrow_specs:
             assert self.groups is not None
-            network = shrink(self.spec.build(), self.groups, uniform_alive(self.groups, *key))
+            share = uniform_share(self.sizes, of, ratio, min_channels, round_to)
+            alive = uniform_alive(self.groups, share, min_channels, round_to)
+            network = shrink(self.spec.build(), self.groups, alive)
             self._narrow_specs[key] = replace(self.spec, widths=layer_widths(network))
         return self._narrow_specs[key]
 
-    def narrow_macs(self, ratio: float, min_channels: int, round_to: int) -> int:
+    def narrow_macs(self, of: str, ratio: float, min_channels: int, round_to: int) -> int:
         """MACs of that network."""
-        spec = self.narrow_spec(ratio, min_channels, round_to)
+        spec = self.narrow_spec(of, ratio, min_channels, round_to)
         return count_cost(spec.build(), spec.image_shape).macs
 
 
@@ -79,7 +88,8 @@ def facts_of(config: SweepConfig, model: Choice, data: Choice) -> Facts:
         facts = gather_facts(model, data, prune.linear, prune.ignore, prune.until > 0)
     if facts.groups:
         largest = prune.ratios.index(max(prune.ratios))
-        key = ("until",) if prune.until > max(prune.ratios) else ("ratios", largest)
+        beyond = prune.of != "maps" or prune.until > max(prune.ratios)
+        key = ("until",) if beyond else ("ratios", largest)
         with blame(config, "prune", *key):
             check_reachable(facts.groups, prune.until, prune.min_channels, prune.round_to, prune.max_layer_ratio)
     return facts

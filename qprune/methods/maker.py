@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypedDict, TypeVar
 
 from qprune.data import check_data
@@ -12,6 +13,7 @@ from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.normalizations import as_chosen
 from qprune.pruning.path import Walk
+from qprune.pruning.uniform import uniform_share
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.settings.protocols import PROTOCOLS
@@ -22,7 +24,7 @@ from qprune.stages.evaluate import Evaluate
 from qprune.stages.finetune import Finetune
 from qprune.stages.fold import FOLDS, Fold
 from qprune.stages.narrow import Narrow, Uniform
-from qprune.stages.prune import Prune
+from qprune.stages.prune import Goal, Prune
 from qprune.stages.quantize import Distillation, Quantize
 from qprune.stages.quantize_dense import QuantizeDense
 from qprune.stages.work import data_fingerprint_of, file_hash, model_fingerprint_of
@@ -63,7 +65,7 @@ class Maker:
         self.config, self.model, self.data, self.criterion, self.seed = config, model, data, criterion, seed
         self.stages = stages
         self._pruned: dict[tuple[str, float, str | None], tuple[Stage, ...]] = {}
-        self._snapshots: dict[tuple[str, Walk, int], Stage] = {}
+        self._snapshots: dict[tuple[str, Walk, Goal], Stage] = {}
         prune, train = config.prune, config.train
         self.facts = facts_of(config, model, data)
         self.title = f"{model.name} on {data.name}, seed {seed}"
@@ -126,7 +128,7 @@ class Maker:
     def narrow(self, ratio: float, equal: str = "updates", shape: Stage | None = None) -> tuple[Narrow, float | None]:
         """A narrower network from random weights, for all updates before Q; and the cap, if that made them fewer.
 
-        ratio: share of the maps that every layer lacks; shape: a snapshot, whose widths it has instead. equal: "updates",
+        ratio: share of maps, MACs or parameters that it lacks, the same share of maps in every layer; shape: a snapshot, whose widths it has instead. equal: "updates",
         or "flops" for as much training work as a network needs that is pruned to the narrower one's cost.
         """
         updates, cap = self.spending.total, None
@@ -150,7 +152,7 @@ class Maker:
             lr=self.config.train.lr,
             rate=rate,
             cut=self.cut,
-            uniform=None if shape else Uniform(ratio, prune.min_channels, prune.round_to),
+            uniform=None if shape else Uniform(self._share(ratio), prune.min_channels, prune.round_to),
             shape=shape.id if shape else None,
             label=f"train {self.title}, {how}{', equal FLOPs' if equal == 'flops' else ''}",
         )
@@ -173,13 +175,13 @@ class Maker:
         where = f"{precision} {self.title}" if precision else self.title
         path: tuple[Stage, ...] = ()
         walked = 0
-        if steps := self.schedule.steps_to(ratio):
-            walk, earlier = self.walk, [self.schedule.steps_to(each) for each in prune.ratios]
+        if goal := self._goals.get(ratio):
+            walk, others = self.walk, list(self._goals.values())
             if prune.schedule == "one_shot":
                 walk = replace(self.walk, per_step=round(ratio * self.facts.maps))
-                steps, earlier = 1, []
-            path = (self._snapshot(walk, steps, earlier, source.id, number_format, where),)
-            walked = steps * self.spending.updates_between
+                goal, others = Goal(1), []
+            path = (self._snapshot(walk, goal, others, source.id, number_format, where),)
+            walked = goal.step * self.spending.updates_between
         cut = self.cut if path or number_format else None
         label = f"fine-tune {where}, ratio {ratio_text(ratio)}"
         return (*path, self.finetuned(path[-1] if path else source, walked, label, cut, number_format))
@@ -255,9 +257,35 @@ class Maker:
     def _updates_of_equal_flops(self, ratio: float) -> int:
         """Updates of the uniformly narrower network with which it has had the FLOPs of one that is pruned to its cost: the
         dense network until the snapshot, and the smaller one from there on."""
-        wide, before = self.facts.dense_macs, self.spending.dense + self.schedule.updates_to(ratio)
-        narrow = self.facts.narrow_macs(ratio, self.config.prune.min_channels, self.config.prune.round_to)
+        prune, goal = self.config.prune, self._goals.get(ratio)
+        walked = goal.step * self.spending.updates_between if goal else 0
+        wide, before = self.facts.dense_macs, self.spending.dense + walked
+        narrow = self.facts.narrow_macs(prune.of, ratio, prune.min_channels, prune.round_to)
         return round(before * wide / narrow) + self.spending.total - before
+
+    def _share(self, ratio: float) -> float:
+        """The share of its maps that every layer lacks where so much is gone of what ratios are of."""
+        prune = self.config.prune
+        if prune.of == "maps" or not ratio:
+            return ratio
+        return uniform_share(self.facts.sizes, prune.of, ratio, prune.min_channels, prune.round_to)
+
+    @cached_property
+    def _goals(self) -> dict[float, Goal]:
+        """Ratio -> its snapshot, for those that prune. Of MACs or parameters, planned for the uniformly narrower network of
+        that size; the path finds the step."""
+        prune, last, goals = self.config.prune, 0, dict[float, Goal]()
+        for ratio in sorted(prune.ratios):
+            if prune.of == "maps":
+                goal = Goal(self.schedule.steps_to(ratio))
+            else:
+                kept = (prune.min_channels, prune.round_to, prune.max_layer_ratio)
+                share = uniform_share(self.facts.sizes, prune.of, ratio, *kept) if ratio else 0.0
+                last = max(last, self.schedule.steps_to(min(share, prune.until)))
+                goal = Goal(last, prune.of, ratio)
+            if ratio and goal.step:
+                goals[ratio] = goal
+        return goals
 
     def _format(self, precision: str) -> NumberFormat:
         return NumberFormat(get_precision(precision).name, self.config.quantize.first_last_bits)
@@ -304,19 +332,20 @@ class Maker:
     def _snapshot(
         self,
         walk: Walk,
-        steps: int,
-        others: Iterable[int],
+        goal: Goal,
+        others: Iterable[Goal],
         source: str,
         number_format: NumberFormat | None,
         where: str,
     ) -> Stage:
-        """A snapshot of one path, and the earlier ones that it goes on from. others: steps of the path's other snapshots."""
-        key = (source, walk, steps)
+        """A snapshot of one path, and the earlier ones that it goes on from. others: the path's other snapshots."""
+        key = (source, walk, goal)
         if key in self._snapshots:
             return self._snapshots[key]
-        start = max((step for step in others if 0 < step < steps), default=0)
+        start = max((each for each in others if each.place < goal.place), key=lambda each: each.place, default=None)
         before = self._snapshot(walk, start, others, source, number_format, where).id if start else source
-        share = walk.schedule(self.facts.maps).removed_after(steps) / self.facts.maps
+        share = walk.schedule(self.facts.maps).removed_after(goal.step) / self.facts.maps
+        told = f"{share:.2f}" if goal.target is None else f"{ratio_text(goal.target)} of the {goal.of}"
         self._snapshots[key] = self.add(
             Prune(
                 **self.common,
@@ -329,9 +358,9 @@ class Maker:
                 number_format=number_format,
                 chosen_lambda=self._lambda() if self.criterion.settings.get("lambda") == "cv" else None,
                 before=before,
-                start=start,
-                step=steps,
-                label=f"prune {where}, {criterion_label(self.criterion.settings)} to {share:.2f}",
+                start=start.step if start else 0,
+                goal=goal,
+                label=f"prune {where}, {criterion_label(self.criterion.settings)} to {told}",
             )
         )
         return self._snapshots[key]

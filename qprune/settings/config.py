@@ -70,6 +70,7 @@ TEMPLATE = Path(__file__).with_name("template.yaml")
 _WORDS = OneOfItsWords()
 Optimizer = Annotated[Literal["sgd", "adamw"], _WORDS]
 Schedule = Annotated[Literal["iterative", "one_shot"], _WORDS]
+RatioOf = Annotated[Literal["maps", "macs", "params"], _WORDS]
 Method = Annotated[Literal["qat", "ptq"], _WORDS]
 Keep = Annotated[Literal["all", "front", "none"], _WORDS]
 Strategy = Annotated[Literal["grid", "front"], _WORDS]
@@ -197,12 +198,13 @@ class Prune(_Settings):
     """P: the pruning path, from the dense network to the ratio until."""
 
     criterion: Axis[CriterionChoice] = (Choice("taylor", '{"name": "taylor"}'),)
-    ratios: Axis[Ratio] = (0.0, 0.25, 0.5, 0.75, 0.9)  # share of all prunable maps removed
+    ratios: Axis[Ratio] = (0.0, 0.25, 0.5, 0.75, 0.9)  # share of `of` removed
+    of: RatioOf = "maps"  # all prunable feature maps, or the network's MACs or parameters
     channels_per_step: Derived[Step] = DERIVED  # 2%; 1% where the phases have budgets of their own
     updates_between: Count | None = None  # 5; what fits the share of P under `budget`
     schedule: Schedule = "iterative"  # one_shot: all maps at once, after updates_between updates
     normalize: Derived[Normalization] = DERIVED  # how layers compete: pruning/normalizations.py; the protocol's
-    until: Derived[Ratio] = DERIVED  # the largest of ratios
+    until: Derived[Ratio] = DERIVED  # share of maps: the largest of ratios; 0.95 where those are of something else
     lr: Derived[LearningRate] = DERIVED  # the protocol's part of train.lr; constant along the path
     linear: Flag = False  # also hidden units of linear layers
     min_channels: Count = 1  # per layer
@@ -213,8 +215,13 @@ class Prune(_Settings):
     @model_validator(mode="after")
     def _settle(self):
         largest = max(self.ratios)
-        self._fill(until=largest)
-        if largest > self.until:
+        self._fill(until=largest if self.of == "maps" or not largest else 0.95)
+        if self.of != "maps" and self.schedule == "one_shot":
+            text = f"one_shot removes a share of the maps; leave of: {self.of} out, or schedule: one_shot"
+            raise problem(text, ("schedule",))
+        if self.of != "maps" and largest and not self.until:
+            raise problem("a path that ends at 0 removes nothing; raise until or leave it out", ("until",))
+        if self.of == "maps" and largest > self.until:
             at = ("ratios", self.ratios.index(largest))
             raise problem(f"{largest} is above prune.until, {self.until}; raise until or leave the ratio out", at)
         return self
@@ -322,6 +329,8 @@ class SweepConfig(_Settings):
             entry = CRITERIA.get(choice.name)
             if entry.several_minibatches and self.prune.updates_between == 1:
                 raise problem(f"{choice.name} needs 2 minibatches or more; raise prune.updates_between", at)
+            if choice.settings.get("lambda") == "cv" and self.prune.of != "maps":
+                raise problem(f"lambda: cv chooses at shares of maps; give a number with of: {self.prune.of}", at)
             if choice.settings.get("lambda") == "cv" and self.prune.schedule == "one_shot":
                 raise problem("lambda: cv chooses for the iterative schedule; give a number with one_shot", at)
             if not entry.quantized and quantizing and low:

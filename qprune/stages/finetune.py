@@ -16,7 +16,8 @@ from qprune.training import COSINE, Rate, constant, seed_of
 class Finetune(TrainingStage):
     """The rest of the path's path_updates at its rate, path_lr; then `budget` updates at lr, which goes as `rate` says.
 
-    source: a snapshot, or an unpruned network; walked: the updates that a snapshot's path has had; number_format: all of
+    source: a snapshot, or an unpruned network; walked: the updates that a snapshot's path will have had as planned (that
+    of a target has had what it took); number_format: all of
     it is done under, None: FP32 (quantisers are built at the smaller shape, learned scales kept); cut: as the path's,
     None where nothing was gated.
     """
@@ -64,7 +65,8 @@ class Finetune(TrainingStage):
             assert isinstance(gated, QuantizedGatedNetwork)
             network = gated.rebuild(network, calibration_images(data, self.seed)).to(work.device)
             spec, recipe = spec.at(self.number_format.precision, self.number_format.first_last_bits), recipe.in_fp32
-        rest, seed = range(self.walked, self.path_updates), seed_of(self.seed, "prune")
+        walked = work.store.meta(self.source)["updates"].get("prune", 0)
+        rest, seed = range(walked, self.path_updates), seed_of(self.seed, "prune")
         work.partial.train("prune", network, data.train, recipe, rest, constant(self.path_lr), seed)
         tuning, rate = range(self.budget), self.rate.over(self.lr, self.budget)
         seed = seed_of(self.seed, "finetune")

@@ -47,6 +47,10 @@ class Store:
         """Whether the stage's tensors were kept."""
         return self.tensors_path(stage).is_file()
 
+    def with_tensors(self, prefix: str) -> list[str]:
+        """The finished stages whose ids begin so and whose tensors were kept, sorted."""
+        return sorted(path.name for path in self.folder.glob(f"{prefix}*") if self.has_tensors(path.name))
+
     def tensors(self, stage: str) -> dict:
         """The stage's tensors. Raises UserError where they are missing, Damaged where they are not what was written."""
         from safetensors.torch import load

@@ -179,7 +179,9 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     @cache
     def planned_macs(model: str, data: str, ratio: float) -> dict[str, int]:
         prune, facts = plan.config.prune, plan.facts[model, data]
-        return _layer_macs(facts.narrow_spec(ratio, prune.min_channels, prune.round_to) if ratio else facts.spec)
+        return _layer_macs(
+            facts.narrow_spec(prune.of, ratio, prune.min_channels, prune.round_to) if ratio else facts.spec
+        )
 
     def weighted(macs: dict[str, int], bits: dict) -> float:
         return sum(2 * count * bits[name][0] * bits[name][1] / 1024 / 1e9 for name, count in macs.items())

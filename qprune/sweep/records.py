@@ -229,6 +229,7 @@ def _settings(config: SweepConfig) -> dict:
         "lr_quantize": quantize.lr,
         "protocol": config.protocol,
         "until": prune.until,
+        "ratio_of": prune.of,
         "channels_per_step": str(prune.channels_per_step),
         "min_channels": prune.min_channels,
         "max_layer_ratio": prune.max_layer_ratio,

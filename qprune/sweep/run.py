@@ -329,9 +329,14 @@ def _check_until(config: SweepConfig, folder: Path) -> None:
     before = _earlier_until(folder)
     if before in (None, config.prune.until) or "until" in config.prune.model_fields_set:
         return
+    what = (
+        "the largest ratio"
+        if config.prune.of == "maps"
+        else f"the default of prune.until for shares of {config.prune.of}"
+    )
     place = place_of(config, "prune", "ratios", config.prune.ratios.index(max(config.prune.ratios)))
     raise UserError(
-        f"{place}: prune.ratios: the largest ratio, {config.prune.until}, would move the end of the pruning path of "
+        f"{place}: prune.ratios: {what}, {config.prune.until}, would move the end of the pruning path of "
         f"{folder}, which is {before}; every cell's updates depend on it, so all of them would be computed anew. "
         f"Keep to ratios up to {before} (with `until: {before}` under prune), "
         f"or set `until: {config.prune.until}` under prune to start over, best under a new `name`"

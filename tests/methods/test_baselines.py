@@ -46,7 +46,7 @@ def test_equal_updates_are_equal_and_equal_flops_are_reckoned(tmp_path):
         assert (narrow.kind, narrow.budget, quantize.budget) == ("narrow", N + P + F, Q)
     half = next(cell for cell in cells_of(plan, "narrower.flops") if cell.ratio == 0.5)
     facts = plan.facts["vgg_tiny", "digits"]
-    ratio = facts.dense_macs / facts.narrow_macs(0.5, 1, 1)
+    ratio = facts.dense_macs / facts.narrow_macs("maps", 0.5, 1, 1)
     wanted = round((N + P) * ratio) + F + Q  # until half of the maps are gone, the network is as wide as it was
     assert plan.total_updates(half) == min(wanted, 4 * (N + P + F + Q)) and half.cap is None
     tiny = make_plan(tiny_config(tmp_path, *BOTH, "prune.ratios=[0,0.9]"))

@@ -326,6 +326,12 @@ REFUSED = [  # text after MINIMAL (lines 1 to 3), what the error says
     ("prune: {channels_per_step: 101%}", "q.yaml:4:9: prune.channels_per_step: '101%' is not a percentage"),
     ("prune: {channels_per_step: 0}", "q.yaml:4:9: prune.channels_per_step: 0 is not a percentage"),
     ("prune: {channels_per_step: true}", "q.yaml:4:9: prune.channels_per_step: true is not a percentage"),
+    ("prune: {of: mac}", "q.yaml:4:9: prune.of: unknown value 'mac'; did you mean 'macs'?"),
+    (
+        "prune: {of: macs, schedule: one_shot}",
+        "q.yaml:4:19: prune.schedule: one_shot removes a share of the maps; leave of",
+    ),
+    ("prune: {of: macs, until: 0}", "q.yaml:4:19: prune.until: a path that ends at 0 removes nothing"),
     ("prune: {normalize: flop}", "q.yaml:4:9: prune.normalize: unknown normalization 'flop'; did you mean 'flops'?"),
     (
         "prune: {normalize: {name: flops, power: 0}}",

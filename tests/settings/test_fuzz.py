@@ -218,7 +218,7 @@ GOOD = {
             "channels_per_step": st.sampled_from(["1%", "100%", "0.000000000001%", 1, 10**9]), "updates_between": WHOLE,
             "until": RATIO, "lr": RATE, "linear": st.booleans(), "min_channels": WHOLE, "round_to": WHOLE,
             "normalize": st.sampled_from(["l2", "flops", "layer", {"name": "flops", "power": 2}, "flop", {"power": 1}]),
-            "max_layer_ratio": RATIO,
+            "max_layer_ratio": RATIO, "of": st.sampled_from(["maps", "macs", "params"]),
             "ignore": some(LAYERS),
         },
     ),

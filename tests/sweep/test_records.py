@@ -28,6 +28,7 @@ OTHER = {
     "train.scratch_baseline": "true",
     "prune.criterion": "random",
     "prune.ratios": "[0,0.25,0.5]",
+    "prune.of": "params",
     "prune.channels_per_step": "7",
     "prune.updates_between": "3",
     "prune.schedule": "one_shot",
@@ -55,6 +56,7 @@ OTHER = {
     "model": "{name: vgg_tiny, width: 0.25}",
 }
 FIRST = {  # what the file has to have for a setting to act
+    "prune.of": ("prune.until=0.9",),
     "baseline_budget": ("baselines=narrower",),
     "budget": (
         "budget={updates: 80}",
