@@ -26,10 +26,12 @@ from qprune.analysis.studies import (
     studied_groups,
 )
 from qprune.analysis.tables import with_method
+from qprune.analysis.worth import NOT_RUN, baselines_beside, headline, octave_verdict, worth
 
 BEARS = "How much pruning does each precision bear?"
 EQUAL_COST = "At equal bit_gflops: prune or quantise?"
 ADDITIVE = "Do pruning and quantising together lose more than the sum of both alone?"
+WORTH = "Is pruning worth it here?"
 FAIR = "What does the unpruned network have after the same updates?"
 ORDERS = "Prune first or quantise first?"
 CRITERIA = "Does another criterion keep more accuracy than Taylor?"
@@ -63,6 +65,7 @@ def answers(cells, percentage_points: float = 1.0, lambdas=None) -> list[Answer]
             f"{group['sweep']}: {group['model']} on {group['data']}, {with_method(group['criterion'], group['method'])}"
         )
         found += [
+            *(Answer(name, WORTH, *said) for said in _worth(own, baselines_beside(cells, group))),
             Answer(name, BEARS, *_bears(own, percentage_points)),
             Answer(name, EQUAL_COST, *_equal_cost(own)),
             Answer(name, ADDITIVE, *_additive(own)),
@@ -104,6 +107,38 @@ def _lambda(rows) -> Said:
 
 def _span(one: Interval) -> str:
     return f"{one.low:+.4f} to {one.high:+.4f}" if one.n > 1 else "one seed"
+
+
+def _worth(cells, beside) -> list[Said]:
+    """One answer for each baseline; where there is none, how to have one."""
+    head = (
+        "precision",
+        "at most (bit_gflops)",
+        "pruned",
+        "baseline",
+        "pruned - baseline, test",
+        "95%",
+        "validation",
+        "Holm's p",
+        "better",
+    )
+    found: list[Said] = []
+    for one in worth(cells, beside):
+        rows: list[Row] = [
+            (
+                each.precision,
+                f"{each.cost:.3g}",
+                "none that cheap" if each.pruned is None else ratio_text(each.pruned),
+                "none that cheap" if each.other is None else ratio_text(each.other),
+                *difference_texts(each.test),
+                difference_texts(each.validation)[0],
+                "-" if each.p != each.p else f"{each.p:.2g}",
+                octave_verdict(each),
+            )
+            for each in one.octaves
+        ]
+        found.append((headline(one), head, rows))
+    return found or [(NOT_RUN, head, [])]
 
 
 def _bears(cells, percentage_points: float) -> Said:

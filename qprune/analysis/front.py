@@ -8,6 +8,7 @@ import numpy as np
 GROUP = ["sweep", "model", "data", "criterion", "method"]  # within it, (precision, ratio, seed) names one cell
 POINT = [*GROUP, "precision", "pruning_ratio"]
 NO_CRITERION = "none"  # in the column `criterion`, of cells that no criterion has to do with
+BASELINES = ("narrower", "same_shape")  # methods of networks that pruning has to be better than, also <name>.flops
 STUDY = ["model", "data"]  # points are compared within one model and data set
 COSTS = ("bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "latency_ms")
 MEANS = (
@@ -15,6 +16,11 @@ MEANS = (
     "achieved_ratio", *COSTS, "gbops", "macs", "params", "speedup", "seconds",
 )  # fmt: skip
 SPREADS = ("val_accuracy", "accuracy", *COSTS)
+
+
+def is_baseline(methods):
+    """Which of a column of methods are BASELINES, whatever of theirs is equal."""
+    return methods.astype(str).str.split(".").str[0].isin(BASELINES)
 
 
 def measured(cells):

@@ -40,6 +40,27 @@ def interval(values) -> Interval:
     return Interval(mean, float(low), float(high), len(values))
 
 
+def paired_p(differences) -> float:
+    """Two-sided p-value of Student's t-test that paired differences have mean 0; nan below 2 of them, or where all are equal."""
+    from scipy.special import stdtr
+
+    values = np.asarray(differences, dtype=float)
+    if len(values) < 2 or values.std(ddof=1) == 0:
+        return math.nan
+    t = values.mean() / (values.std(ddof=1) / math.sqrt(len(values)))
+    return float(2 * stdtr(len(values) - 1, -abs(t)))
+
+
+def holm(p_values) -> list[float]:
+    """p-values adjusted by Holm's step-down method (Scandinavian Journal of Statistics, 1979); nan stays, and isn't counted."""
+    known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, least = [math.nan] * len(p_values), 0.0
+    for rank, (p, place) in enumerate(known):
+        least = max(least, min(1.0, p * (len(known) - rank)))
+        adjusted[place] = least
+    return adjusted
+
+
 @lru_cache
 def _student_quantile(degrees: int) -> float:
     from scipy.special import stdtrit  # a fifth of the time to import that scipy.stats takes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qprune.analysis.front import GROUP, NO_CRITERION, hypervolume, measured, operating_points
+from qprune.analysis.front import GROUP, NO_CRITERION, hypervolume, is_baseline, measured, operating_points
 from qprune.analysis.statistics import Interval, interval
 
 BELOW_BASELINE = 0.10  # of the hypervolume's reference point: 10 percentage points of accuracy
@@ -22,8 +22,8 @@ REFERENCES = {
 
 
 def of_the_grid(cells):
-    """Those that a criterion prunes: all but networks from scratch, of any width, which are only held against these."""
-    return cells[cells.criterion != NO_CRITERION]
+    """Those that a criterion prunes: all but networks from scratch, of any width or shape, which are only held against these."""
+    return cells[(cells.criterion != NO_CRITERION) & ~is_baseline(cells.method)]
 
 
 def scratch_like(cells, group: dict):
