@@ -42,7 +42,7 @@ def spend(config: SweepConfig, facts: Facts) -> Spending:
         assert prune.updates_between is not None
         between = prune.updates_between
         return Spending(dense, steps * between, finetune, quantize, between, per_step)
-    total, shares = config.budget.in_updates(per_epoch), config.shares
+    total, shares = config.budget.in_updates(per_epoch), config.budget.shares
     dense, quantize = (round(share * total) for share in (shares.dense, shares.quantize))
     between = max(round(shares.prune * total / max(steps, 1)), _least_between(config))
     finetune = total - dense - steps * between - quantize

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 import qprune
-from qprune.analysis.front import COSTS, GROUP, NO_CRITERION, POINT, STUDY, is_on_front, operating_points
+from qprune.analysis.front import BASELINES, COSTS, GROUP, NO_CRITERION, POINT, STUDY, is_on_front, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.published import Published, same_name
 from qprune.analysis.statistics import Interval, interval
@@ -24,6 +25,9 @@ from qprune.analysis.studies import (
     references,
     scratch_like,
 )
+from qprune.analysis.worth import NOT_RUN, Worth, base_of, baselines_beside, headline, octave_verdict, worth
+from qprune.pruning.criteria import criterion_label
+from qprune.registry.errors import UserError
 from qprune.report.cells import read_measured
 from qprune.report.details import (
     DETAILED_CELLS,
@@ -39,7 +43,7 @@ from qprune.storage.results import read_lambdas, read_sweep_file
 CELL_COLUMNS = (
     "cell", *GROUP, "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy", "accuracy",
     "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", *COSTS, "gbops", "macs", "params", "speedup",
-    "total_updates", "seconds", "reason",
+    "total_updates", "training_flops", "training_flops_cap", "seconds", "reason", "protocol", "ratio_of",
 )  # fmt: skip
 POINT_COLUMNS = (
     "precision", "pruning_ratio", "achieved_ratio", "cell", "seeds", "val_accuracy", "accuracy", "val_accuracy_sd",
@@ -49,7 +53,7 @@ POINT_COLUMNS = (
 MEASURES = ("val_accuracy", "accuracy", "val_loss", "test_loss")
 ENDS = ("mean", "low", "high")  # of an interval
 WAYS = ("pruned", "quantised", "both")  # of EqualCost
-TEXTS = ("cell", *GROUP, "precision", "status", "reason")
+TEXTS = ("cell", *GROUP, "precision", "status", "reason", "protocol", "ratio_of")
 
 
 def report_data(folders: list[Path], labels: list[str] | None = None, published: Sequence[Published] = ()) -> dict:
@@ -86,8 +90,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
         "points": _columns(points, POINT_COLUMNS)
         | {"group": [group_of[tuple(row)] for row in points[GROUP].itertuples(index=False)]},
         "groups": [
-            row
-            | {"studies": None if row["criterion"] == NO_CRITERION else _studies(row, cells, points, correct, lambdas)}
+            row | {"baseline": _is_baseline(row), "studies": _studies_of(row, cells, points, correct, lambdas)}
             for row in groups.to_dict("records")
         ],
         "hypervolumes": _hypervolumes(cells) if len(places) > 1 else [],
@@ -108,7 +111,8 @@ def read_sweeps(folders: list[Path], labels: list[str] | None):
     frames, places = [], {}
     for number, folder in enumerate(map(Path, folders)):
         frame = read_measured(folder)
-        frame[[c for c in TEXTS if c != "reason"]] = frame[[c for c in TEXTS if c != "reason"]].astype(str)
+        texts = [name for name in TEXTS if name in frame and name != "reason"]
+        frame[texts] = frame[texts].astype(str)
         label = labels[number] if labels else str(frame.sweep.iloc[0]) if len(frame) else folder.name
         if "reason" in frame:
             frame["reason"] = _reasons(frame, folder)
@@ -157,11 +161,29 @@ def _sweep(label: str, folder: Path, cells) -> dict:
         "folder": str(folder),
         "file": written.get("file", {}),
         "settings": written.get("settings", {}),
+        "criteria": _criteria(written.get("settings", {})),
         "machines": machines,
         "seconds": float(done.seconds.sum()),
         "updates": int(done.total_updates.max()) if len(done) else 0,
         "seeds": sorted(int(seed) for seed in cells.seed.unique()),
     }
+
+
+def _criteria(settings: dict) -> dict[str, dict]:
+    """Label, as the column has it -> settings of each criterion that the sweep file names."""
+    found = {}
+    for one in settings.get("prune", {}).get("criterion", ()):
+        with suppress(UserError):  # one that isn't registered here
+            found[criterion_label(one)] = one
+    return found
+
+
+def _is_baseline(row: dict) -> bool:
+    return base_of(row["method"]) in BASELINES
+
+
+def _studies_of(row: dict, *rest) -> dict | None:
+    return None if row["criterion"] == NO_CRITERION or _is_baseline(row) else _studies(row, *rest)
 
 
 def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
@@ -172,7 +194,7 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "method"])]
     own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
     own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
-    scratch = scratch_like(cells, row)
+    scratch, compared = scratch_like(cells, row), worth(cells[own], baselines_beside(cells, row))
     cells, first = cells[own], points[own_points]
     right = {cell: correct[row["sweep"], cell] for cell in cells.cell if (row["sweep"], cell) in correct}
     sampling = sampling_errors(cells, right)
@@ -182,6 +204,8 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     on_images = [sampling.get(place, interval([])) for place in places]
     number = [int(place) for place in first.index]
     return {
+        "worth": [_worth(one) for one in compared],
+        "worth_unknown": NOT_RUN,
         "drops": _places(on_validation)
         | {
             "validation": _intervals([one.drop for one in on_validation]),
@@ -195,6 +219,17 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
         "equal_cost": {"limit": [one.limit for one in equal]}
         | {way: [None if (best := getattr(one, way)) is None else number[best] for one in equal] for way in WAYS}
         | {"difference": _intervals([one.difference for one in equal])},
+    }
+
+
+def _worth(one: Worth) -> dict:
+    octaves = one.octaves
+    return {
+        "baseline": one.baseline,
+        "sentence": headline(one),
+        "rows": {name: [getattr(each, name) for each in octaves] for name in ("precision", "cost", "pruned", "other")}
+        | {name: _intervals([getattr(each, name) for each in octaves]) for name in ("test", "validation")}
+        | {"p": [_number(each.p) for each in octaves], "verdict": [octave_verdict(each) for each in octaves]},
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from qprune.analysis.answers import Answer, compare_answers
 from qprune.analysis.answers import answers as all_answers
-from qprune.analysis.front import operating_points
+from qprune.analysis.front import BASELINES, is_baseline, operating_points
 from qprune.analysis.pick import (
     Limits,
     Pick,
@@ -155,7 +155,8 @@ def print_published(points, published: list[Published]) -> None:
 def _made(point) -> str:
     """What makes an operating point among those of its sweep, model and data set."""
     criterion = with_method(point.criterion, point.method)
-    return f"{point.precision}, {100 * point.pruning_ratio:g}% pruned, {criterion}, {point.seeds} seed(s)"
+    size = size_text(point.precision, point.pruning_ratio, point.method)
+    return f"{size}, {criterion}, {point.seeds} seed(s)"
 
 
 def _labels(folders: list[Path]) -> list[str]:
@@ -229,6 +230,12 @@ def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folde
         dense = grid[(grid.precision == "fp32") & (grid.pruning_ratio == 0)]
         same = dense[dense.model == points.model.iloc[picked.chosen]]
         answer["baseline"] = entry(int(same.index[0])) if len(same) else None
+        pruned = ~is_baseline(points.method) & (points.pruning_ratio > 0)
+        answer["pruned"] = bool(pruned.iloc[picked.chosen])
+        rest = points[pruned.to_numpy() & limits.keep(points)]
+        if not answer["pruned"]:
+            best = pick(rest.reset_index(drop=True), Limits(), prefer, cost).chosen if len(rest) else None
+            answer["best_pruned"] = None if best is None else entry(int(rest.index[best]))
         export = ["qprune", "export", str(folder), answer["pick"]["cell"], "--format", "onnx"]
         answer["export"] = shlex.join(export)
     return answer
@@ -251,7 +258,13 @@ def print_pick(answer: dict, prefer: str) -> None:
     if answer["decided_by"] != prefer:
         print(f"note: what fits has no {prefer}, so the most accurate is picked")
     made = f"{chosen['model']}, {with_method(chosen['criterion'], chosen['method'])}"
-    print(f"{chosen['precision']}, {100 * chosen['pruning_ratio']:g}% pruned ({made})")
+    print(f"{size_text(chosen['precision'], chosen['pruning_ratio'], chosen['method'])} ({made})")
+    if not answer["pruned"]:
+        best = answer["best_pruned"]
+        narrow = chosen["pruning_ratio"] > 0
+        what = "it was narrow from the start, with random weights" if narrow else "it has all its maps"
+        rest = f"the best pruned one that fits: {_line(best, answer['cost'])}" if best else "no pruned one fits"
+        print(f"  this network was never pruned ({what}); {rest}")
     print(f"  {answer['feasible']} of {answer['points']} operating points fit {limits}; prefer {answer['decided_by']}")
     base = answer["baseline"]
     for name in ("val_accuracy", "test_accuracy"):
@@ -273,6 +286,12 @@ def print_pick(answer: dict, prefer: str) -> None:
             print(f"  {_line(one, answer['cost'])}")
     print(f"\ncell (the seed of median validation accuracy): {chosen['cell']}")
     print(f"export:   {answer['export']}")
+
+
+def size_text(precision: str, ratio: float, method: str) -> str:
+    """A point's precision and ratio for people: what no one has pruned is smaller."""
+    smaller = method.partition(".")[0] in BASELINES
+    return f"{precision}, {100 * ratio:g}% {'smaller' if smaller else 'pruned'}"
 
 
 def _line(one: dict, cost: str) -> str:

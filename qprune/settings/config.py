@@ -393,6 +393,8 @@ class SweepConfig(_Settings):
         if self.budget is None and not given and not PROTOCOLS[self.protocol].explicit:
             self._fill(budget=Budget())
         if self.budget is not None:
+            filled = self.budget.model_copy(update={"shares": self._shares(self.budget)})
+            object.__setattr__(self, "budget", filled)
             self._fill_section("prune", channels_per_step=ChannelsPerStep(percent=2.0))
             return
         if self.train.checkpoint is not None and self.train.updates is None:
@@ -403,15 +405,13 @@ class SweepConfig(_Settings):
             if phase.given is None:
                 self._fill_section(name, epochs=phase.default_epochs)
 
-    @property
-    def shares(self) -> Shares:
+    def _shares(self, budget: Budget) -> Shares:
         """What each phase has of the budget: those of the file, else the protocol's."""
         from qprune.precision import PRECISIONS
 
-        assert self.budget is not None
         protocol = PROTOCOLS[self.protocol]
         low = any(min(PRECISIONS.get(name).bits) < 4 for name in self.precisions)
-        shares = self.budget.shares.model_copy()
+        shares = budget.shares.model_copy()
         dense = 0.0 if self.train.checkpoint is not None else protocol.dense
         shares._fill(dense=dense, prune=protocol.prune, quantize=protocol.quantize_low if low else protocol.quantize)
         return shares

@@ -143,8 +143,8 @@ def test_classic_is_what_it_was(load):
 
 def test_a_budget_is_shared_out(load):
     config = load(MINIMAL + "budget: {updates: 100, shares: {dense: 0.3}}")
-    assert (config.shares.dense, config.shares.prune, config.shares.quantize) == (0.3, 0.1, 0.08)
-    assert load(MINIMAL + "train: {checkpoint: q.yaml}").shares.dense == 0  # what it has had is outside
+    assert (config.budget.shares.dense, config.budget.shares.prune, config.budget.shares.quantize) == (0.3, 0.1, 0.08)
+    assert load(MINIMAL + "train: {checkpoint: q.yaml}").budget.shares.dense == 0  # what it has had is outside
     assert config.train.epochs is config.train.updates is config.prune.updates_between is None
 
 

@@ -5,11 +5,20 @@ import { factsOf, make } from "./dom.js";
 import { CELLS, POINTS, VARYING } from "./tables.js";
 import { costText, digits, percent, ratioText } from "./text.js";
 
+/** What the cell's network has had; where equal FLOPs would have been more than was given, that. */
+function trainingText(row) {
+  const cap = CELLS.training_flops_cap[row];
+  return digits(CELLS.training_flops[row]) + (cap === null ? "" : ` (capped at ${cap} times the updates)`);
+}
+
 export function cardOf(table, row) {
   const many = table === POINTS;
   const spread = (name) =>
     many && POINTS[`${name}_sd`]?.[row] ? ` ± ${(100 * POINTS[`${name}_sd`][row]).toFixed(2)}` : "";
-  const title = [table.precision[row], `${ratioText(table.pruning_ratio[row])} pruned`].join(", ");
+  const title = [
+    table.precision[row],
+    `${ratioText(table.pruning_ratio[row])} ${table.baseline[row] ? "smaller" : "pruned"}`,
+  ].join(", ");
   const facts = [
     ["model", table.model[row]],
     ["data", table.data[row]],
@@ -27,6 +36,7 @@ export function cardOf(table, row) {
     ...DATA.costs.map((name) => [name, costText(name, table[name][row])]),
     ["MACs", digits(table.macs[row])],
     ["parameters", digits(table.params[row])],
+    ...(many ? [] : [["training FLOPs", trainingText(row)]]),
     [many ? "cell to export" : "cell", table.cell[row]],
   ];
   return [make("strong", {}, title), factsOf(facts)];

@@ -1,10 +1,11 @@
 // One cell: its numbers, its layers and how it was trained.
 
+import { commandOf } from "./again.js";
 import { cardOf } from "./card.js";
 import { AXIS, CONFIG, FONT } from "./charts.js";
 import { pickOf } from "./choose.js";
 import { DATA, rowsOf } from "./data.js";
-import { byId, choice, fill, note, plain, tableOf } from "./dom.js";
+import { byId, choice, fill, make, note, plain, tableOf } from "./dom.js";
 import { change, comparedPoints, limitsNow, state } from "./state.js";
 import { CELLS, POINTS } from "./tables.js";
 import { bytes, digits, percent } from "./text.js";
@@ -46,7 +47,12 @@ export function drawCell() {
     for (const id of ["layers", "curves"]) byId(id).hidden = true;
     return undefined;
   }
-  fill("cell-facts", cardOf(CELLS, row)[1]);
+  const again = commandOf(CELLS, row);
+  fill(
+    "cell-facts",
+    cardOf(CELLS, row)[1],
+    again && make("p", { class: "note" }, "This cell again: ", make("code", { id: "again" }, again)),
+  );
   const place = DETAIL_OF.get(cell);
   return Promise.all([drawLayers(layersOf(place), row), drawCurves(place)]);
 }

@@ -20,7 +20,11 @@ export const AXIS = {
 };
 
 export const shown = (accuracy) => (accuracy === null ? null : 100 * accuracy); // axes are in percent
-export const scaled = (bar) => ({ ...bar, array: bar.array.map((value) => 100 * value) });
+export const scaled = (bar) => ({
+  ...bar,
+  array: bar.array.map((value) => 100 * value),
+  arrayminus: bar.arrayminus?.map((value) => 100 * value),
+});
 
 /** The URL of a chart as "svg" or "png". figure: an element or what is drawn. */
 const pictureOf = (figure, format, width = 1000, height = 620) =>

@@ -6,7 +6,7 @@ import { choice, factsOf, fill, make } from "./dom.js";
 import { drawMarks, fadePoints, setMarks } from "./marks.js";
 import { CHOICES, chooseCell, comparedPoints, limitsNow, rememberState, state } from "./state.js";
 import { distinct, nameOf, POINTS } from "./tables.js";
-import { costText, digits, percent, signed } from "./text.js";
+import { costText, digits, percent, quoted, signed } from "./text.js";
 
 /** A number as text that a point's own value still keeps: rounded up for a largest, down for a smallest. */
 function limitText(value, upwards) {
@@ -115,7 +115,6 @@ function limitChanged(apply) {
   rememberState();
 }
 
-const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${String(text).replaceAll("'", `'"'"'`)}'`);
 const folderOf = (sweep) => DATA.sweeps.find((one) => one.name === sweep)?.folder ?? "";
 
 /** The command that makes the same choice; null where several sweeps are on the page. */
@@ -160,6 +159,20 @@ async function copy(text) {
 
 /** A point's accuracy and what it costs. */
 const atCost = (row) => `${percent(POINTS.val_accuracy[row], 2)} at ${costText(state.x, POINTS[state.x][row])}`;
+
+/** A sentence where the pick is a network that no one has pruned, with the best that pruning has within the limits. */
+function neverPruned(best, feasible, cost) {
+  if (!POINTS.baseline[best] && POINTS.pruning_ratio[best] > 0) return null;
+  const pruned = feasible.filter((row) => !POINTS.baseline[row] && POINTS.pruning_ratio[row] > 0);
+  const next = pickOf(pruned, { largest: {}, smallest: {} }, state.prefer, state.x).chosen;
+  const what = POINTS.baseline[best] ? "It was never pruned: it was narrow from the start." : "It is not pruned.";
+  const other =
+    next === null
+      ? "No pruned network keeps the limits."
+      : `The best pruned one: ${nameOf(next)}, ${percent(POINTS.val_accuracy[next], 2)} at ` +
+        `${costText(state.x, cost[next])} ${state.x}.`;
+  return make("p", { class: "note" }, `${what} ${other}`);
+}
 
 export function drawPick() {
   const points = comparedPoints();
@@ -207,6 +220,7 @@ export function drawPick() {
         (picked.prefer !== state.prefer ? "; they have no knee, so the most accurate:" : "; the pick:"),
     ),
     make("strong", {}, nameOf(best)),
+    neverPruned(best, picked.feasible, cost),
     make(
       "div",
       {},

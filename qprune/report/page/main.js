@@ -14,9 +14,11 @@ import { CHOICES, change, onChange, readFragment, state } from "./state.js";
 import { drawGrid, drawStudies, drawVolumes } from "./studies.js";
 import { drawFailures, drawOrigin, drawTable, drawTableControls } from "./table.js";
 import { CELLS, POINTS } from "./tables.js";
+import { drawWorth } from "./worth.js";
 
 const SECTIONS = [
   ["tradeoff", "Tradeoff"],
+  ["worth-it", "Worth it?"],
   ["studies", "Each precision"],
   ["grid", "Grid"],
   ["one-cell", "One cell"],
@@ -118,6 +120,7 @@ async function draw() {
   drawLegend();
   drawLimits();
   drawPick();
+  drawWorth();
   drawStudies();
   drawVolumes();
   drawPublished();

@@ -10,6 +10,8 @@ import { change, chooseCell, comparedPoints, hidden, state } from "./state.js";
 import { CELLS, COLOURS, distinct, FAMILIES, POINTS, PRECISIONS, symbolOf, TITLES } from "./tables.js";
 
 const MOST_ERROR_BARS = 600;
+const BASELINES = "front:baselines"; // what the legend hides them by
+const BELOW = 0.1; // how far under the unpruned baseline the plot goes at first
 
 /** [{precision, family, rows}]: the points or cells of each precision and family that the legend shows. */
 function seriesOf(table, rows) {
@@ -18,6 +20,7 @@ function seriesOf(table, rows) {
   for (const row of rows) {
     const [precision, family] = [table.precision[row], table.family[row]];
     if (hide.has(`precision:${precision}`) || hide.has(`family:${family}`)) continue;
+    if (table.baseline[row] && hide.has(BASELINES)) continue;
     const key = JSON.stringify([precision, family]);
     if (!series.has(key)) series.set(key, { precision, family, rows: [] });
     series.get(key).rows.push(row);
@@ -35,9 +38,12 @@ function pointTraces(points) {
   const bars = !ofCells && rows.length <= MOST_ERROR_BARS;
   const size = rows.length > 2000 ? 5 : ofCells ? 7 : 10;
   return seriesOf(table, rows).map(({ precision, family, rows: own }) => {
-    const spread = (name) => ({
+    /** Bars of one standard deviation, which end at `most` (an accuracy's are of shares of 1) and at 0. */
+    const spread = (name, most) => ({
       type: "data",
-      array: own.map((row) => POINTS[`${name}_sd`]?.[row] ?? 0),
+      symmetric: false,
+      array: own.map((row) => Math.min(POINTS[`${name}_sd`]?.[row] ?? 0, most - POINTS[name][row])),
+      arrayminus: own.map((row) => Math.min(POINTS[`${name}_sd`]?.[row] ?? 0, POINTS[name][row])),
       color: COLOURS[precision],
       thickness: 1,
       width: 3,
@@ -51,12 +57,14 @@ function pointTraces(points) {
       y: own.map((row) => shown(table[state.y][row])),
       customdata: own.map((row) => (ofCells ? CELLS.point[row] : row)),
       meta: { kind: "points", rows: own, ofCells },
-      ...(ofCells ? {} : { error_x: spread(state.x), error_y: scaled(spread(state.y)) }),
+      ...(ofCells ? {} : { error_x: spread(state.x, Infinity), error_y: scaled(spread(state.y, 1)) }),
       marker: {
         color: COLOURS[precision],
         symbol: symbolOf(family),
         size,
-        line: { color: "#fff", width: size > 5 ? 1 : 0 },
+        line: symbolOf(family).endsWith("-open")
+          ? { color: COLOURS[precision], width: 2 }
+          : { color: "#fff", width: size > 5 ? 1 : 0 },
       },
       hoverinfo: "none",
     };
@@ -65,16 +73,20 @@ function pointTraces(points) {
 
 function frontTraces(points) {
   const hide = hidden();
-  const seen = points.filter(
-    (row) => !hide.has(`precision:${POINTS.precision[row]}`) && !hide.has(`family:${POINTS.family[row]}`),
+  const all = points.filter(
+    (row) =>
+      !hide.has(`precision:${POINTS.precision[row]}`) &&
+      !hide.has(`family:${POINTS.family[row]}`) &&
+      !(POINTS.baseline[row] && hide.has(BASELINES)),
   );
+  const seen = all.filter((row) => !POINTS.baseline[row]);
   const line = (rows, name, style) => ({
     type: "scatter",
     mode: "lines",
     name: plain(name),
     x: rows.map((row) => POINTS[state.x][row]),
     y: rows.map((row) => shown(POINTS[state.y][row])),
-    line: style,
+    line: { ...style, shape: "hv" }, // what is to be had at no more than a cost
     hoverinfo: "skip",
     meta: { kind: "front", rows },
   });
@@ -86,7 +98,17 @@ function frontTraces(points) {
     const dash = ["solid", "dash", "dot", "dashdot"][number % 4];
     const front = (rows) => frontOf(rows, POINTS[state.x], POINTS.val_accuracy);
     if (!hide.has("front:all"))
-      lines.unshift(line(front(own), `front of all${which}`, { color: number % 2 ? "#dfc9ae" : "#c3c9d0", width: 7 }));
+      lines.unshift(
+        line(front(all.filter((row) => POINTS.sweep[row] === sweep)), `front of all${which}`, {
+          color: number % 2 ? "#dfc9ae" : "#c3c9d0",
+          width: 7,
+        }),
+      );
+    const others = all.filter((row) => POINTS.sweep[row] === sweep && POINTS.baseline[row]);
+    if (others.length && !hide.has(BASELINES)) {
+      const same = [...others, ...own.filter((row) => POINTS.pruning_ratio[row] === 0)];
+      lines.push(line(front(same), `front of baselines${which}`, { color: "#8a5a00", width: 1.5, dash: "dash" }));
+    }
     if (hide.has("front:each")) return;
     for (const precision of distinct(own.map((row) => POINTS.precision[row]))) {
       const rows = front(own.filter((row) => POINTS.precision[row] === precision));
@@ -116,8 +138,36 @@ export function paretoLayout(points) {
       showexponent: "all",
       ...(state.scale === "log" ? { dtick: logStep(points) } : {}),
     },
-    yaxis: { ...AXIS, title: { text: `${accuracy} accuracy (%)` } },
+    yaxis: { ...AXIS, title: { text: `${accuracy} accuracy (%)` }, ...accuracyRange(points) },
   };
+}
+
+/** From 10 percentage points under the unpruned baseline up, as long as the reader doesn't want all; {} for all. */
+function accuracyRange(points) {
+  const values = points.map((row) => POINTS[state.y][row]).filter((value) => value !== null);
+  const name = state.y === "accuracy" ? "baseline_accuracy" : "baseline_val_accuracy";
+  const bases = points.map((row) => POINTS[name][row]).filter((value) => value !== null);
+  if (state.range === "all" || !bases.length) return { autorange: true };
+  const [low, high] = [Math.min(...bases) - BELOW, Math.max(...values, ...bases)];
+  if (low <= Math.min(...values) || low < 0) return { autorange: true };
+  return { autorange: false, range: [shown(low), Math.min(shown(high) + 1, 100.5)] };
+}
+
+/** Says how many points the range leaves out, and lets all be seen. */
+function drawRangeControl(points) {
+  const { range } = accuracyRange(points);
+  const out = range ? points.filter((row) => shown(POINTS[state.y][row]) < range[0]).length : 0;
+  const all = state.range === "all";
+  fill(
+    "range-control",
+    out || all
+      ? make(
+          "button",
+          { type: "button", id: "range", onclick: () => change({ range: all ? "near" : "all" }) },
+          all ? "Show the range that matters" : `Show all (${out} more points lie below)`,
+        )
+      : null,
+  );
 }
 
 /** Ticks at 1, 2 and 5 of a decade where there are few decades, else at each decade. */
@@ -149,6 +199,7 @@ export async function drawPareto() {
     pareto.dataset.ready = "yes";
   }
   findNodes();
+  drawRangeControl(points);
   const done = points.length ? "" : "No cell is finished yet. ";
   const bars =
     state.show === "means" && points.length <= MOST_ERROR_BARS && points.some((row) => POINTS.seeds[row] > 1);
@@ -191,6 +242,7 @@ function legendSwatch(symbol, colour) {
     "triangle-up": "M7 1l6 11h-12z",
     "triangle-down": "M7 13l6-11h-12z",
     line: "M1 6h12v2h-12z",
+    ring: "M7 1a6 6 0 1 0 .01 0zM7 3.5a3.5 3.5 0 1 1 -.01 0z",
     hexagram: "M7 0l2 3.6h4.2l-2.1 3.4 2.1 3.4h-4.2l-2 3.6-2-3.6h-4.2l2.1-3.4-2.1-3.4h4.2z",
   };
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -201,7 +253,8 @@ function legendSwatch(symbol, colour) {
     ["aria-hidden", "true"],
   ])
     svg.setAttribute(name, value);
-  path.setAttribute("d", shapes[symbol] ?? "M6 1h2v5h5v2h-5v5h-2v-5h-5v-2h5z");
+  path.setAttribute("fill-rule", "evenodd");
+  path.setAttribute("d", shapes[symbol.replace("-open", "")] ?? "M6 1h2v5h5v2h-5v5h-2v-5h-5v-2h5z");
   path.setAttribute("fill", colour);
   svg.append(path);
   holder.append(svg);
@@ -217,6 +270,7 @@ export function drawLegend() {
     ["front:each", "each front", legendSwatch("line", "#55606e")],
     ["front:all", "front of all", legendSwatch("line", "#c3c9d0")],
   );
+  if (POINTS.baseline.some(Boolean)) entries.push([BASELINES, "baselines", legendSwatch("ring", "#8a5a00")]);
   if (publishedHere().length) entries.push(["published:all", "published", legendSwatch("hexagram", PUBLISHED_COLOUR)]);
   const hide = hidden();
   const toggle = (key, alone) => {

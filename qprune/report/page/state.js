@@ -11,6 +11,7 @@ const DEFAULTS = {
   y: "val_accuracy",
   scale: "log",
   show: "means",
+  range: "near", // of accuracy: down to 10 points under the baseline
   prefer: "most-accurate",
   percentage_points: "1", // that may be lost
   measure: "accuracy",
@@ -27,6 +28,7 @@ export const CHOICES = {
   y: ["val_accuracy", "accuracy"],
   scale: ["log", "linear"],
   show: ["means", "seeds"],
+  range: ["near", "all"],
   prefer: ["most-accurate", "cheapest", "knee"],
   measure: ["accuracy", "drop", "spread"],
   group: ["", ...DATA.groups.map((_, number) => String(number))],

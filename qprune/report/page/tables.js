@@ -88,10 +88,16 @@ export const CELLS = unpack(DATA.cells, [
   "params",
   "speedup",
   "total_updates",
+  "training_flops",
+  "training_flops_cap",
   "seconds",
   "reason",
+  "protocol",
+  "ratio_of",
 ]);
+POINTS.baseline = POINTS.group.map((group) => DATA.groups[group].baseline);
 CELLS.point = DATA.cells.point;
+CELLS.baseline = CELLS.point.map((point) => point >= 0 && POINTS.baseline[point]);
 CELLS.count = CELLS.point.length;
 
 export const distinct = (values) => [...new Set(values)];
@@ -117,9 +123,16 @@ const keyOf = (table, row) => (DATA.sweeps.length > 1 ? `${table.sweep[row]}: ${
 CELLS.key = CELLS.point.map((_, row) => keyOf(CELLS, row));
 POINTS.key = POINTS.group.map((_, row) => keyOf(POINTS, row));
 export const FAMILIES = distinct(CELLS.family);
-export const symbolOf = (family) => SYMBOLS[FAMILIES.indexOf(family) % SYMBOLS.length];
+/** Of networks that no one has pruned, hollow. */
+const HOLLOW = new Set(POINTS.family.filter((_, row) => POINTS.baseline[row]));
+export const symbolOf = (family) =>
+  SYMBOLS[FAMILIES.indexOf(family) % SYMBOLS.length] + (HOLLOW.has(family) ? "-open" : "");
 
 export const nameOf = (row) =>
-  [POINTS.precision[row], `${ratioText(POINTS.pruning_ratio[row])} pruned`, POINTS.family[row]]
+  [
+    POINTS.precision[row],
+    `${ratioText(POINTS.pruning_ratio[row])} ${POINTS.baseline[row] ? "smaller" : "pruned"}`,
+    POINTS.family[row],
+  ]
     .filter(Boolean)
     .join(", ");

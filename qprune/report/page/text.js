@@ -33,3 +33,6 @@ export const ratioText = (ratio) => `${digits(100 * ratio)}%`;
 /** An interval as text, its ends written by a function; there is none of one seed. */
 export const within = (low, high, text) =>
   low === null || low === undefined ? "one seed" : `${text(low)} to ${text(high)}`;
+
+/** A word of a shell's command, in quotes where it needs them. */
+export const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${String(text).replaceAll("'", `'"'"'`)}'`);

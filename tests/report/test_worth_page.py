@@ -1,0 +1,151 @@
+"""Is pruning worth it here? The section, the hollow marks and their front, the range, and the command for a cell again."""
+
+import shlex
+import shutil
+
+import pytest
+from browser import errors, find, open_page, set_size, wait
+from selenium.webdriver.common.by import By
+from tiny_sweep import command, run_inline, tiny_config
+
+from qprune.analysis.worth import baselines_beside, headline, worth
+from qprune.report.commands import pick_command, write_report
+from qprune.settings.config import load_config
+from qprune.storage.durable import write_whole
+from qprune.storage.results import read_cells
+from qprune.storage.sealed_table import sealed_table
+from qprune.sweep.plan import make_plan
+
+SETTINGS = ("protocol=early", "baselines=narrower", "precisions=[fp32,w2a2]", "prune.criterion=[taylor,random]",
+            "budget={updates: 60}", "train={batch_size: 32, lr: 0.1}", "finetune={}", "quantize={}",
+            "prune.updates_between=null")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small finished sweep with narrower networks and its folder."""
+    out = tmp_path_factory.mktemp("worth")
+    config = tiny_config(out, *SETTINGS)
+    code, _, text = run_inline(config, out)
+    assert code == 0, text
+    write_report(out / "tiny")
+    return config, out / "tiny"
+
+
+@pytest.fixture
+def report(browser, finished):
+    open_page(browser, finished[1] / "report.html")
+    set_size(browser, 1280, 1000)
+    yield browser
+    assert errors(browser) == []
+
+
+def traces(driver, kind):
+    script = "return document.getElementById('pareto').data.filter(t => t.meta.kind === arguments[0]).map(t => t.name)"
+    return driver.execute_script(script, kind)
+
+
+def hollow(driver):
+    script = (
+        "return document.getElementById('pareto').data.filter(t => t.meta.kind === 'points'"
+        " && t.marker.symbol.endsWith('-open')).flatMap(t => [...t.x])"
+    )
+    return driver.execute_script(script)
+
+
+def test_the_verdict_is_the_tables(report, finished):
+    cells = read_cells(finished[1])
+    group = {"sweep": "tiny", "model": "vgg_tiny", "data": "digits", "criterion": "taylor"}
+    pruned = cells[(cells.method == "prune_first") & (cells.criterion == "taylor")]
+    (one,) = worth(pruned, baselines_beside(cells, group))
+    assert headline(one) in find(report, "#worth").text
+    report.execute_script("document.querySelector('#worth details').open = true")
+    rows = report.find_elements(By.CSS_SELECTOR, "#worth tbody tr")
+    assert len(rows) == len(one.octaves) and rows[0].text.startswith("fp32")
+
+
+def test_baselines_are_hollow_have_a_front_and_can_be_switched_off(report):
+    assert len(hollow(report)) == 2  # narrower at one ratio, two precisions
+    assert "front of baselines" in traces(report, "front")
+    shapes = report.execute_script(
+        "return document.getElementById('pareto').data.filter(t => t.meta.kind === 'front').map(t => t.line.shape)"
+    )
+    assert set(shapes) == {"hv"}
+    find(report, "#legend [data-key='front:baselines']").click()
+    wait(report, "!document.getElementById('pareto').data.some(t => t.name === 'front of baselines')")
+    assert hollow(report) == []
+
+
+def test_bars_end_where_accuracies_do(report):
+    script = """return document.getElementById('pareto').data.filter(t => t.meta.kind === 'points' && t.error_y.visible)
+      .flatMap(t => t.y.map((y, i) => [y + t.error_y.array[i], y - t.error_y.arrayminus[i]]))"""
+    for high, low in report.execute_script(script):
+        assert high <= 100 + 1e-9 and low >= -1e-9
+
+
+def test_the_plot_opens_on_what_matters_and_shows_all_at_one_click(report, finished):
+    lowest = "return document.getElementById('pareto')._fullLayout.yaxis.range[0]"
+    cells = read_cells(finished[1])
+    least = 100 * cells.groupby(["method", "criterion", "precision", "pruning_ratio"]).val_accuracy.mean().min()
+    base = 100 * cells.baseline_val_accuracy.astype(float).mean()
+    assert base - 10 > least, "this sweep should have points that don't matter"
+    assert report.execute_script(lowest) == pytest.approx(base - 10, abs=2)
+    find(report, "#range").click()
+    wait(report, f"document.getElementById('pareto')._fullLayout.yaxis.range[0] < {least}")
+    find(report, "#range").click()
+    wait(report, f"document.getElementById('pareto')._fullLayout.yaxis.range[0] > {least}")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "vgg_tiny-digits-random-fp32-r0.50-s1",
+        "vgg_tiny-digits-narrower-w2a2-r0.50-s0",
+        "vgg_tiny-digits-taylor-w2a2-r0.00-s0",
+    ],
+)
+def test_the_command_makes_the_very_cell(report, finished, cell):
+    """It is the same stages, whatever else the sweep had: w2a2 is what gave Q its share."""
+    report.execute_script(
+        "const s = document.getElementById('cell'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))", cell
+    )
+    wait(report, f"document.getElementById('again').textContent.includes({cell.split('-')[3]!r})")
+    program, action, file, *rest = shlex.split(find(report, "#again").text)
+    assert (program, action) == ("qprune", "sweep") and set(rest[::2]) == {"--set"}
+    again = {one.id: one.stages for one in make_plan(load_config(file, rest[1::2])).cells}
+    whole = {one.id: one.stages for one in make_plan(finished[0]).cells}
+    assert again[cell] == whole[cell] and len(again) <= 2
+
+
+def test_a_pick_that_was_never_pruned_says_so(report):
+    report.execute_script("document.getElementById('prefer').value = 'most-accurate'")
+    text = find(report, "#pick").text
+    method = report.execute_script("return document.querySelector('#pick strong').textContent")
+    if "narrower" in method:
+        assert "never pruned" in text
+    elif ", 0% pruned" in method:
+        assert "It is not pruned. The best pruned one: " in text
+    else:
+        assert "never pruned" not in text and "not pruned" not in text
+
+
+def test_the_terminals_pick_says_that_it_was_never_pruned_and_export_takes_it_away(finished, capsys, tmp_path):
+    folder = finished[1]
+    cells = read_cells(folder)
+    narrow = cells[(cells.method == "narrower") & (cells.precision == "fp32")]
+    cheap = cells.bit_gflops[(cells.precision == "fp32") & (cells.criterion != "none")].min() * 0.999
+    largest = [f"bit_gflops={max(narrow.bit_gflops.max(), cheap):.17g}"]
+    table = cells.copy()
+    table.loc[narrow.index, "val_accuracy"] = 0.999  # as if it were the best
+    sealed = tmp_path / "tiny"
+    shutil.copytree(folder, sealed)
+    write_whole(sealed / "cells.csv", sealed_table(table.to_csv(index=False)))
+    assert pick_command(sealed, largest, [], "most-accurate", as_json=False) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("fp32, 50% smaller (vgg_tiny, narrower)")
+    assert "this network was never pruned (it was narrow from the start, with random weights)" in said
+    assert "the best pruned one that fits: " in said or "no pruned one fits" in said
+    out = tmp_path / "net.safetensors"
+    exported = command("export", folder, narrow.cell.iloc[0], "--format", "torch", "--output", out, cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert "agree" in exported.stdout.lower()
