@@ -76,14 +76,21 @@ def sweep(
     address: Address = None,
     gpu_share: GpuShare = 0.25,
     retry_failed: Retry = False,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", metavar="8h", show_default=False, help="Start no stage after so long (8h, 90m, 1h30m)."),
+    ] = None,
 ) -> None:
     """Run a sweep, or go on with one that was interrupted. Several at once on one folder share the work."""
 
     def choose():
         from qprune.sweep.run import run_sweep
 
-        return lambda config, console: run_sweep(config, out, make_executor, console, retry_failed)
+        return lambda config, console: run_sweep(config, out, make_executor, console, retry_failed, seconds)
 
+    from qprune.registry.duration import seconds_of
+
+    seconds = None if for_ is None else seconds_of(for_, "--for")
     make_executor = _executors(workers, threads, executor, address, gpu_share)
     _run_stoppable(file, set, choose)
 

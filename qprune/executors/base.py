@@ -66,12 +66,14 @@ def run_stages(
     store: Store,
     on_event: Callable[[Event], None],
     wanted: Collection[str] = (),
+    may_start: Callable[[], bool] = lambda: True,
 ) -> None:
     """Compute the stages, each after its inputs (those not among the stages are done already). Longest chains first.
 
     wanted: those whose tensors are wanted for themselves; of others that have been done, and whose users too, by
     another process that kept no tensors, nothing is computed again. A failed stage fails all that need it; the others go on. A stage that another process computes is waited for. One
-    whose worker dies is tried once more. Raises StorageError where results can't be written any more.
+    whose worker dies is tried once more. may_start: whether more may be started; when it says no, those that run are
+    finished, and the rest is left. Raises StorageError where results can't be written any more.
     """
     ranks, order = _ranks(stages), itertools.count()
     waiting = {name: {source for source in stage.inputs if source in stages} for name, stage in stages.items()}
@@ -134,8 +136,8 @@ def run_stages(
     for name in [name for name, inputs in waiting.items() if not inputs]:
         del waiting[name]
         make_ready(name)
-    while ready or running or elsewhere:
-        while ready and executor.free():
+    while running or (may_start() and (ready or elsewhere)):
+        while ready and executor.free() and may_start():
             name = heapq.heappop(ready)[-1]
             if not is_needed(name):
                 finish(Event("done", name, made=False))

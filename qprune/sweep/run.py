@@ -73,8 +73,11 @@ def run_sweep(
     make_executor: Callable[[int, Path], Executor],
     console: Console,
     retry_failed: bool = False,
+    seconds: float | None = None,
 ) -> int:
     """Run a sweep to its end; returns the exit code: 0, or 1 where a cell failed.
+
+    seconds: after so many no stage is started any more; those that run are finished, and the same call goes on.
 
     make_executor: (number of stages, folder of the store) -> Executor. Interrupted (KeyboardInterrupt), it stops its
     workers; the same call goes on where it stopped. What failed before is tried again only with retry_failed.
@@ -89,10 +92,12 @@ def run_sweep(
     open_folders(folder, store, plan.stages, console, retry_failed, mend)
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
-    run = _Run(plan, store, records, make_executor, console)
+    run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     cells = run.search(wanted_networks(plan, folder)) if config.strategy == "front" else plan.cells
     run.compute(wanted_networks(plan, folder), cells)
-    if config.keep == "front":
+    if run.left:
+        pass  # which networks are kept is decided at the end
+    elif config.keep == "front":
         kept = front_cells(records.frame())
         if not run.failed:  # networks on the front that were deleted when they were not on it
             run.compute(wanted_networks(plan, folder, kept), cells)
@@ -139,15 +144,23 @@ class _Run:
     """Computes stages, and records each cell as it is finished.
 
     failed: whether any stage was; beside: what failed that is no cell's (a baseline), label -> reason;
-    computed: stages, here.
+    computed: stages, here; end: when, by time.monotonic(), nothing is started any more; left: stages that were left then.
     """
 
-    def __init__(self, plan: Plan, store: Store, records: Records, make_executor: Callable, console: Console):
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        records: Records,
+        make_executor: Callable,
+        console: Console,
+        end: float | None = None,
+    ):
         self.plan, self.store, self.records, self.make_executor, self.console = (
             plan, store, records, make_executor, console,
         )  # fmt: skip
         self.users = _cells_of_stages(plan)
-        self.failed, self.computed = False, 0
+        self.failed, self.computed, self.end, self.left = False, 0, end, 0
         self.beside: dict[str, str] = {}
         self.written = (0.0, 0.0)  # when the table was last written, and how long that took
 
@@ -166,9 +179,14 @@ class _Run:
                     if executor is None:
                         executor = workers.enter_context(self.make_executor(len(self.plan.stages), self.store.folder))
                     self._run(todo, executor, wanted)
+                if self.left:  # what is neither done nor asked for is still to be decided
+                    return [cell for cell in self.plan.cells if _finished(cell, self.store)]
                 for stage in {name for cell in cells for name in (cell.stages["evaluate"], cell.baseline)}:
                     outcomes[stage] = self._outcome(stage)
         return self.records.skip_all_but(search.asked)
+
+    def _in_time(self) -> bool:
+        return self.end is None or time.monotonic() < self.end
 
     def _outcome(self, stage: str) -> tuple[float, float] | None:
         """(validation accuracy, bit_gflops) of an evaluation; None where it could not be computed."""
@@ -193,7 +211,9 @@ class _Run:
                 self._record(event)
 
             try:
-                run_stages(todo, executor, self.store, on_event, wanted)
+                run_stages(todo, executor, self.store, on_event, wanted, self._in_time)
+                if not self._in_time():
+                    self.left = sum(not self.store.done(name) and not self.store.failure(name) for name in todo)
                 self.records.write_table()
             except KeyboardInterrupt:
                 self.records.write_table()
@@ -366,6 +386,8 @@ def _summary(plan: Plan, records: Records, folder: Path, run: _Run, seconds: flo
         f"in {seconds:.0f} s",
         highlight=False,
     )
+    if run.left:
+        console.print(f"the time is over: {run.left} stages are left; the same command goes on", highlight=False)
     if skipped:
         console.print("a run with --set strategy=grid computes the skipped ones too", highlight=False)
     failed = [*frame.loc[frame.status == "failed", ["cell", "reason"]].itertuples(index=False), *run.beside.items()]
