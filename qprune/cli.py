@@ -41,13 +41,26 @@ def plan(
     set: Settings = None,
     out: Out = Path("results"),
     cells: Annotated[bool, typer.Option("--cells", help="List every cell.")] = False,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="8h", show_default=False, help="Say which budget, seeds or ratios fit so long."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes for --fit (0: one per core).")] = 0,
 ) -> None:
     """Show the cells and stages of a sweep, what is done, and what the rest will cost. Trains nothing."""
+    from qprune.registry.duration import seconds_of
     from qprune.settings.config import load_config
 
+    seconds = None if fit is None else seconds_of(fit, "--fit")
     config = load_config(file, set or [])
     os.environ["OMP_NUM_THREADS"] = "1"
     from rich.console import Console
+
+    if seconds is not None:
+        from qprune.sweep.fit import show_fits
+
+        show_fits(config, out, seconds, workers or len(os.sched_getaffinity(0)), Console())
+        return
 
     from qprune.sweep.forecast import show_plan
 

@@ -240,6 +240,12 @@ def _timings(plan: Plan, measured: dict[tuple[str, str], Measured]) -> dict[str,
     return timings
 
 
+def wall_seconds_of(plan: Plan, store: Store, folder: Path, measured: dict, workers: int) -> float:
+    """The least wall time in which so many workers can compute what is missing of a sweep."""
+    todo = missing_stages(plan, store, wanted_networks(plan, folder))
+    return _wall_seconds(forecast_seconds(plan, todo, measured), plan, workers)
+
+
 def _wall_seconds(seconds: dict[str, float], plan: Plan, workers: int) -> float:
     """The least that so many workers can take: the work shared out, or the longest chain."""
     if not seconds:
