@@ -61,10 +61,16 @@ class Search:
 class Point:
     """A point of the grid: its place for the Gaussian process, and its cells, one for each seed."""
 
-    variant: tuple[str, str]  # criterion, method
+    variant: tuple[str, str]  # criterion, method and what is equal
     bits: tuple[float, float]  # of weights, of activations
     ratio: float
     cells: tuple[Cell, ...]
+
+
+def _is_of_the_grid(cell: Cell) -> bool:
+    """Whether it has its place by precision and ratio: what is pruned, and what is narrower instead."""
+    method = METHODS.get(cell.method)
+    return method.ranks or method.baseline
 
 
 class _Study:
@@ -72,16 +78,16 @@ class _Study:
 
     def __init__(self, plan: Plan, cells: list[Cell]):
         self.plan = plan
-        self.beside = [cell for cell in cells if not METHODS.get(cell.method).ranks]
-        cells = [cell for cell in cells if METHODS.get(cell.method).ranks]
+        self.beside = [cell for cell in cells if not _is_of_the_grid(cell)]
+        cells = [cell for cell in cells if _is_of_the_grid(cell)]
         groups: dict[tuple, list[Cell]] = {}
         for cell in cells:  # points of equal work (ratio 0 of two criteria) are one
-            groups.setdefault((cell.method, cell.precision, cell.ratio, cell.criterion), []).append(cell)
+            groups.setdefault((cell.variant, cell.precision, cell.ratio, cell.criterion), []).append(cell)
         points: dict[tuple[str, ...], Point] = {}
         for group in groups.values():
             first = group[0]
             point = Point(
-                (first.criterion, first.method), PRECISIONS.get(first.precision).bits, first.ratio, tuple(group)
+                (first.criterion, first.variant), PRECISIONS.get(first.precision).bits, first.ratio, tuple(group)
             )
             points.setdefault(tuple(cell.stages["evaluate"] for cell in group), point)
         self.points = list(points.values())

@@ -1,85 +1,42 @@
-"""The quickstart grid against the same grid cell by cell from scratch: updates (exact) and wall time.
+"""Updates of the quickstart grid (4 precisions x 5 ratios x 3 seeds), shared against cell by cell: exact counts of the plan.
 
-python tests/benchmarks/shared_stages.py
+python tests/benchmarks/shared_stages.py: nothing is trained. Baselines, which share little, are counted by themselves.
 """
 
-import dataclasses
-import tempfile
-import time
 from pathlib import Path
 
 from bench import write
-from rich.console import Console
 
-from qprune.executors.base import run_stages
-from qprune.executors.local import LocalExecutor
+from qprune.analysis.front import is_baseline
 from qprune.settings.config import load_config
-from qprune.storage.store import Store
-from qprune.sweep.plan import make_plan
-from qprune.sweep.run import run_sweep
+from qprune.settings.protocols import PROTOCOLS
+from qprune.sweep.plan import Plan, make_plan
 
 QUICKSTART = Path(__file__).parent.parent.parent / "sweeps" / "quickstart.yaml"
-WORKERS = 2
+GRID = ("baselines=[narrower]",)
 
 
-def unshared(plan) -> dict:
-    """A copy of every cell's chain of stages for that cell alone."""
-    stages = {}
-    for count, cell in enumerate(plan.cells):
-        needed, copies = plan.needed_by([cell.stages["evaluate"]]), {}
-        for name, stage in plan.stages.items():
-            if name not in needed:
-                continue
-            values = ((field.name, getattr(stage, field.name)) for field in dataclasses.fields(stage))
-            sources = {key: copies[value] for key, value in values if isinstance(value, str) and value in copies}
-            copy = dataclasses.replace(stage, **sources)
-            if not sources:  # the others are named by their sources
-                vars(copy)["id"] = f"cell{count}.{name}"  # in front of the cached property
-            copies[name] = copy.id
-            stages[copy.id] = copy
-    return stages
+def shared_and_alone(plan: Plan, baselines: bool) -> tuple[int, int, int]:
+    """(cells, updates of all stages behind them, each once, updates of the cells one by one)."""
+    import pandas as pd
+
+    chosen = is_baseline(pd.Series([cell.method for cell in plan.cells]))
+    cells = [cell for cell, narrow in zip(plan.cells, chosen, strict=True) if narrow == baselines]
+    together = plan.updates_of(plan.needed_by(cell.network for cell in cells))
+    return len(cells), together, sum(map(plan.total_updates, cells))
 
 
 def main() -> None:
-    config = load_config(QUICKSTART)
-    plan = make_plan(config)
-    scratch = unshared(plan)
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        run_sweep(config, Path(folder), lambda stages, store: LocalExecutor(WORKERS, 1, store), Console())
-        shared_seconds = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        failures = []
-        with LocalExecutor(WORKERS, 1, Path(folder)) as executor:
-            run_stages(
-                scratch, executor, Store(Path(folder)), lambda event: event.kind == "failed" and failures.append(event)
-            )
-        scratch_seconds = time.perf_counter() - start
-        assert not failures, failures[0]
     rows = []
-    for name, stages, seconds in (("shared", plan.stages, shared_seconds), ("from scratch", scratch, scratch_seconds)):
-        updates = sum(stage.updates for stage in stages.values())
-        rows.append(
-            {
-                "grid": name,
-                "cells": len(plan.cells),
-                "stages": len(stages),
-                "updates": updates,
-                "seconds": round(seconds, 1),
-            }
-        )
-    rows.append(
-        {
-            "grid": "ratio",
-            "cells": 1,
-            "stages": round(len(scratch) / len(plan.stages), 2),
-            "updates": round(rows[1]["updates"] / rows[0]["updates"], 2),
-            "seconds": round(scratch_seconds / shared_seconds, 2),
-        }
-    )
-    for row in rows:
-        row["workers"] = WORKERS
+    for protocol in PROTOCOLS:
+        plan = make_plan(load_config(QUICKSTART, [f"protocol={protocol}", *GRID]))
+        for baselines in (False, True):
+            cells, together, alone = shared_and_alone(plan, baselines)
+            what = "narrower" if baselines else "grid"
+            rows.append(
+                {"protocol": protocol, "what": what, "cells": cells, "updates_shared": together, "updates_alone": alone,
+                 "ratio": round(alone / together, 2)}
+            )  # fmt: skip
     write("shared_stages", rows)
 
 

@@ -290,3 +290,34 @@ def test_what_no_criterion_prunes_is_computed_and_no_part_of_the_search(tmp_path
             outcomes |= {stage: (0.9, 1.0) for cell in asked for stage in (cell.stages["evaluate"], cell.baseline)}
             asked = search.advance(outcomes)
         assert {cell.id for cell in beside} <= search.asked
+
+
+def test_narrower_networks_are_points_of_the_search(tmp_path):
+    """As a variant of their own: scouted where they promise something, and left where pruned ones have it already."""
+    overrides = (
+        "baselines=narrower",
+        "prune.ratios=[0,0.25,0.5,0.75]",
+        "precisions=[fp32,int8,int4]",
+        "baseline_budget=[updates,flops]",
+    )
+    plan = make_plan(tiny_config(tmp_path, *overrides))
+    narrow = [cell for cell in plan.cells if cell.method == "narrower"]
+    assert len(narrow) == 3 * 3 * 2 * 2
+    for worth, expected in ((0.02, True), (-0.3, False)):
+        search, outcomes = Search(plan), {}
+        asked = search.advance(outcomes)
+        assert not search.studies[0].beside
+        while asked:
+            for cell in asked:
+                cost = (
+                    plan.facts["vgg_tiny", "digits"].dense_macs
+                    * (1 - cell.ratio) ** 2
+                    * {"fp32": 1, "int8": 1 / 16, "int4": 1 / 64}[cell.precision]
+                )
+                accuracy = 0.9 - 0.1 * cell.ratio**4 + (worth if cell.method == "narrower" else 0)
+                outcomes[cell.stages["evaluate"]] = (accuracy, cost)
+                outcomes.setdefault(cell.baseline, (0.9, plan.facts["vgg_tiny", "digits"].dense_macs))
+            asked = search.advance(outcomes)
+        confirmed = [cell for cell in narrow if cell.id in search.asked and cell.seed == 1]
+        assert bool(confirmed) == expected
+        assert len(search.asked) < len(plan.cells)
