@@ -8,12 +8,19 @@ from torch import Tensor, fx, nn
 from qprune.data import Split
 from qprune.networks.graph import image_shape_of, trace
 from qprune.precision import get_precision
-from qprune.pruning.competition import normalize
+from qprune.pruning.competition import normalize as l2_normalized
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import Walk, check_reachable, walk
+from qprune.pruning.normalizations import as_chosen
+from qprune.pruning.path import PathSchedule, Walk, check_reachable, walk
 from qprune.pruning.scoring import Scorer
-from qprune.training import Recipe, cosine, train
+from qprune.pruning.sizes import COUNTED, Sizes
+from qprune.pruning.uniform import uniform_share
+from qprune.registry.errors import UserError
+from qprune.training import Rate, Recipe, cosine, seed_of, train
+
+PATH_SHARE = 0.15  # of the updates that the path has at most; fine-tuning has the rest
+WARMUP_SHARE = 0.1  # of fine-tuning
 
 
 def prune(
@@ -22,10 +29,12 @@ def prune(
     labels: Tensor,
     ratio: float,
     *,
+    of: str = "maps",
+    updates: int = 1000,
     criterion: str = "taylor",
+    normalize: str | dict = "layer",
     lr: float = 0.01,
-    step: float = 0.01,
-    updates_between: int = 5,
+    step: float = 0.02,
     batch_size: int = 64,
     linear: bool = False,
     ignore: tuple[str, ...] = (),
@@ -36,20 +45,39 @@ def prune(
     """A physically smaller, fine-tuned copy of a trained model, without `ratio` of its feature maps.
 
     images: uint8 [n, c, h, w] or float in 0..1, as the model takes them when divided by 255; labels: int64 [n];
-    ratio: share of all prunable maps, 0..1; step: share removed at once, after `updates_between` scored updates.
-    The loop is Molchanov et al. (ICLR 2017): score while fine-tuning at a constant rate, remove, go on.
-    Raises UserError where torch.fx can't trace the model, its channels can't be cut, or too many are asked for.
+    ratio: share of all prunable maps (or of: "macs", "params") that goes, 0..1; updates: of training in all, lr: their peak.
+    As the sweeps' protocol for trained networks: a path of about PATH_SHARE of the updates at lr / 5, on which `step` of
+    the maps goes at a time after a few scored updates (Molchanov et al., ICLR 2017); then the rate goes up to lr and falls
+    to 0 over the rest (learning-rate rewinding: Renda et al., ICLR 2020). normalize: how layers compete (prune.normalize).
+    Raises UserError where torch.fx can't trace the model, its channels can't be cut, too many are asked for, or the updates
+    are fewer than the path's steps.
     """
     network = trace(model)
     split = _split(network, images, labels)
     gated = GatedNetwork(network, image_shape_of(images), linear, ignore)
-    check_reachable(gated.groups, ratio, min_channels, round_to)
-    how = Walk(max(1.0, step * gated.groups.total), updates_between, lr, min_channels, round_to)
+    sizes = Sizes.of(gated.network, gated.groups, gated.image_shape)
+    if of not in COUNTED:
+        raise UserError(f"of is {of!r}; it must be one of {', '.join(COUNTED)}")
+    share = uniform_share(sizes, of, ratio, min_channels, round_to)
+    check_reachable(gated.groups, min(share, 1.0), min_channels, round_to)
+    per_step = max(1.0, step * gated.groups.total)
+    steps = PathSchedule(gated.groups.total, per_step, 1).steps_to(share)
+    between = max(round(PATH_SHARE * updates / max(steps, 1)), 1)
+    how = Walk(per_step, between, lr / 5, min_channels, round_to, as_chosen(normalize))
     scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(criterion))
-    recipe = Recipe(batch_size=batch_size)
-    steps = range(how.schedule(gated.groups.total).steps_to(ratio))
-    walk(gated, scorer, how, steps, split, recipe, seed)
-    return gated.shrink().eval()
+    recipe, optimizer, done = Recipe(batch_size=batch_size), None, 0
+    while done < steps if of == "maps" else sizes.lost(of, gated.alive) < ratio - 1e-12:
+        if (done + 1) * between >= updates:
+            raise UserError(f"{updates} updates are too few for the {steps} steps of the path; raise updates or step")
+        if done * per_step >= gated.groups.total:
+            raise UserError(f"{ratio} of the {of} can't be removed: every layer is at its least; lower ratio")
+        optimizer = walk(gated, scorer, how, range(done, done + 1), split, recipe, seed, optimizer)
+        done += 1
+    smaller = gated.shrink()
+    rest = updates - done * between
+    rate = Rate("cosine", round(WARMUP_SHARE * rest)).over(lr, rest)
+    train(smaller, split, recipe, range(rest), rate, seed_of(seed, "finetune"))
+    return smaller.eval()
 
 
 def quantize(
@@ -109,7 +137,7 @@ def score(
         with scorer.minibatch():
             logits = gated.network(split.images[part].float() / 255)
             nn.functional.cross_entropy(logits, split.labels[part]).backward()
-    scores = normalize(scorer.scores(torch.Generator().manual_seed(seed)), gated.groups)
+    scores = l2_normalized(scorer.scores(torch.Generator().manual_seed(seed)), gated.groups)
     return {layer.name: scores[layer.start : layer.stop] for layer in gated.groups.layers}
 
 

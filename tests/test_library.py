@@ -50,7 +50,7 @@ def unchanged(model: nn.Module, before: dict) -> bool:
 def test_prune_gives_a_smaller_working_copy(trained):
     before = copy.deepcopy(trained.state_dict())
     images, labels = images_and_labels()
-    smaller = qprune.prune(trained, images, labels, 0.5, lr=0.05, step=0.1, updates_between=3, batch_size=16)
+    smaller = qprune.prune(trained, images, labels, 0.5, lr=0.05, step=0.1, updates=60, batch_size=16)
     total = PRUNABLE[type(trained)]
     costs = [qprune.count_cost(network, (1, 8, 8)) for network in (trained, smaller)]
     removed = [
@@ -76,9 +76,38 @@ def distinct_removed(kind: type, removed: list[int]) -> int:
     return stem + expand
 
 
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_a_ratio_of_macs_or_parameters(of):
+    """So much is gone, and with the last step less it was not."""
+    torch.manual_seed(1)
+    images, labels = images_and_labels()
+    before = qprune.count_cost(Plain(), (1, 8, 8))
+    smaller = qprune.prune(Plain(), images, labels, 0.4, of=of, step=0.1, updates=40, batch_size=16)
+    after = qprune.count_cost(smaller, (1, 8, 8))
+    lost = 1 - getattr(after, of) / getattr(before, of)
+    assert 0.4 <= lost < 0.65  # a step is one of 10 maps
+
+
+def test_prune_recovers_what_its_path_has_lost():
+    """The rest of the updates is one more decay: the same path alone loses more."""
+    torch.manual_seed(1)
+    model, (images, labels) = Plain(), images_and_labels()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(25):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images.float() / 255), labels).backward()
+        optimizer.step()
+    long, short = (
+        qprune.prune(model.eval(), images, labels, 0.5, lr=0.05, step=0.1, updates=updates, batch_size=16)
+        for updates in (120, 6)
+    )
+    losses = [F.cross_entropy(network(images.float() / 255), labels).item() for network in (long, short)]
+    assert losses[0] < losses[1] / 2 and accuracy(long) > 0.9
+
+
 def test_prune_is_reproducible_and_takes_float_images(trained):
     images, labels = images_and_labels()
-    settings = {"lr": 0.05, "step": 0.2, "updates_between": 2, "batch_size": 16}
+    settings = {"lr": 0.05, "step": 0.2, "updates": 20, "batch_size": 16}
     first = qprune.prune(trained, images, labels, 0.4, **settings)
     again = qprune.prune(trained, images.float() / 255, labels, 0.4, **settings)
     other = qprune.prune(trained, images, labels, 0.4, criterion="random", seed=3, **settings)
@@ -131,6 +160,10 @@ def test_what_cannot_be_asked_for(trained):
     images, labels = images_and_labels()
     with pytest.raises(UserError, match="can't be reached"):
         qprune.prune(trained, images, labels, 0.95)
+    with pytest.raises(UserError, match="3 updates are too few for the .* steps of the path"):
+        qprune.prune(trained, images, labels, 0.5, updates=3)
+    with pytest.raises(UserError, match="of is 'mac'; it must be one of maps, macs, params"):
+        qprune.prune(trained, images, labels, 0.5, of="mac")
     with pytest.raises(UserError, match=r"'int4'|'int8'"):
         qprune.quantize(trained, images, labels, "in4")
     with pytest.raises(UserError, match="'taylor'"):
