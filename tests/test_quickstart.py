@@ -23,7 +23,8 @@ QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"
 def quickstart(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     config = load_config(
-        QUICKSTART, ["precisions=[fp32, fp16, int8, int4, w8a8]", "prune.ratios=[0.0, 0.5, 0.9]", "seeds=[0, 1]"]
+        QUICKSTART,
+        ["precisions=[fp32, fp16, int8, int4, w8a8]", "prune.ratios=[0.0, 0.5, 0.9]", "seeds=[0, 1]", "baselines=[]"],
     )
     code, _, text = run_inline(config, out)
     assert code == 0, text

@@ -41,6 +41,7 @@ prune: {ratios: [0, 0.5], channels_per_step: 16, updates_between: 5}
 finetune: {updates: 300, lr: 0.05}
 quantize: {updates: 60}
 precisions: [fp32, fp16, int8, w8a8, int4]
+protocol: classic
 """
 EVERY = [(form, p) for form in FORMATS.entries() for p in ("fp32", "fp16", "int8", "w8a8", "int4")]
 PAIRS = [(form.name, precision) for form, precision in EVERY if form.can_hold(precision)]

@@ -42,6 +42,7 @@ prune: {ratios: [0, 0.5], channels_per_step: 4, updates_between: 12}
 finetune: {updates: 200}
 quantize: {updates: 120}
 precisions: [fp32, int4]
+protocol: classic
 """
 EVENTS = {"process": 4, "start": 4, "save": 8, "finish": 4}  # what is counted -> at most so many before a kill
 ORPHAN_EVENTS = 3  # that are seen of each worker that computes a stage, at most, after its driver has been killed
