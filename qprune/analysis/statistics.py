@@ -9,6 +9,7 @@ import numpy as np
 BOOTSTRAP_FROM = 10  # seeds; a percentile bootstrap over 3 covers 74% where it says 95%
 RESAMPLES = 2000
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5%
+ROUNDING = 1e-12  # differences of accuracies that are closer are equal
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def paired_p(differences) -> float:
     from scipy.special import stdtr
 
     values = np.asarray(differences, dtype=float)
-    if len(values) < 2 or values.std(ddof=1) == 0:
+    if len(values) < 2 or np.ptp(values) < ROUNDING:
         return math.nan
     t = values.mean() / (values.std(ddof=1) / math.sqrt(len(values)))
     return float(2 * stdtr(len(values) - 1, -abs(t)))

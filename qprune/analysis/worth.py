@@ -143,10 +143,16 @@ def _octaves(pruned, other) -> list[Octave]:
             best = [_best(way, limit) for way in ways]
             if all(one is None for one in best):
                 break
-            if any((way.bit_gflops > limit / 2).any() for way in ways):  # else the octave below says the same
+            if any(_any_within(way, limit / 2, limit) for way in ways):  # else the octave below says the same
                 rows.append(_octave(precision, octaves, dense * 2.0**-octaves, *best))
     adjusted = holm([one.p for one in rows])
     return [replace(one, p=p) for one, p in zip(rows, adjusted, strict=True)]
+
+
+def _any_within(cells, above: float, limit: float) -> bool:
+    """Whether a point's mean cost is above one limit and within the other."""
+    costs = _means(cells).bit_gflops
+    return bool(((costs > above) & (costs <= limit)).any())
 
 
 def _best(cells, limit: float):

@@ -62,11 +62,25 @@ def test_octaves_are_steps_and_never_extrapolated():
     assert math.isnan(rows[3].p) and max(rows) == 3
 
 
+def test_an_octave_without_a_point_is_no_comparison_of_its_own():
+    """The pair at 1/32 is the best of 1/2 to 1/16, too: once in the table, and once for Holm's method. It costs 1/32 on average."""
+    rows = []
+    for seed, cost in enumerate((0.8 / 32, 1.0 / 32, 1.2 / 32)):
+        rows.append(("prune_first", "taylor", "fp32", 0.0, seed, 0.9, 0.9, 1.0))
+        rows.append(("prune_first", "taylor", "fp32", 0.9, seed, 0.85, 0.85 + seed / 100, cost))
+        rows.append(("narrower", "none", "fp32", 0.9, seed, 0.84, 0.84, 1 / 32))
+    cells = cells_of(rows)
+    (one,) = compare(cells)
+    assert [(row.octaves, row.pruned, row.other) for row in one.octaves] == [(0, 0.0, 0.0), (5, 0.9, 0.9)]
+    assert one.octaves[1].p == pytest.approx(ttest_rel([0.85, 0.86, 0.87], [0.84] * 3).pvalue)
+
+
 def test_p_values_are_scipys_and_holms():
     these, those = [0.9, 0.8, 0.85, 0.7], [0.8, 0.75, 0.7, 0.72]
     expected = ttest_rel(these, those).pvalue
     assert paired_p([a - b for a, b in zip(these, those, strict=True)]) == pytest.approx(expected)
     assert math.isnan(paired_p([0.1])) and math.isnan(paired_p([0.1, 0.1]))
+    assert math.isnan(paired_p([0.9 - 0.8, 0.8 - 0.7, 0.1]))  # equal but for rounding
     adjusted = holm([0.04, math.nan, 0.01, 0.03])
     assert [adjusted[0], *adjusted[2:]] == pytest.approx([0.06, 0.03, 0.06]) and math.isnan(adjusted[1])
 

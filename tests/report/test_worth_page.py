@@ -3,8 +3,10 @@
 import shlex
 import shutil
 
+import pandas as pd
 import pytest
 from browser import errors, find, open_page, set_size, wait
+from made_sweep import make_sweep
 from selenium.webdriver.common.by import By
 from tiny_sweep import command, run_inline, tiny_config
 
@@ -110,11 +112,71 @@ def test_the_command_makes_the_very_cell(report, finished, cell):
         "const s = document.getElementById('cell'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))", cell
     )
     wait(report, f"document.getElementById('again').textContent.includes({cell.split('-')[3]!r})")
-    program, action, file, *rest = shlex.split(find(report, "#again").text)
-    assert (program, action) == ("qprune", "sweep") and set(rest[::2]) == {"--set"}
+    program, action, file, option, out, *rest = shlex.split(find(report, "#again").text)
+    assert (program, action, option, out) == ("qprune", "sweep", "--out", "again") and set(rest[::2]) == {"--set"}
     again = {one.id: one.stages for one in make_plan(load_config(file, rest[1::2])).cells}
     whole = {one.id: one.stages for one in make_plan(finished[0]).cells}
     assert again[cell] == whole[cell] and len(again) <= 2
+
+
+def test_the_picks_command_makes_its_cells_of_all_seeds(report, finished):
+    (text,) = [
+        one.text for one in report.find_elements(By.CSS_SELECTOR, "#pick-more code") if "qprune sweep" in one.text
+    ]
+    file, *rest = shlex.split(text)[2:]
+    again = {one.id: one.stages for one in make_plan(load_config(file, rest[3::2])).cells}
+    whole = {one.id: one.stages for one in make_plan(finished[0]).cells}
+    picked = report.execute_script(
+        "return [...document.querySelectorAll('#pick-more dd')].map(one => one.textContent).at(-1)"
+    )
+    cells = read_cells(finished[1])
+    point = cells[cells.cell.str.startswith(picked.rpartition("-s")[0])]
+    assert len(point) > 1 and all(again[cell] == whole[cell] for cell in point.cell)
+
+
+def made_with(folder, **columns):
+    """A made sweep with the cells of baselines beside its pruned ones; columns: of all rows."""
+    out = make_sweep(folder)
+    cells = pd.read_csv(out / "cells.csv").assign(**columns)
+    pruned = cells[cells.pruning_ratio > 0]
+    others = [
+        pruned.assign(
+            method=method, criterion=criterion, val_accuracy=pruned.val_accuracy - 0.01, training_flops_cap=cap,
+            cell=[cell.replace("taylor", method) for cell in pruned.cell],
+        )
+        for method, criterion, cap in (("narrower", "none", None), ("narrower.flops", "none", 4.0), ("same_shape", "taylor", None))
+    ]  # fmt: skip
+    pd.concat([cells, *others]).to_csv(out / "cells.csv", index=False)
+    return out
+
+
+def test_every_baseline_is_compared_and_in_no_study_of_pruning(browser, tmp_path):
+    folder = made_with(tmp_path, protocol="early", ratio_of="macs", training_flops=3e12)
+    open_page(browser, write_report(folder))
+    said = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#worth .verdict")]
+    assert ["equal training FLOPs" in one for one in said] == [False, True, False]
+    assert "the same shapes with new weights" in said[2]
+    curves = "return document.getElementById('budget-plot').data.filter(t => t.meta.kind === 'points').map(t => t.name)"
+    assert browser.execute_script(curves) == ["fp32, pruned · prune_first"]
+    assert find(browser, "#bears").text.count("fp32") == 1
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#group option")) == 0
+    assert "protocol\nearly" in find(browser, "#origin").text and "shares of\nmacs" in find(browser, "#origin").text
+    heads = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#table th")]
+    assert {"training_flops", "training_flops_cap", "protocol", "ratio_of"} <= set(heads)
+    assert errors(browser) == []
+
+
+def test_tables_of_before_there_were_baselines_at_every_ratio(browser, tmp_path):
+    """No new columns; networks of other widths, unpruned, had a method's name of their own."""
+    folder = make_sweep(tmp_path, scratch=True)
+    cells = pd.read_csv(folder / "cells.csv")
+    scratch = cells[cells.method == "scratch"]
+    narrow = scratch.assign(method="narrower.width_0.5", cell=scratch.cell.str.replace("scratch", "narrow"))
+    pd.concat([cells, narrow]).to_csv(folder / "cells.csv", index=False)
+    open_page(browser, write_report(folder))
+    assert "--set baselines=[narrower]" in find(browser, "#worth").text
+    assert len(hollow(browser)) == 1
+    assert errors(browser) == []
 
 
 def test_a_pick_that_was_never_pruned_says_so(report):

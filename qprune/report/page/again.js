@@ -6,15 +6,22 @@ import { quoted } from "./text.js";
 
 const flow = (value) => JSON.stringify(value).replaceAll('"', "");
 
-/** The command for the cell (of a point: its cells of all seeds) at a row; null where the file is not known. */
+const OUT = "again"; // in the sweep's own folder, the table would have no other cells any more
+
+/**
+ * The command for the cell (of a point: its cells of all seeds) at a row; null where the file is not known, or no
+ * method makes such cells any more.
+ */
 export function commandOf(table, row) {
   const sweep = DATA.sweeps.find(({ name }) => name === table.sweep[row]);
-  const { prune, budget } = sweep?.settings ?? {};
+  const { protocol, prune, budget } = sweep?.settings ?? {};
   if (!sweep?.file.path || !prune) return null;
   const criterion = sweep.criteria[table.criterion[row]];
   const method = table.method[row].split(".");
+  if (table.baseline[row] && method[1] && method[1] !== "flops") return null;
   const seeds = table.seed ? [table.seed[row]] : sweep.seeds;
   const settings = [
+    ...(protocol ? [] : [["protocol", "classic"]]), // a sweep from before there were others
     ["prune.until", prune.until], // of all ratios, so that the budget is what it was
     ...(criterion?.lambda === "cv" ? [] : [["prune.ratios", flow([table.pruning_ratio[row]])]]),
     ["precisions", flow([table.precision[row]])],
@@ -32,5 +39,7 @@ export function commandOf(table, row) {
         ]),
   ];
   const sets = [...(sweep.file.set ?? []), ...distinct(settings.map((pair) => pair.join("=")))];
-  return ["qprune sweep", quoted(sweep.file.path), ...sets.map((text) => `--set ${quoted(text)}`)].join(" ");
+  return ["qprune sweep", quoted(sweep.file.path), "--out", OUT, ...sets.map((text) => `--set ${quoted(text)}`)].join(
+    " ",
+  );
 }

@@ -78,6 +78,7 @@ export function drawBudgetPlot() {
           (row) =>
             POINTS.precision[row] === "fp32" &&
             POINTS.criterion[row] !== "none" &&
+            !POINTS.baseline[row] &&
             same(row) &&
             POINTS[state.x][row] !== null,
         );
@@ -160,7 +161,10 @@ export function drawBudgetPlot() {
   });
   const byHeight = [...lines].sort((a, b) => a.mean - b.mean); // the lowest line's label hangs below it
   const layout = {
-    ...paretoLayout(rows),
+    ...paretoLayout(
+      rows,
+      lines.map((line) => line.mean),
+    ),
     showlegend: true,
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
     margin: { l: 60, r: 16, t: 60, b: 54 },

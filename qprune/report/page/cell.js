@@ -5,7 +5,7 @@ import { cardOf } from "./card.js";
 import { AXIS, CONFIG, FONT } from "./charts.js";
 import { pickOf } from "./choose.js";
 import { DATA, rowsOf } from "./data.js";
-import { byId, choice, fill, make, note, plain, tableOf } from "./dom.js";
+import { byId, choice, commandLine, fill, note, plain, tableOf } from "./dom.js";
 import { change, comparedPoints, limitsNow, state } from "./state.js";
 import { CELLS, POINTS } from "./tables.js";
 import { bytes, digits, percent } from "./text.js";
@@ -51,7 +51,7 @@ export function drawCell() {
   fill(
     "cell-facts",
     cardOf(CELLS, row)[1],
-    again && make("p", { class: "note" }, "This cell again: ", make("code", { id: "again" }, again)),
+    again && [note("This cell again, in a folder of its own:"), commandLine(again, "sweep of this cell", "again")],
   );
   const place = DETAIL_OF.get(cell);
   return Promise.all([drawLayers(layersOf(place), row), drawCurves(place)]);

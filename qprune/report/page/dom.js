@@ -72,6 +72,32 @@ export const factsOf = (facts) =>
     facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value ?? "–"))]),
   );
 
+/** A command with a button that copies it. id: of the command's text. */
+export function commandLine(text, label, id = null) {
+  const button = make("button", { type: "button", "aria-label": `Copy the ${label} command` }, "Copy");
+  button.addEventListener("click", async () => {
+    button.textContent = (await copy(text)) ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  });
+  return make("div", { class: "command" }, make("code", { id }, text), button);
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // no permission, or a browser that has no clipboard for files
+    const area = make("textarea", { "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    return copied;
+  }
+}
+
 export function download(url, name) {
   const link = make("a", { href: url, download: name });
   document.body.append(link);

@@ -1,8 +1,9 @@
 // Limits, and what they leave to choose.
 
+import { commandOf } from "./again.js";
 import { frontOf, kneeOf, pickOf } from "./choose.js";
 import { DATA } from "./data.js";
-import { choice, factsOf, fill, make } from "./dom.js";
+import { choice, commandLine, factsOf, fill, make } from "./dom.js";
 import { drawMarks, fadePoints, setMarks } from "./marks.js";
 import { CHOICES, chooseCell, comparedPoints, limitsNow, rememberState, state } from "./state.js";
 import { distinct, nameOf, POINTS } from "./tables.js";
@@ -133,30 +134,6 @@ function pickCommand() {
 const exportCommand = (row) =>
   ["qprune", "export", folderOf(POINTS.sweep[row]), POINTS.cell[row], "--format", "onnx"].map(quoted).join(" ");
 
-function commandLine(text, label) {
-  const button = make("button", { type: "button", "aria-label": `Copy the ${label} command` }, "Copy");
-  button.addEventListener("click", async () => {
-    button.textContent = (await copy(text)) ? "Copied" : "Press Ctrl+C";
-    setTimeout(() => (button.textContent = "Copy"), 1500);
-  });
-  return make("div", { class: "command" }, make("code", {}, text), button);
-}
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // no permission, or a browser that has no clipboard for files
-    const area = make("textarea", { "aria-hidden": "true" });
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    const copied = document.execCommand("copy");
-    area.remove();
-    return copied;
-  }
-}
-
 /** A point's accuracy and what it costs. */
 const atCost = (row) => `${percent(POINTS.val_accuracy[row], 2)} at ${costText(state.x, POINTS[state.x][row])}`;
 
@@ -227,7 +204,7 @@ export function drawPick() {
       `${percent(POINTS.val_accuracy[best], 2)} validation accuracy at ${costText(state.x, cost[best])} ${state.x}`,
     ),
   );
-  const command = pickCommand();
+  const [command, again] = [pickCommand(), commandOf(POINTS, best)];
   fill(
     "pick-more",
     factsOf(comparison(best)),
@@ -251,6 +228,7 @@ export function drawPick() {
     make("h3", {}, "Commands"),
     command && commandLine(command, "pick"),
     commandLine(exportCommand(best), "export"),
+    again && commandLine(again, "sweep"),
   );
 }
 

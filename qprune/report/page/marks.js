@@ -8,6 +8,7 @@ import { comparedPoints, limitsNow, state } from "./state.js";
 import { POINTS } from "./tables.js";
 
 export const pareto = byId("pareto");
+const LETTER = 8; // how wide one is at most, on average
 let nodesOfPoint = []; // point -> the elements that fade with it
 export let fadedPoints = new Set();
 export let marksNow = []; // {row, text, kind} of the picked points
@@ -90,7 +91,7 @@ export function drawMarks() {
     else
       marks.append(svg("circle", { ...ring, r: kind === "pick" ? 12 : 9, "stroke-width": kind === "pick" ? 2.5 : 1 }));
     if (!text) continue;
-    const atRight = x < width - 150;
+    const atRight = x + LETTER * text.length < width;
     let below = y + 26 > height ? -18 : 24;
     while (taken.some(([ox, oy]) => Math.abs(ox - x) < 120 && Math.abs(oy - (y + below)) < 15))
       below += y + below + 40 > height ? -40 : 15;

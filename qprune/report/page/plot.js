@@ -121,7 +121,8 @@ function frontTraces(points) {
   return lines;
 }
 
-export function paretoLayout(points) {
+/** accuracies: others that the plot shows. */
+export function paretoLayout(points, accuracies = []) {
   const accuracy = state.y === "accuracy" ? "test" : "validation";
   return {
     font: FONT,
@@ -138,17 +139,20 @@ export function paretoLayout(points) {
       showexponent: "all",
       ...(state.scale === "log" ? { dtick: logStep(points) } : {}),
     },
-    yaxis: { ...AXIS, title: { text: `${accuracy} accuracy (%)` }, ...accuracyRange(points) },
+    yaxis: { ...AXIS, title: { text: `${accuracy} accuracy (%)` }, ...accuracyRange(points, accuracies) },
   };
 }
 
-/** From 10 percentage points under the unpruned baseline up, as long as the reader doesn't want all; {} for all. */
-function accuracyRange(points) {
+/** From 10 percentage points under the unpruned baseline up, as long as the reader doesn't want all. */
+function accuracyRange(points, accuracies = []) {
   const values = points.map((row) => POINTS[state.y][row]).filter((value) => value !== null);
   const name = state.y === "accuracy" ? "baseline_accuracy" : "baseline_val_accuracy";
   const bases = points.map((row) => POINTS[name][row]).filter((value) => value !== null);
   if (state.range === "all" || !bases.length) return { autorange: true };
-  const [low, high] = [Math.min(...bases) - BELOW, Math.max(...values, ...bases)];
+  const [low, high] = [
+    Math.min(Math.min(...bases) - BELOW, ...accuracies.map((one) => one - BELOW / 10)),
+    Math.max(...values, ...bases, ...accuracies),
+  ];
   if (low <= Math.min(...values) || low < 0) return { autorange: true };
   return { autorange: false, range: [shown(low), Math.min(shown(high) + 1, 100.5)] };
 }
@@ -255,7 +259,10 @@ function legendSwatch(symbol, colour) {
     svg.setAttribute(name, value);
   path.setAttribute("fill-rule", "evenodd");
   path.setAttribute("d", shapes[symbol.replace("-open", "")] ?? "M6 1h2v5h5v2h-5v5h-2v-5h-5v-2h5z");
-  path.setAttribute("fill", colour);
+  const open = symbol.endsWith("-open");
+  path.setAttribute("fill", open ? "none" : colour);
+  if (open) path.setAttribute("stroke", colour);
+  if (open) path.setAttribute("stroke-width", 1.8);
   svg.append(path);
   holder.append(svg);
   return holder;

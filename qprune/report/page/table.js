@@ -3,7 +3,7 @@
 import { DATA } from "./data.js";
 import { byId, download, factsOf, fill, make, tableOf } from "./dom.js";
 import { chooseCell } from "./state.js";
-import { CELLS, TITLES } from "./tables.js";
+import { CELLS, distinct, TITLES } from "./tables.js";
 import { costText, digits, percent, ratioText } from "./text.js";
 
 const TABLE_COLUMNS = [
@@ -17,10 +17,15 @@ const TABLE_COLUMNS = [
   ...DATA.costs,
   "macs",
   "params",
+  "training_flops",
+  "training_flops_cap",
+  "protocol",
+  "ratio_of",
   "seconds",
 ].filter((name) => CELLS[name].some((value) => value !== null));
 const CSV_COLUMNS = Object.keys(CELLS).filter(
-  (name) => !["count", "point", "family", "key"].includes(name) && CELLS[name].some((value) => value !== null),
+  (name) =>
+    !["count", "point", "family", "key", "baseline"].includes(name) && CELLS[name].some((value) => value !== null),
 );
 const ROWS_PER_PAGE = 50;
 const view = { sort: "", descending: false, filter: "", page: 0 };
@@ -182,6 +187,13 @@ export function drawFailures() {
     );
 }
 
+const PROVENANCE = [
+  ["protocol", "protocol"],
+  ["ratio_of", "ratios are shares of"],
+];
+/** The known values of a column in a sweep. */
+const valuesOf = (sweep, name) => CELLS[name].filter((value, row) => value !== null && CELLS.sweep[row] === sweep);
+
 export function drawOrigin() {
   fill(
     "origin",
@@ -196,6 +208,9 @@ export function drawOrigin() {
           ...(sweep.file.set?.length ? [["--set", sweep.file.set.join(" ")]] : []),
           ["seeds", sweep.seeds.join(", ")],
           ["updates of each cell", digits(sweep.updates)],
+          ...PROVENANCE.map(([name, text]) => [text, distinct(valuesOf(sweep.name, name)).join(", ")]).filter(
+            ([, value]) => value,
+          ),
           ["training, cell by cell", `${digits(sweep.seconds / 60)} minutes (shared stages count in each cell)`],
           ...sweep.machines.flatMap((one) => [
             ["made on", `${one.host}, ${one.device}, ${one.threads} thread(s), ${one.cells} cell(s)`],

@@ -28,9 +28,9 @@ export function drawWorth() {
       make("details", {}, make("summary", {}, `By precision and octave of cost, against ${baseline}`), octaves(rows)),
     ]),
     note(
-      "Each precision's best network at no more than a cost, chosen by mean validation accuracy on either side; differences",
-      "in percentage points, paired by seed. Unpruned networks are on both sides. A better one is named where Holm's",
-      "method leaves it below 5% over the table; nothing is extrapolated.",
+      "Each precision's best network at no more than a cost, chosen by mean validation accuracy on either side;",
+      "differences in percentage points, paired by seed. Unpruned networks are on both sides. A better one is named",
+      "where Holm's method leaves its p below 5% over the table; nothing is extrapolated.",
     ),
   );
 }
