@@ -16,7 +16,8 @@ from qprune.precision import PRECISIONS
 from qprune.pruning.criteria import CRITERIA
 from qprune.registry import Entry, Registry
 from qprune.registry.errors import UserError
-from qprune.settings.config import Budget, SweepConfig, config_as_dict, load_config, write_template
+from qprune.settings.config import SweepConfig, config_as_dict, load_config, write_template
+from qprune.settings.sections import Budget
 from qprune.settings.yaml_source import MAX_BYTES, override, parse
 
 ROOT = Path(__file__).parents[2]
