@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from qprune.analysis.front import GROUP, measured, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
-from qprune.analysis.sentences import counted, difference_texts, in_brackets, minus, ratio_text, verdict, with_interval
+from qprune.analysis.sentences import (
+    counted,
+    difference_texts,
+    in_brackets,
+    minus,
+    ratio_text,
+    undecayed,
+    verdict,
+    with_interval,
+)
 from qprune.analysis.statistics import Interval, interval
 from qprune.analysis.studies import (
     Bears,
@@ -258,7 +267,7 @@ def _fair(cells, scratch) -> Said:
     fair = [one for one in seeming if one.fair.mean <= 0]
     sentence = (
         f"M = {total - dense} more updates, which every pruned network has after the N = {dense} of dense training, change "
-        f"the unpruned FP32 network itself by {' and '.join(gains)}."
+        f"the unpruned FP32 network itself by {' and '.join(gains)}.{undecayed(cells)}"
     )
     if not pruned:
         return sentence, head, rows

@@ -60,3 +60,14 @@ def in_brackets(one: Interval) -> str:
 def with_interval(one: Interval) -> str:
     mean, span = difference_texts(one)
     return f"{mean} percentage points ({span})" if one.n <= 1 else f"{mean} percentage points (95%: {span})"
+
+
+def undecayed(cells) -> str:
+    """What to say of the network after N where its protocol has no decay in N; nothing under classic, and of older tables."""
+    protocols = set(cells.protocol.dropna().astype(str)) - {"classic"} if "protocol" in cells else set()
+    if not protocols:
+        return ""
+    return (
+        f" Under protocol {' and '.join(sorted(protocols))} the network after N has not decayed yet, so it is no baseline: only "
+        "the comparisons at equal updates count (protocol classic is what asks this question)."
+    )

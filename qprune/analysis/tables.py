@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qprune.analysis.front import NO_CRITERION, measured
+from qprune.analysis.front import NO_CRITERION, is_baseline, measured
 from qprune.analysis.studies import SCRATCH
 
 COLUMNS = 5  # precisions beside each other: more don't fit 80 columns
@@ -29,7 +29,9 @@ def accuracy_tables(cells) -> list[Group]:
         def entry(precision: str, ratio: float, done=done) -> str:
             return _mean_sd(done.accuracy[(done.precision == precision) & (done.pruning_ratio == ratio)].astype(float))
 
-        tables.append(ratio_table(title, group.precision.unique(), sorted(group.pruning_ratio.unique()), entry))
+        what = "smaller" if is_baseline(group.method).all() else "pruned"
+        ratios = sorted(group.pruning_ratio.unique())
+        tables.append(ratio_table(title, group.precision.unique(), ratios, entry, what))
     return tables
 
 
@@ -51,13 +53,17 @@ def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def ratio_table(
-    title: str, precisions: Iterable[str], ratios: Iterable[float], entry: Callable[[str, float], str]
+    title: str,
+    precisions: Iterable[str],
+    ratios: Iterable[float],
+    entry: Callable[[str, float], str],
+    what: str = "pruned",
 ) -> Group:
-    """A row for each pruning ratio, a column for each precision; of more than COLUMNS, several tables."""
+    """A row for each ratio (what: of what it is one), a column for each precision; of more than COLUMNS, several tables."""
     tables = []
     for some in batched(precisions, COLUMNS):
         table = Table()
-        table.add_column("pruned", justify="right", no_wrap=True)
+        table.add_column(what, justify="right", no_wrap=True)
         for precision in some:
             table.add_column(precision, justify="right", no_wrap=True)
         for ratio in ratios:

@@ -13,6 +13,7 @@ import qprune
 from qprune.analysis.front import BASELINES, COSTS, GROUP, NO_CRITERION, POINT, STUDY, is_on_front, operating_points
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.published import Published, same_name
+from qprune.analysis.sentences import undecayed
 from qprune.analysis.statistics import Interval, interval
 from qprune.analysis.studies import (
     REFERENCES,
@@ -214,7 +215,8 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
         },
         "interactions": {column: _effects(interactions(cells, column)) for column in MEASURES},
         "orders": {column: _effects(orders(both_orders, column)) for column in MEASURES},
-        "budget": {"updates": _updates(cells)} | {column: _budget(cells, scratch, column) for column in REFERENCES},
+        "budget": {"updates": _updates(cells), "undecayed": undecayed(cells).strip()}
+        | {column: _budget(cells, scratch, column) for column in REFERENCES},
         "lambda": _lambda(row, lambdas[row["sweep"]]),
         "equal_cost": {"limit": [one.limit for one in equal]}
         | {way: [None if (best := getattr(one, way)) is None else number[best] for one in equal] for way in WAYS}

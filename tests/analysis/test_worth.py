@@ -100,6 +100,15 @@ def test_the_answer_says_how_to_have_a_baseline():
     assert alone.sentence == NOT_RUN
 
 
+def test_a_network_that_has_not_decayed_is_no_baseline():
+    """Question E is asked under classic; under early, nothing is read out of the network after N."""
+    early, classic = both(), both("classic")
+    for cells, said in ((early, True), (classic, False)):
+        cells = cells.assign(dense_val_accuracy=0.8, dense_accuracy=0.8)
+        (fair,) = [one for one in answers(cells) if one.question.startswith("What does the unpruned")]
+        assert ("Under protocol early the network after N has not decayed yet" in fair.sentence) == said
+
+
 def test_each_baseline_has_its_comparison_and_none_has_a_study():
     cells = both()
     longer = cells[cells.method == "narrower"].assign(method="narrower.flops", accuracy=0.7)

@@ -174,6 +174,7 @@ export function drawBudgetPlot() {
   byId("budget-note").textContent = [
     `${which}: points are means over seeds, bars and bands one standard deviation. M is what every pruned network`,
     "has had on top of N: pruning, fine-tuning and the updates at its precision.",
+    studiesNow().budget.undecayed,
   ].join(" ");
   return Plotly.react(chart, traces, layout, CONFIG);
 }
