@@ -39,7 +39,7 @@ class Octave:
 class Worth:
     """Pruned minus baseline. baseline: its method, as tables name it; equal: "updates" or "flops"; restarted: whether the pruned
     networks had been trained before their budget began, which the baseline can't have been; test, validation: hypervolumes,
-    octaves of bit_gflops x percentage points, paired by seed."""
+    octaves of bit_gflops x percentage points, over the costs that both sides reach, paired by seed."""
 
     baseline: str
     equal: str
@@ -76,7 +76,10 @@ def worth(cells, beside) -> list[Worth]:
         ways = [_complete(way, seeds) for way in (pruned, other)]
         if any(way.empty for way in ways):
             continue
-        test, validation = (_gain(*(_volumes(way, column) for way in ways)) for column in ("accuracy", "val_accuracy"))
+        end = max(_means(way).bit_gflops.min() for way in ways)
+        test, validation = (
+            _gain(*(_volumes(way, column, end) for way in ways)) for column in ("accuracy", "val_accuracy")
+        )
         equal = "flops" if str(method).endswith(".flops") else "updates"
         restarted = "protocol" in pruned and bool((pruned.protocol == "restart").any())
         found.append(Worth(str(method), equal, restarted, test, validation, tuple(_octaves(*ways))))
@@ -113,14 +116,17 @@ def _means(cells):
     return cells.groupby(POINT, sort=False)[["bit_gflops", "val_accuracy"]].mean().reset_index()
 
 
-def _volumes(cells, column: str) -> dict[int, float]:
-    """Seed -> hypervolume in octaves x percentage points, of the front by mean validation accuracy."""
+def _volumes(cells, column: str, end: float) -> dict[int, float]:
+    """Seed -> hypervolume in octaves x percentage points, of the front by mean validation accuracy, at costs from `end` on:
+    what is cheaper than the cheapest network of the other side has no counterpart, and counts as if it cost as much."""
     means = _means(cells)
     front = means[is_on_front(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy())][POINT]
     chosen, dense = cells.merge(front, on=POINT), _dense_cost(cells)
     return {
         int(seed): 100
-        * hypervolume(own.bit_gflops, own[column], dense, own[f"baseline_{column}"].iloc[0] - BELOW_BASELINE)
+        * hypervolume(
+            own.bit_gflops.clip(lower=end), own[column], dense, own[f"baseline_{column}"].iloc[0] - BELOW_BASELINE
+        )
         for seed, own in chosen.groupby("seed")
     }
 
@@ -194,7 +200,7 @@ def headline(one: Worth) -> str:
     }.get(verdict(one.test, "better", "worse"), f"not shown better or worse than {name}: {one.test.mean:+.1f}{span}")
     text = (
         f"At {equal}, pruning is {said} (test hypervolume of fronts that validation chose, octaves of bit_gflops x "
-        f"percentage points, {one.test.n} seed{'s' if one.test.n != 1 else ''})."
+        f"percentage points, over the costs that both reach, {one.test.n} seed{'s' if one.test.n != 1 else ''})."
     )
     if one.restarted:
         text += " The pruned networks had been trained before; what they had then is outside the budget, and the others had none of it."
