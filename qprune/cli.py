@@ -45,7 +45,7 @@ def plan(
         str | None,
         typer.Option(metavar="8h", show_default=False, help="Say which budget, seeds or ratios fit so long."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes for --fit (0: one per core).")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes to reckon with (0: one per core).")] = 0,
 ) -> None:
     """Show the cells and stages of a sweep, what is done, and what the rest will cost. Trains nothing."""
     from qprune.registry.duration import seconds_of
@@ -64,7 +64,7 @@ def plan(
 
     from qprune.sweep.forecast import show_plan
 
-    show_plan(config, out, Console(), cells)
+    show_plan(config, out, Console(), cells, workers)
 
 
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes (0: one per core).")]

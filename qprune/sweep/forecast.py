@@ -26,6 +26,7 @@ from qprune.stages.narrow import Narrow
 from qprune.stages.saved import NetworkSpec
 from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
 from qprune.storage.store import Store
+from qprune.sweep.by_method import costs_by_method, method_table
 from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
 from qprune.training import constant, evaluate, train
@@ -36,8 +37,11 @@ REPORT_BYTES, RECORD_BYTES = 20_000, 30_000  # of a stage, and of a cell
 KNOWN_PATHS = 100  # pruned networks at most whose cost is looked up for the forecast
 
 
-def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = False) -> None:
-    """Print the forecast of a sweep, with `cells` each cell too; trains nothing (a few throw-away updates are timed)."""
+def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = False, workers: int = 0) -> None:
+    """Print the forecast of a sweep, with `cells` each cell too; trains nothing (a few throw-away updates are timed).
+
+    workers: processes that share the work; 0: one per core.
+    """
     plan, store, folder = open_sweep(config, out)
     todo = missing_stages(plan, store, wanted_networks(plan, folder))
     done = sum(store.done(cell.stages["evaluate"]) for cell in plan.cells)
@@ -55,7 +59,10 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     if cells:
         _list_cells(plan, store, costs, console)
     seconds = forecast_seconds(plan, todo, measured)
-    workers = len(os.sched_getaffinity(0))
+    methods = costs_by_method(plan, todo, seconds)
+    if len(methods) > 1:
+        console.print(method_table(methods))
+    workers = workers or len(os.sched_getaffinity(0))
     wall = _wall_seconds(seconds, plan, workers)
     console.print(
         f"about {wall / 60:.1f} minutes with {workers} worker(s) of 1 thread, {sum(seconds.values()) / 60:.1f} of computing",

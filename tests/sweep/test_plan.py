@@ -18,6 +18,7 @@ from qprune.stages import work
 from qprune.stages.finetune import Finetune
 from qprune.storage.store import Store
 from qprune.sweep import forecast
+from qprune.sweep.by_method import costs_by_method
 from qprune.sweep.plan import make_plan
 from qprune.sweep.run import missing_stages, wanted_networks
 
@@ -256,6 +257,45 @@ def test_forecast_of_a_new_sweep_by_hand(tmp_path):
     assert f"(N + P + F + Q): {N + P + F + Q}\n" in text
     assert "minutes" in text and " MB " in text
     assert not (tmp_path / "results").exists()
+
+
+def test_what_each_method_adds(tmp_path):
+    """By hand: 2 seeds, ratios 0, 0.5 and 0.75, fp32 and int4; equal FLOPs give the narrowest four times the updates."""
+    settings = ("baselines=[narrower,same_shape]", "baseline_budget=[updates,flops]", "prune.ratios=[0,0.5,0.75]",
+                "precisions=[fp32,int4]", "protocol=early", "train={batch_size: 32}", "finetune={}", "quantize={}",
+                "budget={updates: 200, shares: {dense: 0.5, prune: 0.3, quantize: 0.1}}",
+                "prune.updates_between=null")  # fmt: skip
+    config = tiny_config(tmp_path, *settings)
+    plan = make_plan(config)
+    seconds = dict.fromkeys(plan.stages, 1.0)
+    costs = {one.method: one for one in costs_by_method(plan, plan.stages, seconds)}
+    assert list(costs) == ["prune_first", "narrower", "narrower.flops", "same_shape", "same_shape.flops"]
+    spending = plan.spending["vgg_tiny", "digits"]
+    assert spending.total == 200 and spending.quantize == 20
+    pruned = costs["prune_first"]  # trunk, path, a branch for each ratio, the waits of those that end early, twigs
+    steps = {0: 0, 0.5: 7, 0.75: 11}
+    waits = sum(spending.prune - step * spending.updates_between for step in steps.values())
+    assert pruned.stages == 2 * (1 + 2 + 3 + 6 + 6) and pruned.cells == 12
+    each = spending.dense + spending.prune + waits + 3 * spending.finetune + 6 * spending.quantize
+    assert pruned.updates == 2 * each and (pruned.least, pruned.most) == (200, 200)
+    narrow = costs["narrower"]
+    assert narrow.stages == 2 * (2 + 4 + 4) and narrow.updates == 2 * (2 * 180 + 4 * 20) and narrow.seconds == 20
+    long = costs["narrower.flops"]
+    assert long.most == 800 and long.least < 800 and long.capped == 4  # 0.75, at both precisions and seeds
+    assert sum(one.stages for one in costs.values()) == len(plan.stages)
+    assert sum(one.updates for one in costs.values()) == plan.updates_of(plan.stages)
+    text, table, _ = forecast_of(config, tmp_path / "results")
+    assert table["narrower"][:4] == ["8", "200", "20", "880"]
+    assert table["narrower.flops"][1] == f"{long.least} to 800 (4 capped)"
+    assert "methods: what each adds to those above it" in text
+
+
+def test_minutes_are_for_the_workers_that_are_asked_for(tmp_path):
+    config = tiny_config(tmp_path)
+    for workers in (1, 4):
+        text = io.StringIO()
+        forecast.show_plan(config, tmp_path / "results", Console(file=text, width=200), workers=workers)
+        assert f"with {workers} worker(s) of 1 thread" in text.getvalue()
 
 
 def test_forecast_of_a_finished_sweep_and_of_one_more_precision(finished, tmp_path):
