@@ -67,13 +67,15 @@ def run_stages(
     on_event: Callable[[Event], None],
     wanted: Collection[str] = (),
     may_start: Callable[[], bool] = lambda: True,
-) -> None:
+) -> int:
     """Compute the stages, each after its inputs (those not among the stages are done already). Longest chains first.
 
     wanted: those whose tensors are wanted for themselves; of others that have been done, and whose users too, by
-    another process that kept no tensors, nothing is computed again. A failed stage fails all that need it; the others go on. A stage that another process computes is waited for. One
-    whose worker dies is tried once more. may_start: whether more may be started; when it says no, those that run are
-    finished, and the rest is left. Raises StorageError where results can't be written any more.
+    another process that kept no tensors, nothing is computed again. may_start: whether more may be started; when it
+    says no, those that run are finished, and the rest is left. Returns how many were left.
+
+    A failed stage fails all that need it; the others go on. A stage that another process computes is waited for. One
+    whose worker dies is tried once more. Raises StorageError where results can't be written any more.
     """
     ranks, order = _ranks(stages), itertools.count()
     waiting = {name: {source for source in stage.inputs if source in stages} for name, stage in stages.items()}
@@ -154,6 +156,7 @@ def run_stages(
                         elsewhere.discard(name)
                         make_ready(name)
             looked = time.monotonic()
+    return len(waiting) + len(elsewhere) + sum(is_needed(entry[-1]) for entry in ready)
 
 
 def _ranks(stages: dict[str, Stage]) -> dict[str, float]:

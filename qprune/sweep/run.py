@@ -94,7 +94,8 @@ def run_sweep(
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     cells = run.search(wanted_networks(plan, folder)) if config.strategy == "front" else plan.cells
-    run.compute(wanted_networks(plan, folder), cells)
+    if not run.left:
+        run.compute(wanted_networks(plan, folder), cells)
     if run.left:
         pass  # which networks are kept is decided at the end
     elif config.keep == "front":
@@ -211,9 +212,7 @@ class _Run:
                 self._record(event)
 
             try:
-                run_stages(todo, executor, self.store, on_event, wanted, self._in_time)
-                if not self._in_time():
-                    self.left = sum(not self.store.done(name) and not self.store.failure(name) for name in todo)
+                self.left = run_stages(todo, executor, self.store, on_event, wanted, self._in_time)
                 self.records.write_table()
             except KeyboardInterrupt:
                 self.records.write_table()

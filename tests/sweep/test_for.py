@@ -63,3 +63,15 @@ def test_durations():
     for text in ("", "8", "h", "30m1h", "-3h", "0h"):
         with pytest.raises(UserError, match="--for .*: write a duration such as 8h"):
             seconds_of(text, "--for")
+
+
+def test_networks_that_are_to_be_made_again_are_left_too(tmp_path, clock):
+    """Their stages are done, only their tensors were not kept."""
+    config = tiny_config(tmp_path, *SMALL, "keep=none")
+    assert run_inline(config, tmp_path / "results")[0] == 0
+    keeping = tiny_config(tmp_path, *SMALL, "keep=all")
+    code, computed, text = run_inline(keeping, tmp_path / "results", seconds=1.0)
+    assert code == 0 and len(computed) == 1
+    assert "stages are left; the same command goes on" in text
+    code, computed, text = run_inline(keeping, tmp_path / "results")
+    assert code == 0 and computed and "the time is over" not in text
