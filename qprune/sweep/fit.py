@@ -75,7 +75,8 @@ def _ratios(config: SweepConfig) -> Changes:
         chosen = [ratios[round(place * step)] for place in range(count)]
         return f"prune.ratios={chosen}"
 
-    return range(1, len(ratios) + 1), change
+    fewest = 2 if ratios[0] == 0 else 1  # ratio 0 alone prunes nothing
+    return range(fewest, len(ratios) + 1), change
 
 
 def _largest(

@@ -63,6 +63,12 @@ def test_more_than_the_file_where_there_is_room(config, measured, tmp_path):
     assert int(found["budget.updates"].partition("=")[2]) > 100
 
 
+def test_ratio_0_alone_is_no_suggestion(config, measured, tmp_path):
+    limit = wall(config, tmp_path, measured, "prune.ratios=[0]")
+    assert limit < wall(config, tmp_path, measured, "prune.ratios=[0,0.75]")
+    assert not [one for one in fits(config, tmp_path, limit, 2, measured) if one.change.startswith("prune.ratios")]
+
+
 def test_what_is_done_costs_nothing(tmp_path, measured, config):
     small = tiny_config(tmp_path, *SETTINGS, "seeds=0", "budget.updates=60")
     assert run_inline(small, tmp_path / "results")[0] == 0
