@@ -22,6 +22,7 @@ from qprune.analysis.pick import (
 from qprune.analysis.published import Published, read_published, standings
 from qprune.analysis.studies import of_the_grid
 from qprune.analysis.tables import markdown_table, with_method
+from qprune.analysis.worth import base_of
 from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
 from qprune.report.cells import read_measured
@@ -261,8 +262,7 @@ def print_pick(answer: dict, prefer: str) -> None:
     print(f"{size_text(chosen['precision'], chosen['pruning_ratio'], chosen['method'])} ({made})")
     if not answer["pruned"]:
         best = answer["best_pruned"]
-        narrow = chosen["pruning_ratio"] > 0
-        what = "it was narrow from the start, with random weights" if narrow else "it has all its maps"
+        what = _instead_of_pruning(chosen["method"])
         rest = f"the best pruned one that fits: {_line(best, answer['cost'])}" if best else "no pruned one fits"
         print(f"  this network was never pruned ({what}); {rest}")
     print(f"  {answer['feasible']} of {answer['points']} operating points fit {limits}; prefer {answer['decided_by']}")
@@ -288,9 +288,18 @@ def print_pick(answer: dict, prefer: str) -> None:
     print(f"export:   {answer['export']}")
 
 
+def _instead_of_pruning(method: str) -> str:
+    """What a network is that no one has pruned, by its cell's method."""
+    base = base_of(method)
+    if base not in BASELINES:
+        return "it has all its maps"
+    start = "has the widths of a pruned one" if base == "same_shape" else "was narrow from the start"
+    return f"it {start}, with random weights"
+
+
 def size_text(precision: str, ratio: float, method: str) -> str:
     """A point's precision and ratio for people: what no one has pruned is smaller."""
-    smaller = method.partition(".")[0] in BASELINES
+    smaller = base_of(method) in BASELINES
     return f"{precision}, {100 * ratio:g}% {'smaller' if smaller else 'pruned'}"
 
 
