@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shlex
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from tiny_sweep import command, run_inline, tiny_config
 
 from qprune.settings.config import load_config
 from qprune.sweep import fit as fit_module
+from qprune.sweep import plan as plan_module
 from qprune.sweep.fit import fits, show_fits
 from qprune.sweep.forecast import WORKER_START_SECONDS, measure, wall_seconds_of
 from qprune.sweep.plan import make_plan
@@ -69,6 +71,20 @@ def test_ratio_0_alone_is_no_suggestion(config, measured, tmp_path):
     assert not [one for one in fits(config, tmp_path, limit, 2, measured) if one.change.startswith("prune.ratios")]
 
 
+def test_what_the_file_has_already_is_no_suggestion(config, measured, tmp_path):
+    whole = wall(config, tmp_path, measured, "keep=all")
+    found = [one.change.partition("=")[0] for one in fits(config, tmp_path, whole, 2, measured)]
+    assert found == []  # one update, seed or ratio more doesn't fit
+
+
+def test_what_the_plan_refuses_is_too_large_for_it(config, measured, tmp_path, monkeypatch):
+    """With room for any number of seeds, as many as a sweep takes."""
+    monkeypatch.setattr(plan_module, "MAX_CELLS", 7 * 4 * 2 * 2)  # ratios, precisions, methods
+    found = {one.change.partition("=")[0]: one for one in fits(config, tmp_path, 1e9, 2, measured)}
+    assert found["seeds"].change == "seeds=[0, 1, 2, 3, 4, 5, 6]" and not found["seeds"].most
+    assert found["budget.updates"].change == "budget.updates=6400" and found["budget.updates"].most
+
+
 def test_what_is_done_costs_nothing(tmp_path, measured, config):
     small = tiny_config(tmp_path, *SETTINGS, "seeds=0", "budget.updates=60")
     assert run_inline(small, tmp_path / "results")[0] == 0
@@ -79,7 +95,17 @@ def test_in_words(config, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(fit_module, "measure", lambda plan: measured)
     text = io.StringIO()
     show_fits(config, tmp_path, 800.0, 2, Console(file=text, width=200))
-    assert "does not fit 13m" in text.getvalue() and "--set budget.updates=" in text.getvalue()
+    said = text.getvalue()
+    assert "does not fit 13m" in said and "each of these alone fits:" in said
+    typed = [shlex.split(line.partition("  (about ")[0]) for line in said.splitlines() if "--set" in line]
+    assert [option for option, _ in typed] == ["--set"] * len(typed)
+    assert [change for _, change in typed] == [one.change for one in fits(config, tmp_path, 800.0, 2, measured)]
+    assert typed[0][1].startswith("budget.updates=")
+    text = io.StringIO()
+    searched = tiny_config(tmp_path, *SETTINGS, "strategy=front")
+    show_fits(searched, tmp_path, 1e9, 2, Console(file=text, width=200))
+    assert text.getvalue().startswith("tiny: at most ") and "each of these alone fits too:" in text.getvalue()
+    assert "; more may, too)" in text.getvalue()
     text = io.StringIO()
     show_fits(config, tmp_path, 1.0, 2, Console(file=text, width=200))
     assert "nothing smaller fits" in text.getvalue()
@@ -89,6 +115,6 @@ def test_the_command(config, tmp_path):
     (tmp_path / "q.yaml").write_text("name: q\ndata: digits\nmodel: vgg_tiny\nprecisions: fp32\n")
     done = command("plan", "q.yaml", "--fit", "10m", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "fits 10m" in done.stdout and "--set seeds=[0, 1, 2, 3" in done.stdout
+    assert "fits 10m" in done.stdout and "--set 'seeds=[0, 1, 2, 3" in done.stdout
     wrong = command("plan", "q.yaml", "--fit", "soon", cwd=tmp_path)
     assert wrong.returncode == 2 and "--fit 'soon': write a duration such as 8h" in wrong.stderr
