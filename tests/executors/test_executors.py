@@ -35,10 +35,10 @@ def raises(num_classes):
     return fine(num_classes)
 
 
-def dies(num_classes):
+def dies(num_classes, width=4):
     if os.getpid() != DRIVER:
         os.kill(os.getpid(), signal.SIGKILL)
-    return fine(num_classes)
+    return fine(num_classes, width)
 """
 
 
@@ -96,6 +96,32 @@ def test_a_chain_is_computed_as_here(executor, folder, tmp_path):
             assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours), name
     assert end_of(stage, executor).made is False  # once is enough
     assert executor.free() >= 1
+
+
+def test_when_the_time_is_over_what_runs_is_finished_and_the_rest_is_left(executor, folder):
+    """The time ends as the second stage starts; the same call, later, computes what was left and nothing twice."""
+    stages = stages_of(folder, "model={name: conforms:fine, width: 8}")
+    events = []
+
+    def in_time() -> bool:
+        return sum(event.kind == "started" for event in events) < 2
+
+    left = run_stages(stages, executor, executor.kept, events.append, may_start=in_time)
+    done = [event.stage for event in events if event.kind == "done"]
+    assert len(done) == 2 and left == len(stages) - 2
+    assert {name for name in stages if executor.kept.done(name)} == set(done)
+    rest = [event.stage for event in run(stages, executor) if event.kind == "done" and event.made]
+    assert sorted([*done, *rest]) == sorted(stages)
+
+
+def test_a_worker_that_dies_after_the_time_is_not_replaced(executor, folder):
+    if isinstance(executor, Inline):
+        pytest.skip("there is no worker")
+    stages = stages_of(folder, "model={name: conforms:dies, width: 5}", "prune.ratios=0")
+    events = []
+    left = run_stages(stages, executor, executor.kept, events.append, may_start=lambda: not events)
+    assert left == len(stages) and not [event for event in events if event.kind in ("done", "failed")]
+    assert not any(executor.kept.failure(name) for name in stages)
 
 
 def test_a_stage_that_fails_takes_what_needs_it_and_nothing_else(executor, folder, monkeypatch):
