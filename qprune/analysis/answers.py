@@ -35,7 +35,7 @@ from qprune.analysis.studies import (
     studied_groups,
 )
 from qprune.analysis.tables import with_method
-from qprune.analysis.worth import NOT_RUN, baselines_beside, headline, octave_verdict, worth
+from qprune.analysis.worth import NOT_RUN, baselines_beside, headline, octave_verdict, of_group, worth
 
 BEARS = "How much pruning does each precision bear?"
 EQUAL_COST = "At equal bit_gflops: prune or quantise?"
@@ -74,7 +74,7 @@ def answers(cells, percentage_points: float = 1.0, lambdas=None) -> list[Answer]
             f"{group['sweep']}: {group['model']} on {group['data']}, {with_method(group['criterion'], group['method'])}"
         )
         found += [
-            *(Answer(name, WORTH, *said) for said in _worth(own, baselines_beside(cells, group))),
+            *(Answer(name, WORTH, *said) for said in _worth(of_group(cells, group), baselines_beside(cells, group))),
             Answer(name, BEARS, *_bears(own, percentage_points)),
             Answer(name, EQUAL_COST, *_equal_cost(own)),
             Answer(name, ADDITIVE, *_additive(own)),

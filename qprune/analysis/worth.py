@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qprune.analysis.front import NO_CRITERION, hypervolume, is_baseline, is_on_front, measured
+from qprune.analysis.front import GROUP, NO_CRITERION, hypervolume, is_baseline, is_on_front, measured
 from qprune.analysis.sentences import verdict
 from qprune.analysis.statistics import Interval, holm, interval, paired_p
 from qprune.analysis.studies import BELOW_BASELINE, best_at_cost
@@ -39,7 +39,11 @@ class Octave:
 class Worth:
     """Pruned minus baseline. baseline: its method, as tables name it; equal: "updates" or "flops"; restarted: whether the pruned
     networks had been trained before their budget began, which the baseline can't have been; test, validation: hypervolumes,
-    octaves of bit_gflops x percentage points, over the costs that both sides reach, paired by seed."""
+    octaves of bit_gflops x percentage points, over the costs that both sides reach, paired by seed.
+
+    points: operating points of either side; skipped: those that a search has left out. As these are what the front of all
+    networks together can do without, the fronts of the two sides are not known then, and nothing is compared.
+    """
 
     baseline: str
     equal: str
@@ -47,6 +51,13 @@ class Worth:
     test: Interval
     validation: Interval
     octaves: tuple[Octave, ...]
+    points: int
+    skipped: int
+
+
+def of_group(cells, group: dict):
+    """The cells of a group, done or not. group: GROUP's names -> values."""
+    return cells[np.logical_and.reduce([cells[name] == group[name] for name in GROUP])]
 
 
 def baselines_beside(cells, group: dict):
@@ -62,13 +73,21 @@ def base_of(method: str) -> str:
 
 
 def worth(cells, beside) -> list[Worth]:
-    """One comparison for each baseline. cells: of one group, pruned and unpruned; beside: baselines_beside of it."""
+    """One comparison for each baseline. cells: of_group, pruned and unpruned; beside: baselines_beside of it."""
     if beside.empty:
         return []
     pruned = _numbers(measured(cells))
     unpruned = pruned[pruned.pruning_ratio == 0]
+    restarted = "protocol" in pruned and bool((pruned.protocol == "restart").any())
     found = []
-    for method, own in _numbers(measured(beside)).groupby("method", sort=False):
+    for method, rows in beside.groupby("method", sort=False):
+        equal = "flops" if str(method).endswith(".flops") else "updates"
+        both = _concat(cells, rows)
+        points, skipped = (len(some.groupby(["method", *POINT])) for some in (both, both[both.status == "skipped"]))
+        if skipped:
+            found.append(Worth(str(method), equal, restarted, interval([]), interval([]), (), points, skipped))
+            continue
+        own = _numbers(measured(rows))
         other = _concat(unpruned, own)
         seeds = sorted(set(pruned.seed) & set(own.seed))
         if not seeds or own.empty or not (pruned.pruning_ratio > 0).any():
@@ -80,9 +99,8 @@ def worth(cells, beside) -> list[Worth]:
         test, validation = (
             _gain(*(_volumes(way, column, end) for way in ways)) for column in ("accuracy", "val_accuracy")
         )
-        equal = "flops" if str(method).endswith(".flops") else "updates"
-        restarted = "protocol" in pruned and bool((pruned.protocol == "restart").any())
-        found.append(Worth(str(method), equal, restarted, test, validation, tuple(_octaves(*ways))))
+        octaves = tuple(_octaves(*ways))
+        found.append(Worth(str(method), equal, restarted, test, validation, octaves, points, skipped))
     return found
 
 
@@ -191,6 +209,11 @@ def headline(one: Worth) -> str:
     """One sentence: is pruning shown better, worse, or neither."""
     name = NAMES.get(base_of(one.baseline), one.baseline)
     equal = "equal training FLOPs (at most 4 times the updates)" if one.equal == "flops" else "equal updates"
+    if one.skipped:
+        return (
+            f"At {equal}, nothing can be said of pruning against {name}: the search has skipped {one.skipped} of their "
+            f"{one.points} points, which the front of all together can do without; --set strategy=grid computes them."
+        )
     size = f"{abs(one.test.mean):.1f}"
     span = f" [{one.test.low:+.1f}, {one.test.high:+.1f}]" if one.test.n > 1 else ""
     said = {

@@ -109,6 +109,22 @@ def test_a_network_that_has_not_decayed_is_no_baseline():
         assert ("Under protocol early the network after N has not decayed yet" in fair.sentence) == said
 
 
+def test_what_a_search_has_left_out_gives_no_verdict():
+    """Neither side's own front is known: of 5 points, the search skipped the second seed and the third of one."""
+    for method, ratio in (("narrower", 0.9), ("prune_first", 0.5)):
+        cells = both()
+        left = (cells.method == method) & (cells.pruning_ratio == ratio) & (cells.seed > 0)
+        cells.loc[left, "status"] = "skipped"
+        cells.loc[left, ["val_accuracy", "accuracy", "bit_gflops"]] = None
+        (found,) = [one for one in answers(cells) if one.question == WORTH]
+        assert found.sentence.startswith("At equal updates, nothing can be said of pruning against narrower networks")
+        assert "has skipped 1 of their 5 points" in found.sentence and found.rows == []
+    cells = both()
+    cells.loc[cells.method == "narrower", "status"] = "skipped"
+    (found,) = [one for one in answers(cells) if one.question == WORTH]
+    assert "has skipped 2 of their 5 points" in found.sentence and found.sentence != NOT_RUN
+
+
 def test_each_baseline_has_its_comparison_and_none_has_a_study():
     cells = both()
     longer = cells[cells.method == "narrower"].assign(method="narrower.flops", accuracy=0.7)

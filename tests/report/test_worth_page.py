@@ -179,6 +179,18 @@ def test_tables_of_before_there_were_baselines_at_every_ratio(browser, tmp_path)
     assert errors(browser) == []
 
 
+def test_where_a_search_has_skipped_points_there_is_no_verdict(browser, finished, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished[1], folder)
+    table = read_cells(folder)
+    table.loc[(table.method == "narrower") & (table.precision == "w2a2"), "status"] = "skipped"
+    write_whole(folder / "cells.csv", sealed_table(table.to_csv(index=False)))
+    open_page(browser, write_report(folder))
+    assert "nothing can be said of pruning against narrower networks" in find(browser, "#worth").text
+    assert browser.find_elements(By.CSS_SELECTOR, "#worth details") == []
+    assert errors(browser) == []
+
+
 def test_a_pick_that_was_never_pruned_says_so(report):
     report.execute_script("document.getElementById('prefer').value = 'most-accurate'")
     text = find(report, "#pick").text

@@ -142,7 +142,9 @@ function neverPruned(best, feasible, cost) {
   if (!POINTS.baseline[best] && POINTS.pruning_ratio[best] > 0) return null;
   const pruned = feasible.filter((row) => !POINTS.baseline[row] && POINTS.pruning_ratio[row] > 0);
   const next = pickOf(pruned, { largest: {}, smallest: {} }, state.prefer, state.x).chosen;
-  const start = POINTS.method[best].startsWith("same_shape") ? "has the widths of a pruned one" : "was narrow from the start";
+  const start = POINTS.method[best].startsWith("same_shape")
+    ? "has the widths of a pruned one"
+    : "was narrow from the start";
   const what = POINTS.baseline[best] ? `It was never pruned: it ${start}, with random weights.` : "It is not pruned.";
   const other =
     next === null

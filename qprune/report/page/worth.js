@@ -25,7 +25,14 @@ export function drawWorth() {
     "worth",
     studies.worth.flatMap(({ baseline, sentence, rows }) => [
       make("p", { class: "verdict" }, make("strong", {}, sentence)),
-      make("details", {}, make("summary", {}, `By precision and octave of cost, against ${baseline}`), octaves(rows)),
+      rows.cost.length
+        ? make(
+            "details",
+            {},
+            make("summary", {}, `By precision and octave of cost, against ${baseline}`),
+            octaves(rows),
+          )
+        : null,
     ]),
     note(
       "Each precision's best network at no more than a cost, chosen by mean validation accuracy on either side;",
