@@ -35,7 +35,7 @@ from qprune.analysis.studies import (
     studied_groups,
 )
 from qprune.analysis.tables import with_method
-from qprune.analysis.worth import NOT_RUN, baselines_beside, headline, octave_verdict, of_group, worth
+from qprune.analysis.worth import baselines_beside, headline, octave_verdict, of_group, why_unknown, worth
 
 BEARS = "How much pruning does each precision bear?"
 EQUAL_COST = "At equal bit_gflops: prune or quantise?"
@@ -147,7 +147,7 @@ def _worth(cells, beside) -> list[Said]:
             for each in one.octaves
         ]
         found.append((headline(one), head, rows))
-    return found or [(NOT_RUN, head, [])]
+    return found or [(why_unknown(beside), head, [])]
 
 
 def _bears(cells, percentage_points: float) -> Said:

@@ -202,7 +202,16 @@ def _octave(precision: str, octaves: int, cost: float, pruned, other) -> Octave:
 # In words --------------------------------------------------------------------------------------------------------------
 
 NOT_RUN = "No baseline was run, so nothing says whether a narrower network would have done: --set baselines=[narrower]."
+NOT_COMPARED = (
+    "Baselines are in the table, but none can be compared yet: pruned networks and baselines both need finished cells of "
+    "the same seeds."
+)
 NAMES = {"narrower": "narrower networks from random weights", "same_shape": "the same shapes with new weights"}
+
+
+def why_unknown(beside) -> str:
+    """Why there is no comparison, and what there has to be. beside: as worth takes it."""
+    return NOT_RUN if beside.empty else NOT_COMPARED
 
 
 def headline(one: Worth) -> str:

@@ -26,7 +26,7 @@ from qprune.analysis.studies import (
     references,
     scratch_like,
 )
-from qprune.analysis.worth import NOT_RUN, Worth, base_of, baselines_beside, headline, octave_verdict, worth
+from qprune.analysis.worth import Worth, base_of, baselines_beside, headline, octave_verdict, why_unknown, worth
 from qprune.pruning.criteria import criterion_label
 from qprune.registry.errors import UserError
 from qprune.report.cells import read_measured
@@ -195,7 +195,8 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "method"])]
     own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
     own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
-    scratch, compared = scratch_like(cells, row), worth(cells[own], baselines_beside(cells, row))
+    scratch, beside = scratch_like(cells, row), baselines_beside(cells, row)
+    compared = worth(cells[own], beside)
     cells, first = cells[own], points[own_points]
     right = {cell: correct[row["sweep"], cell] for cell in cells.cell if (row["sweep"], cell) in correct}
     sampling = sampling_errors(cells, right)
@@ -206,7 +207,7 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     number = [int(place) for place in first.index]
     return {
         "worth": [_worth(one) for one in compared],
-        "worth_unknown": NOT_RUN,
+        "worth_unknown": why_unknown(beside),
         "drops": _places(on_validation)
         | {
             "validation": _intervals([one.drop for one in on_validation]),

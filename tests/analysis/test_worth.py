@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 
 from qprune.analysis.answers import WORTH, answers
 from qprune.analysis.statistics import holm, paired_p
-from qprune.analysis.worth import NOT_RUN, baselines_beside, headline, octave_verdict, worth
+from qprune.analysis.worth import NOT_COMPARED, NOT_RUN, baselines_beside, headline, octave_verdict, worth
 
 HALF = 4.302652729911275 / 3**0.5  # Student's t of 2 degrees of freedom over 3 seeds, sd 1
 
@@ -98,6 +98,15 @@ def test_the_answer_says_how_to_have_a_baseline():
     assert len(found) == 1 and "At equal updates" in found[0].sentence and len(found[0].rows) == 4
     (alone,) = [one for one in answers(cells[cells.method == "prune_first"]) if one.question == WORTH]
     assert alone.sentence == NOT_RUN
+
+
+@pytest.mark.parametrize("column, value", [("status", "failed"), ("seed", 7)])
+def test_a_baseline_that_is_there_is_not_said_to_be_missing(column, value):
+    """Its cells failed or are of other seeds: to ask for baselines once more would not help."""
+    cells = both()
+    cells.loc[cells.method == "narrower", column] = value
+    (said,) = [one for one in answers(cells) if one.question == WORTH]
+    assert said.sentence == NOT_COMPARED and not said.rows
 
 
 def test_a_network_that_has_not_decayed_is_no_baseline():
