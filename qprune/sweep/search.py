@@ -23,8 +23,8 @@ from qprune.sweep.plan import Cell, Plan
 Outcomes = Mapping[str, tuple[float, float] | None]  # evaluate stage -> (val accuracy, bit_gflops); None: it failed
 
 ROUND = 4  # points that are scouted at once, so that several workers have something to do
-WORTH = 0.6  # share of the hypervolume that a point must add for each share of the updates, once SPENT of them are
-SPENT = 1 / 3  # spent; less before and more after, with the square of what is spent
+WORTH = 0.6  # share of the hypervolume that a point must add for each share of the updates, once SPENT of them (but for
+SPENT = 1 / 3  # the baselines', which no choice saves) are spent; less before and more after, with the square of that
 OPTIMISM = 0.75  # standard deviations above the expected accuracy that a point is thought capable of
 FLOOR = 1.5 * BELOW_BASELINE  # accuracies further under the baseline's count nothing, and are all the same
 
@@ -67,7 +67,7 @@ class Point:
     cells: tuple[Cell, ...]
 
 
-def _is_of_the_grid(cell: Cell) -> bool:
+def is_of_the_grid(cell: Cell) -> bool:
     """Whether it has its place by precision and ratio: what is pruned, and what is narrower instead."""
     method = METHODS.get(cell.method)
     return method.ranks or method.baseline
@@ -78,8 +78,8 @@ class _Study:
 
     def __init__(self, plan: Plan, cells: list[Cell]):
         self.plan = plan
-        self.beside = [cell for cell in cells if not _is_of_the_grid(cell)]
-        cells = [cell for cell in cells if _is_of_the_grid(cell)]
+        self.beside = [cell for cell in cells if not is_of_the_grid(cell)]
+        cells = [cell for cell in cells if is_of_the_grid(cell)]
         groups: dict[tuple, list[Cell]] = {}
         for cell in cells:  # points of equal work (ratio 0 of two criteria) are one
             groups.setdefault((cell.variant, cell.precision, cell.ratio, cell.criterion), []).append(cell)
@@ -101,6 +101,8 @@ class _Study:
         self.pending: list[Cell] = []
         self.seeds = max(len({cell.seed for cell in cells}), 1)
         self.seed_updates = max(plan.updates_of(self._stages(cells)) / self.seeds, 1)
+        unavoidable = plan.updates_of(plan.needed_by(cell.baseline for cell in cells))
+        self.unavoidable = unavoidable / self.seed_updates / self.seeds  # share of the updates
 
     def advance(self, outcomes: Outcomes) -> list[Cell]:
         while True:
@@ -229,6 +231,7 @@ class _Study:
         worths = hypervolume_gains(front, points) / whole / np.maximum(prices, 1e-6)
         best = int(np.argmax(np.round(worths, 9)))  # of equal ones the first
         spent = self.plan.updates_of(bought) / self.seed_updates / seeds
+        spent = max(spent - self.unavoidable, 0.0) / max(1 - self.unavoidable, 1e-6)
         return best if worths[best] > WORTH * (spent / SPENT) ** 2 else None
 
 

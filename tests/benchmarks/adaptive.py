@@ -17,10 +17,9 @@ from bench import write
 from qprune.analysis.front import hypervolume, operating_points
 from qprune.analysis.studies import BELOW_BASELINE
 from qprune.settings.config import load_config
-from qprune.settings.methods import METHODS
 from qprune.storage.results import read_cells
 from qprune.sweep.plan import Plan, make_plan
-from qprune.sweep.search import Search
+from qprune.sweep.search import Search, is_of_the_grid
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 ENOUGH = 0.98
@@ -85,7 +84,7 @@ class Grid:
         points = operating_points(self.cells)
         groups: dict[tuple, set[str]] = {}
         for cell in self.plan.cells:
-            groups.setdefault((cell.criterion, cell.method, cell.precision, cell.ratio), set()).add(cell.id)
+            groups.setdefault((cell.criterion, cell.variant, cell.precision, cell.ratio), set()).add(cell.id)
         keys = zip(points.criterion, points.method, points.precision, points.pruning_ratio, strict=True)
         needed = [stages_of(self.plan, groups[key]) for key in keys]
         spent = self.plan.needed_by({cell.baseline for cell in self.plan.cells})
@@ -112,7 +111,7 @@ def replay(plan: Plan, cells) -> set[str]:
 
 
 def row_of(folder: Path, plan: Plan, cells, seeds: list[int]) -> dict:
-    searched = (cell for cell in plan.cells if cell.seed in seeds and METHODS.get(cell.method).ranks)
+    searched = (cell for cell in plan.cells if cell.seed in seeds and is_of_the_grid(cell))
     plan = dataclasses.replace(plan, cells=tuple(searched))
     grid, asked = Grid(plan, cells), replay(plan, cells)
     return {

@@ -112,6 +112,35 @@ def test_most_of_the_front_for_a_share_of_the_updates(tmp_path, seeds):
     assert [order[cell] for cell in asked].count("quantize_first") < len(asked) / 3  # which is never better here
 
 
+# (validation accuracy, bit_gflops x 10^6) at ratios 0, 0.25, 0.5, 0.75 and 0.9, as the quickstart sweep measured them
+QUICKSTART = {
+    "fp32": ((0.9951, 1199), (0.9951, 669.7), (0.9951, 304.8), (0.9951, 75.83), (0.9617, 15.24)),
+    "fp16": ((0.9951, 299.8), (0.9963, 167.4), (0.9951, 76.19), (0.9951, 18.96), (0.9617, 3.810)),
+    "int8": ((0.9951, 74.96), (0.9951, 41.86), (0.9951, 19.05), (0.9951, 4.739), (0.9642, 0.9525)),
+    "int4": ((0.9963, 19.66), (0.9938, 11.16), (0.9951, 5.224), (0.9938, 1.415), (0.9617, 0.3518)),
+}
+
+
+def test_baselines_that_take_much_of_the_grid_do_not_end_the_search(tmp_path):
+    """Under the early protocol the unpruned FP32 networks alone, which no choice of cells saves, take 18% of the updates."""
+    sweeps = Path(__file__).parents[2] / "sweeps"
+    plan = make_plan(load_config(sweeps / "quickstart.yaml", ["baselines=[]"]))
+    outcomes = {}
+    for cell in plan.cells:
+        outcomes[cell.stages["evaluate"]] = QUICKSTART[cell.precision][(0, 0.25, 0.5, 0.75, 0.9).index(cell.ratio)]
+    baselines = plan.updates_of(plan.needed_by(cell.baseline for cell in plan.cells))
+    all_ = plan.updates_of(plan.stages)
+    assert baselines / all_ == pytest.approx(3 * 768 / 12_705)
+    asked = asked_of(plan, outcomes)
+    whole, found = (points_of(plan, outcomes, cells) for cells in ({cell.id for cell in plan.cells}, asked))
+    volumes = [
+        hypervolume(*np.array([(2**cost, value) for cost, value in points.values()]).T, 1199, 0.8951)
+        for points in (whole, found)
+    ]
+    assert volumes[1] >= 0.98 * volumes[0]
+    assert plan.updates_of(stages_of(plan, asked)) < 0.6 * all_
+
+
 def test_the_same_way_however_it_is_interrupted(tmp_path):
     """In every order of arrival and one at a time, and by a search that starts over each time."""
     plan = grid(tmp_path)
