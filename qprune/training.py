@@ -139,8 +139,10 @@ class Rate:
                 return lr * (update + 1) / (self.warmup + 1)
             if update < start or self.decay == "none":
                 return lr
-            past = (update - start) / length
-            return lr * (1 - past if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * past)))
+            past = update - start
+            if self.decay == "linear":
+                return lr * (1 - past / length)
+            return lr * 0.5 * (1 + math.cos(math.pi * past / length))  # NOTE rounded as finished stages were
 
         return rate
 
@@ -150,7 +152,7 @@ COSINE = Rate()
 
 def cosine(lr: float, updates: int) -> Callable[[int], float]:
     """Half a cosine from lr down to 0 over so many updates."""
-    return lambda update: lr * 0.5 * (1 + math.cos(math.pi * update / max(updates, 1)))
+    return COSINE.over(lr, updates)
 
 
 def constant(lr: float) -> Callable[[int], float]:

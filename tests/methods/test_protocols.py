@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -183,6 +184,10 @@ def test_a_rate_goes_up_stays_and_falls():
     assert [Rate("linear").over(2.0, 4)(update) for update in range(4)] == [2.0, 1.5, 1.0, 0.5]
     assert {Rate("none").over(0.1, 4)(update) for update in range(9)} == {0.1}
     assert COSINE.over(0.1, 4)(2) == pytest.approx(0.05)
+    before = [0.05 * 0.5 * (1 + math.cos(math.pi * update / 77)) for update in range(77)]
+    assert [
+        COSINE.over(0.05, 77)(update) for update in range(77)
+    ] == before  # bit for bit: finished stages were made so
     assert dataclasses.asdict(COSINE) == {"decay": "cosine", "warmup": 0, "hold": 0}
 
 
