@@ -30,12 +30,13 @@ from qprune.analysis.studies import (
     equal_cost,
     interactions,
     largest_ratio,
+    of_group,
     of_the_grid,
     paired_differences,
     studied_groups,
 )
 from qprune.analysis.tables import with_method
-from qprune.analysis.worth import baselines_beside, headline, octave_verdict, of_group, why_unknown, worth
+from qprune.analysis.worth import baselines_beside, headline, octave_verdict, why_unknown, worth
 
 BEARS = "How much pruning does each precision bear?"
 EQUAL_COST = "At equal bit_gflops: prune or quantise?"

@@ -26,10 +26,15 @@ def of_the_grid(cells):
     return cells[(cells.criterion != NO_CRITERION) & ~is_baseline(cells.method)]
 
 
+def of_group(cells, group: dict, names: list[str] = GROUP):
+    """The rows that are as a group in these columns. group: GROUP's names -> values."""
+    return cells[np.logical_and.reduce([cells[name] == group[name] for name in names])]
+
+
 def scratch_like(cells, group: dict):
     """The networks from scratch among the cells that are of the group's sweep, model and data set."""
-    same = np.logical_and.reduce([cells[name] == group[name] for name in ("sweep", "model", "data")])
-    return cells[same & (cells.method == SCRATCH)]
+    same = of_group(cells, group, ["sweep", "model", "data"])
+    return same[same.method == SCRATCH]
 
 
 def studied_groups(cells):

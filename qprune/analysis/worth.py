@@ -6,12 +6,10 @@ accuracy of those, seed by seed, with the validation accuracy beside it.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from qprune.analysis.front import GROUP, NO_CRITERION, hypervolume, is_baseline, is_on_front, measured
+from qprune.analysis.front import NO_CRITERION, base_of, hypervolume, is_baseline, is_on_front, measured
 from qprune.analysis.sentences import verdict
 from qprune.analysis.statistics import Interval, holm, interval, paired_p
-from qprune.analysis.studies import BELOW_BASELINE, best_at_cost
+from qprune.analysis.studies import BELOW_BASELINE, best_at_cost, of_group
 
 POINT = ["precision", "pruning_ratio"]
 MOST_OCTAVES = 20
@@ -55,21 +53,11 @@ class Worth:
     skipped: int
 
 
-def of_group(cells, group: dict):
-    """The cells of a group, done or not. group: GROUP's names -> values."""
-    return cells[np.logical_and.reduce([cells[name] == group[name] for name in GROUP])]
-
-
 def baselines_beside(cells, group: dict):
     """The cells of baselines that are of the group's sweep, model and data set; in the shape of pruned ones, of its criterion."""
-    same = np.logical_and.reduce([cells[name] == group[name] for name in ("sweep", "model", "data")])
-    own = is_baseline(cells.method) & cells.criterion.isin((NO_CRITERION, group["criterion"]))
-    return cells[same & own & (cells.pruning_ratio.astype(float) > 0)]
-
-
-def base_of(method: str) -> str:
-    """narrower.flops -> narrower."""
-    return str(method).partition(".")[0]
+    same = of_group(cells, group, ["sweep", "model", "data"])
+    own = is_baseline(same.method) & same.criterion.isin((NO_CRITERION, group["criterion"]))
+    return same[own & (same.pruning_ratio.astype(float) > 0)]
 
 
 def worth(cells, beside) -> list[Worth]:
@@ -134,18 +122,32 @@ def _means(cells):
     return cells.groupby(POINT, sort=False)[["bit_gflops", "val_accuracy"]].mean().reset_index()
 
 
+def front_of(cells):
+    """The cells (all seeds) of the points that are on the front by mean validation accuracy and mean bit_gflops."""
+    means = _means(cells)
+    front = is_on_front(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy())
+    return cells.merge(means.loc[front, POINT], on=POINT)
+
+
+def best_within(cells, cost: float):
+    """The cells of the point of best mean validation accuracy at a mean cost of no more than that; None: there is none."""
+    if cells.empty:
+        return None
+    means = _means(cells)
+    best = best_at_cost(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy(), cost)
+    return None if best is None else cells.merge(means.loc[[best], POINT], on=POINT)
+
+
 def _volumes(cells, column: str, end: float) -> dict[int, float]:
     """Seed -> hypervolume in octaves x percentage points, of the front by mean validation accuracy, at costs from `end` on:
     what is cheaper than the cheapest network of the other side has no counterpart, and counts as if it cost as much."""
-    means = _means(cells)
-    front = means[is_on_front(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy())][POINT]
-    chosen, dense = cells.merge(front, on=POINT), _dense_cost(cells)
+    dense = _dense_cost(cells)
     return {
         int(seed): 100
         * hypervolume(
             own.bit_gflops.clip(lower=end), own[column], dense, own[f"baseline_{column}"].iloc[0] - BELOW_BASELINE
         )
-        for seed, own in chosen.groupby("seed")
+        for seed, own in front_of(cells).groupby("seed")
     }
 
 
@@ -164,7 +166,7 @@ def _octaves(pruned, other) -> list[Octave]:
         ways = [way[way.precision == precision] for way in (pruned, other)]
         for octaves in range(MOST_OCTAVES):
             limit = dense * 2.0**-octaves * (1 + 1e-9)
-            best = [_best(way, limit) for way in ways]
+            best = [best_within(way, limit) for way in ways]
             if all(one is None for one in best):
                 break
             if any(_any_within(way, limit / 2, limit) for way in ways):  # else the octave below says the same
@@ -179,21 +181,13 @@ def _any_within(cells, above: float, limit: float) -> bool:
     return bool(((costs > above) & (costs <= limit)).any())
 
 
-def _best(cells, limit: float):
-    """The cells, by seed, of the best point by validation within a cost; None: there is none."""
-    if cells.empty:
-        return None
-    means = _means(cells)
-    best = best_at_cost(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy(), limit)
-    return None if best is None else cells.merge(means.loc[[best], POINT], on=POINT).set_index("seed")
-
-
 def _octave(precision: str, octaves: int, cost: float, pruned, other) -> Octave:
     """With its own p, which isn't adjusted yet."""
     ratios = [None if one is None else float(one.pruning_ratio.iloc[0]) for one in (pruned, other)]
     test, validation, p = interval([]), interval([]), float("nan")
     if pruned is not None and other is not None:
-        differences = [list((pruned[name] - other[name]).dropna()) for name in ("accuracy", "val_accuracy")]
+        sides = [way.set_index("seed") for way in (pruned, other)]
+        differences = [list((sides[0][name] - sides[1][name]).dropna()) for name in ("accuracy", "val_accuracy")]
         test, validation = map(interval, differences)
         p = float("nan") if ratios == [0.0, 0.0] else paired_p(differences[0])
     return Octave(precision, octaves, cost, ratios[0], ratios[1], test, validation, p)

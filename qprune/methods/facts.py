@@ -4,6 +4,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from torch import Tensor
+
 from qprune.cost import count_cost
 from qprune.data import load_data
 from qprune.pruning.gated import GatedNetwork
@@ -46,24 +48,30 @@ class Facts:
         return count_cost(self.spec.build(), self.spec.image_shape).macs
 
     @cached_property
-    def _narrow_specs(self) -> dict[tuple[str, float, int, int], NetworkSpec]:
+    def _narrow_shares(self) -> dict[tuple[str, float, int, int], float]:
         return {}
 
-    def narrow_spec(self, of: str, ratio: float, min_channels: int, round_to: int) -> NetworkSpec:
-        """The network without as large a share of every layer's maps as makes this share of `of` (pruning.sizes.COUNTED)."""
+    def narrow_share(self, of: str, ratio: float, min_channels: int, round_to: int) -> float:
+        """The share of its maps that every layer lacks where so much of `of` (pruning.sizes.COUNTED) is gone."""
+        if of == "maps" or not ratio:
+            return ratio
         key = (of, ratio, min_channels, round_to)
-        if key not in self._narrow_specs:
-            assert self.groups is not None
-            share = uniform_share(self.sizes, of, ratio, min_channels, round_to)
-            alive = uniform_alive(self.groups, share, min_channels, round_to)
-            network = shrink(self.spec.build(), self.groups, alive)
-            self._narrow_specs[key] = replace(self.spec, widths=layer_widths(network))
-        return self._narrow_specs[key]
+        if key not in self._narrow_shares:  # all seeds and precisions ask for it
+            self._narrow_shares[key] = uniform_share(self.sizes, *key)
+        return self._narrow_shares[key]
+
+    def narrow_spec(self, of: str, ratio: float, min_channels: int, round_to: int) -> NetworkSpec:
+        """The network of which so much is gone, the same share of maps of every layer."""
+        alive = self._narrow_alive(of, ratio, min_channels, round_to)
+        return replace(self.spec, widths=layer_widths(shrink(self.spec.build(), self.sizes.groups, alive)))
 
     def narrow_macs(self, of: str, ratio: float, min_channels: int, round_to: int) -> int:
         """MACs of that network."""
-        spec = self.narrow_spec(of, ratio, min_channels, round_to)
-        return count_cost(spec.build(), spec.image_shape).macs
+        return self.sizes.left("macs", self._narrow_alive(of, ratio, min_channels, round_to))
+
+    def _narrow_alive(self, of: str, ratio: float, min_channels: int, round_to: int) -> Tensor:
+        share = self.narrow_share(of, ratio, min_channels, round_to)
+        return uniform_alive(self.sizes.groups, share, min_channels, round_to)
 
 
 @lru_cache(maxsize=MAX_NETWORKS)

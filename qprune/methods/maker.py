@@ -137,6 +137,7 @@ class Maker:
             updates = min(wanted, MOST_UPDATES * updates)
             cap = float(MOST_UPDATES) if updates < wanted else None
         budget, prune = updates - self.spending.quantize, self.config.prune
+        lacks = self.facts.narrow_share(prune.of, ratio, prune.min_channels, prune.round_to)
         share = (self.spending.dense + self.spending.prune) / (self.spending.total - self.spending.quantize)
         rate = COSINE
         if not self.protocol.decays:  # as long at the peak as its pruned counterparts, the same part of it
@@ -152,7 +153,7 @@ class Maker:
             lr=self.config.train.lr,
             rate=rate,
             cut=self.cut,
-            uniform=None if shape else Uniform(self._share(ratio), prune.min_channels, prune.round_to),
+            uniform=None if shape else Uniform(lacks, prune.min_channels, prune.round_to),
             shape=shape.id if shape else None,
             label=f"train {self.title}, {how}{', equal FLOPs' if equal == 'flops' else ''}",
         )
@@ -262,13 +263,6 @@ class Maker:
         wide, before = self.facts.dense_macs, self.spending.dense + walked
         narrow = self.facts.narrow_macs(prune.of, ratio, prune.min_channels, prune.round_to)
         return round(before * wide / narrow) + self.spending.total - before
-
-    def _share(self, ratio: float) -> float:
-        """The share of its maps that every layer lacks where so much is gone of what ratios are of."""
-        prune = self.config.prune
-        if prune.of == "maps" or not ratio:
-            return ratio
-        return uniform_share(self.facts.sizes, prune.of, ratio, prune.min_channels, prune.round_to)
 
     @cached_property
     def _goals(self) -> dict[float, Goal]:

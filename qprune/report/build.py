@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 
 import qprune
-from qprune.analysis.front import BASELINES, COSTS, GROUP, NO_CRITERION, POINT, STUDY, is_on_front, operating_points
+from qprune.analysis.front import (
+    BASELINES,
+    COSTS,
+    GROUP,
+    NO_CRITERION,
+    POINT,
+    STUDY,
+    base_of,
+    is_on_front,
+    operating_points,
+)
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.published import Published, same_name
 from qprune.analysis.sentences import undecayed
@@ -22,11 +32,12 @@ from qprune.analysis.studies import (
     equal_cost,
     hypervolumes,
     interactions,
+    of_group,
     orders,
     references,
     scratch_like,
 )
-from qprune.analysis.worth import Worth, base_of, baselines_beside, headline, octave_verdict, why_unknown, worth
+from qprune.analysis.worth import Worth, baselines_beside, headline, octave_verdict, why_unknown, worth
 from qprune.pruning.criteria import criterion_label
 from qprune.registry.errors import UserError
 from qprune.report.cells import read_measured
@@ -192,12 +203,9 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
 
     Tables are columns, with an interval's ends as columns of its own; operating points are their numbers.
     """
-    both_orders = cells[np.logical_and.reduce([cells[column] == row[column] for column in GROUP if column != "method"])]
-    own = np.logical_and.reduce([cells[column] == value for column, value in row.items()])
-    own_points = np.logical_and.reduce([points[column] == value for column, value in row.items()])
+    both_orders = of_group(cells, row, [column for column in GROUP if column != "method"])
     scratch, beside = scratch_like(cells, row), baselines_beside(cells, row)
-    compared = worth(cells[own], beside)
-    cells, first = cells[own], points[own_points]
+    cells, first = of_group(cells, row), of_group(points, row)
     right = {cell: correct[row["sweep"], cell] for cell in cells.cell if (row["sweep"], cell) in correct}
     sampling = sampling_errors(cells, right)
     on_validation, equal = drops(cells), equal_cost(cells, first)
@@ -206,7 +214,7 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
     on_images = [sampling.get(place, interval([])) for place in places]
     number = [int(place) for place in first.index]
     return {
-        "worth": [_worth(one) for one in compared],
+        "worth": [_worth(one) for one in worth(cells, beside)],
         "worth_unknown": why_unknown(beside),
         "drops": _places(on_validation)
         | {

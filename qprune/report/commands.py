@@ -8,7 +8,7 @@ from typing import Any
 
 from qprune.analysis.answers import Answer, compare_answers
 from qprune.analysis.answers import answers as all_answers
-from qprune.analysis.front import BASELINES, is_baseline, operating_points
+from qprune.analysis.front import BASELINES, base_of, is_baseline, operating_points
 from qprune.analysis.pick import (
     Limits,
     Pick,
@@ -22,7 +22,6 @@ from qprune.analysis.pick import (
 from qprune.analysis.published import Published, read_published, standings
 from qprune.analysis.studies import of_the_grid
 from qprune.analysis.tables import markdown_table, with_method
-from qprune.analysis.worth import base_of
 from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
 from qprune.report.cells import read_measured

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.groups import ChannelGroups
+from qprune.pruning.groups import ChannelGroups, find_groups
 from qprune.pruning.path import Walk, walk
 from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.pruning.scoring import Scorer
@@ -194,8 +194,8 @@ class Prune(TrainingStage):
 
 def sizes_of(spec: NetworkSpec, cut: Cut) -> Sizes:
     """What an unpruned network has, whichever of its maps are gone."""
-    gated = GatedNetwork(spec.build(), spec.image_shape, cut.linear, cut.ignore)
-    return Sizes.of(gated.network, gated.groups, spec.image_shape)
+    network = spec.build()
+    return Sizes.of(network, find_groups(network, spec.image_shape, cut.linear, cut.ignore), spec.image_shape)
 
 
 def _first_maps(groups: ChannelGroups, layers: list[dict[str, Any]]) -> Tensor:

@@ -1,7 +1,7 @@
 """The sweep driver: plan, compute what is missing, record each cell as it is finished."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -305,7 +305,14 @@ def check_layout(folder: Path) -> None:
 
 
 def _layout(folder: Path) -> int | None:
-    """Of what is in the folder, from sweep.json, or if that is damaged from any record; None where there is nothing."""
+    """Of what is in the folder; None where there is nothing."""
+    for name, written in _written(folder):
+        return written.get("layout", 1) if name == "sweep.json" else LAYOUT if "data_settings" in written else 1
+    return None
+
+
+def _written(folder: Path) -> Iterator[tuple[str, dict]]:
+    """(name, content) of sweep.json and of the records, in this order; those that are damaged or not there are passed over."""
     for file in (folder / "sweep.json", *sorted((folder / "cells").glob("*.json"))):
         if file.name.endswith(".failed.json"):
             continue
@@ -313,8 +320,7 @@ def _layout(folder: Path) -> int | None:
             written = read_sealed_json(file)
         except (OSError, Damaged):
             continue
-        return written.get("layout", 1) if file.name == "sweep.json" else LAYOUT if "data_settings" in written else 1
-    return None
+        yield file.name, written
 
 
 def _check_protocol(config: SweepConfig, folder: Path) -> None:
@@ -329,17 +335,9 @@ def _check_protocol(config: SweepConfig, folder: Path) -> None:
 
 
 def _earlier_protocol(folder: Path) -> str | None:
-    """Of the last sweep in the folder, from sweep.json, or if that is damaged from any record; classic, where they are from
-    before there were others; None where there is nothing."""
-    for file in (folder / "sweep.json", *sorted((folder / "cells").glob("*.json"))):
-        if file.name.endswith(".failed.json"):
-            continue
-        try:
-            written = read_sealed_json(file)
-        except (OSError, Damaged):
-            continue
-        settings = written["settings"] if file.name == "sweep.json" else written
-        return settings.get("protocol", "classic")
+    """Of the last sweep in the folder; classic, where it is from before there were others; None where there is nothing."""
+    for name, written in _written(folder):
+        return (written["settings"] if name == "sweep.json" else written).get("protocol", "classic")
     return None
 
 
@@ -363,13 +361,8 @@ def _check_until(config: SweepConfig, folder: Path) -> None:
 
 
 def _earlier_until(folder: Path) -> float | None:
-    """The path's end when this folder was last swept, from sweep.json, or if that is damaged from any record."""
-    for file in (folder / "sweep.json", *sorted((folder / "cells").glob("*.json"))):
-        try:
-            return read_sealed_json(file)["until"]
-        except (OSError, Damaged, KeyError):
-            continue
-    return None
+    """The path's end when this folder was last swept."""
+    return next((written["until"] for _, written in _written(folder) if "until" in written), None)
 
 
 def _summary(plan: Plan, records: Records, folder: Path, run: _Run, seconds: float, console: Console) -> None:

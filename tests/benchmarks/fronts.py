@@ -2,12 +2,13 @@
 
 import pandas as pd
 
-from qprune.analysis.front import hypervolume, is_on_front
+from qprune.analysis.front import hypervolume
 from qprune.analysis.statistics import interval
-from qprune.analysis.studies import best_at_cost
+from qprune.analysis.worth import POINT, best_within, front_of
+
+__all__ = ["ACCURACIES", "POINT", "best_within", "front_of", "gain", "hypervolumes", "in_points", "unpruned"]
 
 BELOW = 10  # points under the unpruned baseline: the reference of the hypervolume
-POINT = ["precision", "pruning_ratio"]
 ACCURACIES = {"validation": "val_accuracy", "test": "accuracy"}
 
 
@@ -22,13 +23,6 @@ def in_points(cells: pd.DataFrame) -> pd.DataFrame:
 def unpruned(cells: pd.DataFrame) -> pd.DataFrame:
     """The unpruned FP32 cells by seed: the reference of hypervolumes."""
     return cells[(cells.precision == "fp32") & (cells.pruning_ratio == 0)].set_index("seed")
-
-
-def front_of(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells (all seeds) of the points that are on the front by mean validation accuracy and mean bit_gflops."""
-    means = cells.groupby(POINT)[["bit_gflops", "val_accuracy"]].mean()
-    front = means[is_on_front(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy())].index
-    return cells[cells.set_index(POINT).index.isin(front)]
 
 
 def hypervolumes(cells: pd.DataFrame, references: pd.DataFrame, accuracy: str) -> pd.Series:
@@ -51,10 +45,3 @@ def gain(these: pd.Series, those: pd.Series) -> dict[str, float]:
     """these - those, paired by seed: mean and 95% interval."""
     difference = interval((these - those).dropna())
     return {"difference": difference.mean, "low": difference.low, "high": difference.high}
-
-
-def best_within(cells: pd.DataFrame, cost: float) -> pd.DataFrame | None:
-    """The cells of the point of best mean validation accuracy at a mean cost of no more than that; None: there is none."""
-    means = cells.groupby(POINT)[["bit_gflops", "val_accuracy"]].mean().reset_index()
-    best = best_at_cost(means.bit_gflops.to_numpy(), means.val_accuracy.to_numpy(), cost)
-    return None if best is None else cells.merge(means.loc[[best], POINT], on=POINT)

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 from fronts import ACCURACIES, POINT, best_within, gain, hypervolumes, unpruned
-from scipy.stats import ttest_1samp
 
-from qprune.analysis.statistics import interval
+from qprune.analysis.statistics import holm, interval, paired_p
 
 COLUMNS = (
     "contender", *POINT, "seed", "val_accuracy", "accuracy", "bit_gflops", "macs", "weight_bytes", "achieved_ratio",
@@ -47,21 +46,15 @@ def summarise(found: Found) -> pd.DataFrame:
                     "hypervolume": mean.mean, "hypervolume_low": mean.low, "hypervolume_high": mean.high,
                 }  # fmt: skip
                 if name != PRIMARY[0]:
-                    p = float(ttest_1samp(above, 0).pvalue) if above.nunique() > 1 else None
-                    row |= {f"qprune_minus_it_{key}": one for key, one in gain(own, volumes).items()} | {"p": p}
+                    row |= {f"qprune_minus_it_{key}": one for key, one in gain(own, volumes).items()} | {
+                        "p": paired_p(above)
+                    }
                     row["primary"] = (name, precision, accuracy) == (PRIMARY[1], None, "test")
                 rows.append(row)
     table = pd.DataFrame(rows)
     secondary = table[(table.accuracy == "test") & (table.primary == False) & table.p.notna()]  # noqa: E712 (objects)
     table.loc[secondary.index, "holm"] = holm(secondary.p.astype(float))
     return table.round(4)
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """p-values adjusted by Holm's step-down method (Scandinavian Journal of Statistics, 1979)."""
-    ranked = p.sort_values()
-    steps = pd.Series(range(len(ranked), 0, -1), index=ranked.index)
-    return (ranked * steps).clip(upper=1.0).cummax().reindex(p.index)
 
 
 def _at(cells: pd.DataFrame, precision: str | None) -> pd.DataFrame:
