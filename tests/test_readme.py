@@ -39,3 +39,10 @@ def test_the_map_names_what_is_there():
         assert not name or f"def {name}(" in (PACKAGE.parent / file).read_text(), name
     for registry, file in re.findall(r"`([A-Z_]+)`, `([\w/]+\.py)`", text):
         assert f"\n{registry} = " in (PACKAGE / file).read_text(), registry
+
+
+def test_every_link_leads_somewhere():
+    """Of a clean checkout too: results/ is ignored, and its tables are added by hand."""
+    for page in (README, README.parent / "results" / "README.md", PACKAGE / "README.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page}: {target}"
