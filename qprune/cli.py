@@ -49,9 +49,12 @@ def plan(
 ) -> None:
     """Show the cells and stages of a sweep, what is done, and what the rest will cost. Trains nothing."""
     from qprune.registry.duration import seconds_of
+    from qprune.registry.errors import UserError
     from qprune.settings.config import load_config
 
     seconds = None if fit is None else seconds_of(fit, "--fit")
+    if cells and fit is not None:
+        raise UserError("--cells lists what a sweep has, --fit what would fit instead; give one of the two")
     config = load_config(file, set or [])
     os.environ["OMP_NUM_THREADS"] = "1"
     from rich.console import Console

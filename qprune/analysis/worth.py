@@ -40,7 +40,8 @@ class Worth:
     octaves of bit_gflops x percentage points, over the costs that both sides reach, paired by seed.
 
     points: operating points of either side; skipped: those that a search has left out. As these are what the front of all
-    networks together can do without, the fronts of the two sides are not known then, and nothing is compared.
+    networks together can do without, the fronts of the two sides are not known then, and nothing is compared. reaches: whether any network of
+    either side is within BELOW_BASELINE of the baseline, so that there is a hypervolume.
     """
 
     baseline: str
@@ -51,6 +52,7 @@ class Worth:
     octaves: tuple[Octave, ...]
     points: int
     skipped: int
+    reaches: bool = True
 
 
 def baselines_beside(cells, group: dict):
@@ -84,11 +86,12 @@ def worth(cells, beside) -> list[Worth]:
         if any(way.empty for way in ways):
             continue
         end = max(_means(way).bit_gflops.min() for way in ways)
-        test, validation = (
-            _gain(*(_volumes(way, column, end) for way in ways)) for column in ("accuracy", "val_accuracy")
-        )
+        tested, validated = ([_volumes(way, column, end) for way in ways] for column in ("accuracy", "val_accuracy"))
+        reaches = any(any(volumes.values()) for volumes in tested)
         octaves = tuple(_octaves(*ways))
-        found.append(Worth(str(method), equal, restarted, test, validation, octaves, points, skipped))
+        found.append(
+            Worth(str(method), equal, restarted, _gain(*tested), _gain(*validated), octaves, points, skipped, reaches)
+        )
     return found
 
 
@@ -216,6 +219,11 @@ def headline(one: Worth) -> str:
         return (
             f"At {equal}, nothing can be said of pruning against {name}: the search has skipped {one.skipped} of their "
             f"{one.points} points, which the front of all together can do without; --set strategy=grid computes them."
+        )
+    if not one.reaches:
+        return (
+            f"At {equal}, nothing can be said of pruning against {name}: no network of either front comes within "
+            f"{100 * BELOW_BASELINE:.0f} percentage points of its unpruned FP32 baseline on the test images."
         )
     size = f"{abs(one.test.mean):.1f}"
     span = f" [{one.test.low:+.1f}, {one.test.high:+.1f}]" if one.test.n > 1 else ""

@@ -122,5 +122,7 @@ def show_fits(config: SweepConfig, out: Path, seconds: float, workers: int, cons
         more = "; more may, too" if one.most else ""
         text = f"  --set {shlex.quote(one.change)}  ({most} {duration_text(one.seconds)}{more})"
         console.print(text, highlight=False, soft_wrap=True, markup=False)
+    if config.budget is None:
+        console.print("no budget is among them: its phases have their own (write `budget:` for one)", highlight=False)
     if not found and not fit:
         console.print("nothing smaller fits; a cheaper network or data set is needed", highlight=False)

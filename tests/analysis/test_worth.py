@@ -51,6 +51,14 @@ def test_hypervolume_by_hand():
     assert "trained before" in headline(compare(both("restart"))[0])
 
 
+def test_fronts_that_come_nowhere_near_the_baseline_are_no_draw():
+    cells = both()
+    cells["baseline_accuracy"] = 1.2
+    (one,) = compare(cells)
+    assert one.test.mean == 0
+    assert "nothing can be said" in headline(one) and "within 10 percentage points" in headline(one)
+
+
 def test_octaves_are_steps_and_never_extrapolated():
     (one,) = compare(both())
     rows = {row.octaves: row for row in one.octaves}

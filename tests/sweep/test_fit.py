@@ -118,3 +118,11 @@ def test_the_command(config, tmp_path):
     assert "fits 10m" in done.stdout and "--set 'seeds=[0, 1, 2, 3" in done.stdout
     wrong = command("plan", "q.yaml", "--fit", "soon", cwd=tmp_path)
     assert wrong.returncode == 2 and "--fit 'soon': write a duration such as 8h" in wrong.stderr
+    both = command("plan", "q.yaml", "--fit", "10m", "--cells", cwd=tmp_path)
+    assert both.returncode == 2 and "give one of the two" in both.stderr
+
+
+def test_phases_with_budgets_of_their_own_are_said(measured, tmp_path):
+    text = io.StringIO()
+    show_fits(tiny_config(tmp_path), tmp_path, 100.0, 2, Console(file=text, width=200))
+    assert "no budget is among them" in text.getvalue()
