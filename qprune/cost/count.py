@@ -23,7 +23,7 @@ from torch.fx.node import _get_qualified_name
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
-from qprune.networks.graph import Leaf, layer_of, module_of, operation_of, trace
+from qprune.networks.graph import Leaf, layer_of, module_of, operation_of, refuse_ties, trace
 from qprune.networks.operations import UNKNOWN, Operation
 from qprune.registry.errors import UserError
 
@@ -136,6 +136,8 @@ def count_cost(network: nn.Module, image_shape: tuple[int, int, int]) -> Cost:
 
     Raises UserError for an operation whose cost isn't known, and where the network can't take such an image.
     """
+    if not isinstance(network, fx.GraphModule):
+        refuse_ties(network)  # a copy has lost those of views
     network = copy.deepcopy(network).eval()
     if not isinstance(network, fx.GraphModule):
         network = trace(network)

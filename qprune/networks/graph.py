@@ -72,8 +72,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Modules keep their names, so a layer is called what its author calls it. Scores are read and masks are
     set between operations, which an in-place operation would overwrite.
 
-    Raises UserError where torch.fx can't follow the model's Python code.
+    Raises UserError where torch.fx can't follow the model's Python code, and for layers that share a tensor.
     """
+    refuse_ties(model)
     tracer = _Tracer(autowrap_functions=own_functions())
     try:
         graph = tracer.trace(model)
@@ -103,9 +104,37 @@ def trace(model: nn.Module) -> fx.GraphModule:
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]  # torch types every attribute as a tensor or module
     graph.eliminate_dead_code()
+    _refuse_borrowed_weights(network)
     network.recompile()
     network.train(model.training)
     return network
+
+
+def refuse_ties(model: nn.Module) -> None:
+    """UserError where two layers' tensors lie in one storage: cut or rounded, each would have another one."""
+    owners: dict[tuple[torch.device, int], tuple[nn.Module, str, str]] = {}
+    for place, module in model.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            storage = tensor.device, tensor.untyped_storage().data_ptr()
+            owner, other, whose = owners.setdefault(storage, (module, place, name))
+            if owner is not module and storage[1]:  # 0: on the meta device, or of no element
+                raise _tied(f"{other}.{whose}", f"{place}.{name}")
+
+
+def _refuse_borrowed_weights(network: fx.GraphModule) -> None:
+    """UserError where a function is given a tensor of a layer that runs too."""
+    layers = {layer_of(node) for node in network.graph.nodes if node.op == "call_module"}
+    for node in network.graph.nodes:
+        users = [user for user in node.users if user.target is not getattr]  # its dtype or shape may be asked for
+        if node.op == "get_attr" and users and str(node.target).rpartition(".")[0] in layers:
+            raise _tied(str(node.target), users[0].name)
+
+
+def _tied(one: str, other: str) -> UserError:
+    return UserError(
+        f"{one} and {other} share one tensor, and pruning and quantising would give each its own. Run one layer twice "
+        "in forward, or give each a tensor of its own before (torch.nn.Parameter(weight.detach().clone()))."
+    )
 
 
 def _dropout_as_module(network: fx.GraphModule, node: fx.Node) -> None:
