@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 from torch.ao.nn import quantized as nnq
+from torch.ao.nn.intrinsic.qat import LinearBn1d
 from torch.ao.nn.intrinsic.qat.modules.conv_fused import _ConvBnNd
 from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
 from torch.ao.quantization import FakeQuantize
@@ -277,9 +278,9 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
             float_bytes += 4 * sum(scale.numel() for scale in module.parameters())
             inside.append(place)
             continue
-        if isinstance(module, _ConvBnNd):
+        if isinstance(module, (_ConvBnNd, LinearBn1d)):
             params += sum(parameter.numel() for parameter in module.bn.parameters())
-            float_bytes += 0 if module.bias is not None else 4 * module.out_channels
+            float_bytes += 0 if module.bias is not None else 4 * module.bn.num_features
             inside.append(f"{place}.bn")
         if isinstance(module, (IntConv, nnq.Linear)):
             weight, bias = module._weight_bias()
@@ -291,5 +292,9 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
             params += tensor.numel()
             if (f"{place}.{name}" if place else name) not in weights:
                 float_bytes += tensor.numel() * float_bits // 8
-        float_bytes += sum(4 * b.numel() for b in module.buffers(recurse=False) if b.is_floating_point())
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() or "zero_point" in name:
+                float_bytes += buffer.numel() * (4 if buffer.is_floating_point() else 1)
+        if isinstance(module, nnq.ELU):  # the only one that keeps both as plain numbers
+            float_bytes += 5
     return params, float_bytes

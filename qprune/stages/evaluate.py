@@ -40,7 +40,8 @@ class Evaluate(DataStage):
         network = spec.number_format.finish(trained).eval()
         device = torch.device("cpu") if spec.number_format.entry.cpu_only else work.device
         report = evaluations(network.to(device), work.data(self, device))
-        return {**report, "network": spec.to_json(), "cost": cost_as_dict(cost)}, None
+        handed_over = {"weight_bytes": count_cost(network, spec.image_shape).weight_bytes}
+        return {**report, "network": spec.to_json(), "cost": cost_as_dict(cost) | handed_over}, None
 
 
 def cost_as_dict(cost: Cost) -> dict:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stored_bytes import stored_bytes
 from tiny_sweep import MAPS, F, N, P, Q, count_kinds, run_inline, tiny_config
 
 from qprune.data import Split, load_data
@@ -64,8 +65,9 @@ def test_pruning_under_fake_quantisation_is_another_path(both_orders):
             spec = NetworkSpec.from_json(store.meta(cell.network)["network"], (), "")
             assert spec.precision == get_precision(cell.precision).name
             network = load_network(folder / "results/tiny", cell.id)
-            expected = store.meta(cell.stages["evaluate"])["test"]["accuracy"]
-            assert evaluate(network, data.test).accuracy == expected
+            record = store.meta(cell.stages["evaluate"])
+            assert evaluate(network, data.test).accuracy == record["test"]["accuracy"]
+            assert record["cost"]["weight_bytes"] == stored_bytes(network)
     paths = {c.precision: c.stages["prune"] for c in plan.cells if c.method == "quantize_first" and c.ratio}
     assert len(set(paths.values())) == 4
     source = store.tensors(plan.stages[paths["int4"]].source)
