@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.networks.graph import Leaf, module_of
+from qprune.networks.graph import Leaf, add_module, module_of
 from qprune.precision.fp16 import HalfConv2d, HalfLinear, RoundHalf
 
 
@@ -76,7 +76,7 @@ def stored_half(network: fx.GraphModule) -> fx.GraphModule:
 def native_half(network: fx.GraphModule) -> fx.GraphModule:
     """A copy whose tensors between layers are half; modules with other parameters (normalisation) run in FP32."""
     network = _with_half_layers(network, _NATIVE, ToHalf)
-    network.add_submodule("to_float", ToFloat())
+    to_float = add_module(network, "to_float", ToFloat())
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
     for node in list(network.graph.nodes):
         module = module_of(node)
@@ -85,7 +85,7 @@ def native_half(network: fx.GraphModule) -> fx.GraphModule:
             network.graph.erase_node(node)
         elif _computes_in_float(module) and node.args[0] is not image or node.op == "output":
             with network.graph.inserting_before(node):
-                node.update_arg(0, network.graph.call_module("to_float", (node.args[0],)))
+                node.update_arg(0, network.graph.call_module(to_float, (node.args[0],)))
     network.graph.lint()
     network.recompile()
     return network.eval()

@@ -1,5 +1,6 @@
 """The form in which every network flows through qprune: a torch.fx graph that normalises its own input."""
 
+import itertools
 import operator
 
 import torch
@@ -84,6 +85,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
             "qprune follows a network through torch.fx: forward must not branch on the values of tensors. "
             "Move such code into a function wrapped with torch.fx.wrap, or rewrite it."
         ) from error
+    _check_names(model, graph)
     network = fx.GraphModule(tracer.root, graph, type(model).__name__)
     for node in graph.nodes:
         if node.op in ("call_function", "call_method"):
@@ -137,18 +139,33 @@ def _tied(one: str, other: str) -> UserError:
     )
 
 
+_OF_FX = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+
+
+def _check_names(model: nn.Module, graph: fx.Graph) -> None:
+    """UserError where a layer or parameter has a name that torch.fx's own modules use for something else."""
+    for node in graph.nodes:
+        name = str(node.target).partition(".")[0]
+        if node.op in ("call_module", "get_attr") and name in _OF_FX:
+            raise UserError(
+                f"{type(model).__name__}: its attribute {name!r} has a name that torch.fx uses itself; "
+                f"give it another name, as {name}_layer"
+            )
+
+
 def _dropout_as_module(network: fx.GraphModule, node: fx.Node) -> None:
     """Replace F.dropout, whose `training` tracing has frozen, by a module that follows network.train()."""
     rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
     assert isinstance(rate, (int, float))
-    network.add_submodule(node.name, nn.Dropout(rate))
-    node.op, node.target, node.args, node.kwargs = "call_module", node.name, (node.args[0],), {}
+    name = add_module(network, node.name, nn.Dropout(rate))
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args[0],), {}
 
 
 def with_normalize(model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> fx.GraphModule:
     """The traced model behind its input normalisation: takes images as the data set gives them, float in 0..1.
 
-    The model's own layer names are kept (no prefix); the normalisation is the submodule `normalize`.
+    The model's own layer names are kept (no prefix); the normalisation is the submodule `normalize`, or `normalize_1` ...
+    where the model has one of that name (qprune.networks.weights.normalization_name).
     """
     network = trace(model)
     insert_behind(
@@ -160,11 +177,22 @@ def with_normalize(model: nn.Module, mean: tuple[float, ...], std: tuple[float, 
 
 
 def insert_behind(node: fx.Node, name: str, module: nn.Module) -> None:
-    """Put a module into the node's network, in place, through which all that use the node's result then get it."""
-    network_of(node).add_submodule(name, module)
+    """Put a module into the node's network, in place, through which all that use the node's result then get it.
+
+    name: what it is called, if nothing is called so yet, as for add_module
+    """
+    name = add_module(network_of(node), name, module)
     with node.graph.inserting_after(node):
         result = node.graph.call_module(name, (node,))
     node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+
+
+def add_module(network: fx.GraphModule, name: str, module: nn.Module) -> str:
+    """Give the network a module more, in place; its name: `name`, or the first of name_1, name_2 ... that is free."""
+    free = (f"{name}_{count}" if count else name for count in itertools.count())
+    name = next(each for each in free if not hasattr(network, each))
+    network.add_submodule(name, module)
+    return name
 
 
 def network_of(node: fx.Node) -> fx.GraphModule:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qprune.networks.graph import Normalize
 from qprune.registry.errors import UserError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
@@ -97,9 +98,14 @@ def head_name(model: nn.Module) -> str:
     raise UserError(f"{type(model).__name__} has neither a linear layer nor a convolution for a head.")
 
 
+def normalization_name(network: nn.Module) -> str:
+    """What the input normalisation is called that qprune has put in front of the network, or would be."""
+    return next((name for name, module in network.named_modules() if isinstance(module, Normalize)), "normalize")
+
+
 def load_pretrained(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Loads all tensors but the head's and the input normalisation's, in place; UserError naming what doesn't fit."""
-    others = (f"{head_name(network)}.", "normalize.")
+    others = (f"{head_name(network)}.", f"{normalization_name(network)}.")
     body = {name: tensor for name, tensor in tensors.items() if not name.startswith(others)}
     try:
         fill(network, body, source, optional=others)
@@ -110,10 +116,10 @@ def load_pretrained(network: nn.Module, tensors: Mapping[str, Tensor], source: s
 def load_checkpoint(network: nn.Module, file: str | Path) -> None:
     """Loads the tensors of a file into a whole network (its head included), in place.
 
-    The file needn't have the input normalisation's (`normalize.`), which are then those of the data.
+    The file needn't have the input normalisation's (`normalize.` as a rule), which are then those of the data.
     Raises UserError as `read_weights` and `fill` do.
     """
-    fill(network, read_weights(file), file, optional=("normalize.",))
+    fill(network, read_weights(file), file, optional=(f"{normalization_name(network)}.",))
 
 
 def file_hash(file: str | Path) -> str:
