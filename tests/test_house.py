@@ -88,3 +88,15 @@ def test_an_arrow_is_seen_wherever_it_stands(tmp_path):
         "def f():\n    from qprune.sweep.plan import make_plan\n    import qprune.cost.count\n    from qprune import cli\n"
     )
     assert imported_rooms(file) == {"sweep", "cost", "cli"}
+
+
+def test_torch_ao_stands_behind_one_file():
+    """It is deprecated: a torch without it must cost one precision, not an import."""
+    users = []
+    for _, file in modules():
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            if any(name.startswith(("torch.ao", "torch.quantization")) for name in names):
+                users.append(str(file.relative_to(PACKAGE)))
+    assert set(users) == {"networks/torch_ao.py"}

@@ -15,17 +15,13 @@ from functools import cached_property
 
 import torch
 from torch import fx, nn
-from torch.ao.nn import quantized as nnq
-from torch.ao.nn.intrinsic.qat import LinearBn1d
-from torch.ao.nn.intrinsic.qat.modules.conv_fused import _ConvBnNd
-from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
-from torch.ao.quantization import FakeQuantize
 from torch.fx.node import _get_qualified_name
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
 from qprune.networks.graph import Leaf, layer_of, module_of, operation_of, refuse_ties, trace
 from qprune.networks.operations import UNKNOWN, Operation
+from qprune.networks.torch_ao import FakeQuantize, IntConv, IntELU, IntLinear, LinearBn1d, QatConvBn
 from qprune.registry.errors import UserError
 
 
@@ -185,9 +181,9 @@ class _Run(fx.Interpreter):
     def _module_cost(self, node: fx.Node, module: nn.Module, operation: Operation) -> LayerCost:
         source = node.all_input_nodes[0]
         bits = (weight_width(module), input_width(module, self.widths[source]))
-        assert isinstance(module, (nn.Linear, _ConvNd, nnq.Linear, IntConv))
-        weight = module._weight_bias()[0] if isinstance(module, (nnq.Linear, IntConv)) else module.weight
-        if isinstance(module, (nn.Linear, nnq.Linear)):
+        assert isinstance(module, (nn.Linear, _ConvNd, IntLinear, IntConv))
+        weight = module._weight_bias()[0] if isinstance(module, (IntLinear, IntConv)) else module.weight
+        if isinstance(module, (nn.Linear, IntLinear)):
             channels = (module.in_features, module.out_features)
             macs = math.prod(self.shapes[node]) * module.in_features
             return LayerCost(layer_of(node), "Linear", macs, *bits, weight.numel(), *channels)
@@ -278,11 +274,11 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
             float_bytes += 4 * sum(scale.numel() for scale in module.parameters())
             inside.append(place)
             continue
-        if isinstance(module, (_ConvBnNd, LinearBn1d)):
+        if isinstance(module, (QatConvBn, LinearBn1d)):
             params += sum(parameter.numel() for parameter in module.bn.parameters())
             float_bytes += 0 if module.bias is not None else 4 * module.bn.num_features
             inside.append(f"{place}.bn")
-        if isinstance(module, (IntConv, nnq.Linear)):
+        if isinstance(module, (IntConv, IntLinear)):
             weight, bias = module._weight_bias()
             params += weight.numel() + (0 if bias is None else bias.numel())
             float_bytes += (0 if bias is None else 4 * bias.numel()) + 5 * weight.shape[0] + 5
@@ -295,6 +291,6 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() or "zero_point" in name:
                 float_bytes += buffer.numel() * (4 if buffer.is_floating_point() else 1)
-        if isinstance(module, nnq.ELU):  # the only one that keeps both as plain numbers
+        if isinstance(module, IntELU):  # the only one that keeps both as plain numbers
             float_bytes += 5
     return params, float_bytes

@@ -9,12 +9,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.nn.quantized import Linear as IntLinear
-from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
-from torch.ao.quantization import FakeQuantize
 
 from qprune.networks.graph import Leaf, module_of, network_of, operation_of
 from qprune.networks.operations import is_brevitas
+from qprune.networks.torch_ao import FakeQuantize, IntConv, IntLinear
 
 FLOAT_BITS = 32
 HALF_BITS = 16

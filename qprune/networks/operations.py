@@ -12,14 +12,12 @@ from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 from torch import fx, nn
-from torch.ao.nn import quantized as nnq
-from torch.ao.nn.intrinsic import BNReLU2d
-from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
-from torch.ao.quantization import FakeQuantizeBase
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
+
+from qprune.networks.torch_ao import INT_FUNCTIONS, BNReLU2d, FakeQuantizeBase, IntConv, IntLinear
 
 Form = type[nn.Module] | Callable[..., Any] | str  # a module's class, a function, a tensor method's name
 Joint = Literal["", "add", "subtract", "multiply", "concatenate"]
@@ -137,7 +135,7 @@ def _row(*forms: Form, macs: Any = 0, **traits: Any) -> None:
 
 # Layers
 _row(_ConvNd, IntConv, F.conv1d, F.conv2d, F.conv3d, macs="convolution")
-_row(nn.Linear, nnq.Linear, F.linear, macs="linear")
+_row(nn.Linear, IntLinear, F.linear, macs="linear")
 _MATMUL = ((0, "input"), (1, "other tensor2 mat2 batch2"))
 _row(torch.matmul, operator.matmul, "matmul", torch.mm, "mm", torch.bmm, "bmm", macs="matmul", operands=_MATMUL)
 _row(torch.addmm, "addmm", macs="matmul", operands=((1, "mat1"), (2, "mat2")))
@@ -195,7 +193,4 @@ _row(
     _BatchNorm, F.batch_norm, nn.LayerNorm, F.layer_norm, nn.GroupNorm, F.group_norm, nn.LocalResponseNorm, F.normalize
 )
 _row(FakeQuantizeBase, torch.quantize_per_tensor, BNReLU2d)
-_row(*(
-    getattr(torch.ops.quantized, name)
-    for name in ["add", "add_relu", "mul", "mul_relu", "cat", "batch_norm2d", "batch_norm2d_relu", "hardswish", "leaky_relu"]
-))  # fmt: skip
+_row(*INT_FUNCTIONS)

@@ -17,23 +17,28 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.nn.intrinsic import qat as nniqat
-from torch.ao.quantization import (
-    FakeQuantize,
-    MinMaxObserver,
-    PerChannelMinMaxObserver,
-    QConfig,
-    QConfigMapping,
-)
-from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
-from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from qprune.networks.gate import Gate
 from qprune.networks.graph import layer_of, module_of, source_of
 from qprune.networks.operations import is_leaf
+from qprune.networks.torch_ao import (
+    ConvBn2d,
+    ConvBnReLU2d,
+    FakeQuantize,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    PrepareCustomConfig,
+    QConfig,
+    QConfigMapping,
+    convert_fx,
+    prepare_qat_fx,
+    require_torch_ao,
+)
 from qprune.registry.errors import UserError
+
+require_torch_ao()
 
 MIN_SCALE = torch.finfo(torch.float32).eps  # torch.ao's own
 AVERAGING = 0.01  # weight of a batch's range in the moving range, torch.ao's own
@@ -163,7 +168,7 @@ class WeightFakeQuantize(_LeanFakeQuantize):
         return _RoundWeights.apply(weight, scale, self.quant_min, self.quant_max)
 
 
-class LeanConvBn2d(nniqat.ConvBn2d):
+class LeanConvBn2d(ConvBn2d):
     """torch.ao's fused convolution and batch normalisation, dividing the weights instead of the activations.
 
     torch.ao: bn(conv(x, Q(w f)) / f), f = gamma / sqrt(running_var + eps) per output channel. A convolution is
@@ -180,14 +185,14 @@ class LeanConvBn2d(nniqat.ConvBn2d):
         return self.bn(self._conv_forward(images, weight, self.bias))
 
 
-class LeanConvBnReLU2d(LeanConvBn2d, nniqat.ConvBnReLU2d):
+class LeanConvBnReLU2d(LeanConvBn2d, ConvBnReLU2d):
     """Likewise, then ReLU."""
 
     def forward(self, images: Tensor) -> Tensor:
         return F.relu(self._forward(images))
 
 
-_LEAN: dict[type[nn.Module], type[nn.Module]] = {nniqat.ConvBn2d: LeanConvBn2d, nniqat.ConvBnReLU2d: LeanConvBnReLU2d}
+_LEAN: dict[type[nn.Module], type[nn.Module]] = {ConvBn2d: LeanConvBn2d, ConvBnReLU2d: LeanConvBnReLU2d}
 _FULL = {lean: full for full, lean in _LEAN.items()}
 
 
