@@ -105,6 +105,5 @@ def _load(canonical: str, fingerprint: str) -> Dataset:
         return replace(parts, train=train, augment=parts.augment if kinds is None else tuple(kinds))
     train = first_of_train(parts.train, subset) if subset else parts.train
     mean, std = channel_statistics(train.images)
-    return Dataset(
-        name, train, parts.val, parts.test, len(parts.class_names), mean, std, tuple(kinds or ()), parts.class_names
-    )
+    names = parts.class_names
+    return Dataset(name, train, parts.val, parts.test, len(names), mean, std, tuple(kinds or ()), names, parts.notes)

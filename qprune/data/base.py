@@ -31,7 +31,8 @@ class Split:
 class Dataset:
     """A data set in memory. Every choice uses `val`; `test` is only for the reported accuracy.
 
-    mean, std: of the training images in 0..1, per channel. augment: the kinds for `qprune.data.augment`.
+    mean, std: of the training images in 0..1, per channel. augment: the kinds for `qprune.data.augment`. notes: what a
+    person should know of how the files were read.
     """
 
     name: str
@@ -43,16 +44,18 @@ class Dataset:
     std: tuple[float, ...]
     augment: tuple[str, ...]
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a source hands over: the three splits and the names of the classes."""
+    """What a source hands over: the three splits, the names of the classes, and notes as in Dataset."""
 
     train: Split
     val: Split
     test: Split
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

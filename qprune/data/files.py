@@ -38,12 +38,14 @@ def hash_files(files: Iterable[tuple[str, Path]]) -> str:
     """SHA-256 over the names given and the contents of the files. Times and places of the files don't enter."""
     digest = hashlib.sha256()
     for name, path in files:
-        status = _status(path)
-        digest.update(f"{name}\0{_hash_content(str(path), status.st_size, status.st_mtime_ns)}\n".encode())
+        status = status_of(path)
+        content = _hash_content(str(path), status.st_size, status.st_mtime_ns)
+        digest.update(os.fsencode(name) + f"\0{content}\n".encode())
     return digest.hexdigest()
 
 
-def _status(path: Path) -> os.stat_result:
+def status_of(path: Path) -> os.stat_result:
+    """The size and times of a file. Raises UserError where there is none, or no regular one."""
     try:
         status = path.stat()
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qprune.data.base import Parts, make_split
 from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
-from qprune.data.pictures import decode_pictures
+from qprune.data.pictures import decode_pictures, identity
 from qprune.registry.errors import UserError
 
 FOLDER = "flowers-102"
@@ -99,5 +99,6 @@ def load(options: dict) -> Parts:
 
 def fingerprint(options: dict) -> str:
     folder = _folder(options)
-    files = [folder / file for file in MATRICES] + sorted((folder / "jpg").glob("image_*.jpg"))
-    return hash_files((file.name, file) for file in files)
+    pictures = sorted((folder / "jpg").glob("image_*.jpg"))
+    named = [(file, folder / file) for file in MATRICES] + [(identity(file.name, file), file) for file in pictures]
+    return hash_files(named)

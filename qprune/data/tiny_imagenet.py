@@ -13,7 +13,7 @@ import numpy as np
 
 from qprune.data.base import Parts, hold_out_val, make_split
 from qprune.data.files import default_root, hash_files
-from qprune.data.pictures import decode_pictures
+from qprune.data.pictures import decode_pictures, identity
 from qprune.registry.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
@@ -68,8 +68,9 @@ def load(options: dict) -> Parts:
 def fingerprint(options: dict) -> str:
     root = _root(options)
     _, train, val = _list(root)
-    files = [root / "val" / ANNOTATIONS, *(file for own in train for file in own), *(file for file, _ in val)]
-    return hash_files((file.relative_to(root).as_posix(), file) for file in files)
+    pictures = [*(file for own in train for file in own), *(file for file, _ in val)]
+    named = [(identity(file.relative_to(root).as_posix(), file), file) for file in pictures]
+    return hash_files([(f"val/{ANNOTATIONS}", root / "val" / ANNOTATIONS), *named])
 
 
 def check(options: dict) -> None:

@@ -33,3 +33,8 @@ def show_key(key: str) -> str:
 
 def shorten(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    r"""Text with a file's name in it, fit to be printed and stored: bytes that aren't UTF-8 become \xe9."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -27,6 +27,7 @@ from qprune.stages.saved import NetworkSpec
 from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
 from qprune.storage.store import Store
 from qprune.sweep.by_method import costs_by_method, method_table
+from qprune.sweep.data_lines import data_lines
 from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
 from qprune.training import constant, evaluate, train
@@ -49,6 +50,8 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     console.print(f"{config.name}: {most}{len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
     if most:
         console.print("strategy: front chooses the cells as it goes; below is the whole grid", highlight=False)
+    for line in data_lines(config, every_class=cells):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_stage_table(plan, todo))
     updates = sorted({plan.total_updates(cell) for cell in plan.cells if cell.equal == "updates"})
     console.print(f"updates of each cell (N + P + F + Q): {', '.join(map(str, updates))}", highlight=False)
