@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import _get_qualified_name
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
 from qprune.networks.graph import Leaf, layer_of, module_of, operation_of, refuse_ties, trace
@@ -188,10 +188,9 @@ class _Run(fx.Interpreter):
             macs = math.prod(self.shapes[node]) * module.in_features
             return LayerCost(layer_of(node), "Linear", macs, *bits, weight.numel(), *channels)
         kernel, channels = tuple(module.kernel_size), (module.in_channels, module.out_channels)
-        transposed = isinstance(module, _ConvTransposeNd)
-        places, fan = (source, channels[1]) if transposed else (node, channels[0])  # [1, c, h, w] each
+        places, fan = (source, channels[1]) if module.transposed else (node, channels[0])  # [1, c, h, w] each
         macs = math.prod(self.shapes[places]) * (fan // module.groups) * math.prod(kernel)
-        kind = f"Conv{'Transpose' if transposed else ''}{len(kernel)}d"
+        kind = f"Conv{'Transpose' if module.transposed else ''}{len(kernel)}d"
         return LayerCost(layer_of(node), kind, macs, *bits, weight.numel(), *channels, kernel, module.groups)
 
     def _function_cost(self, node: fx.Node, operation: Operation) -> tuple[str, LayerCost]:
@@ -281,7 +280,7 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
         if isinstance(module, (IntConv, IntLinear)):
             weight, bias = module._weight_bias()
             params += weight.numel() + (0 if bias is None else bias.numel())
-            float_bytes += (0 if bias is None else 4 * bias.numel()) + 5 * weight.shape[0] + 5
+            float_bytes += (0 if bias is None else 4 * bias.numel()) + 5 * _scales(weight) + 5
             continue
         float_bits = module.weight_bits if isinstance(module, Leaf) else FLOAT_BITS
         for name, tensor in module.named_parameters(recurse=False):
@@ -294,3 +293,8 @@ def _parameters(network: nn.Module, weights: set[str]) -> tuple[int, int]:
         if isinstance(module, IntELU):  # the only one that keeps both as plain numbers
             float_bytes += 5
     return params, float_bytes
+
+
+def _scales(weight: Tensor) -> int:
+    """How many scales an integer weight has: one per channel, or one."""
+    return weight.q_per_channel_scales().numel() if weight.qscheme() == torch.per_channel_affine else 1

@@ -2,9 +2,25 @@
 
 from collections import OrderedDict
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from qprune.networks.operations import register_operation
 from qprune.registry.errors import UserError
+
+
+class Pad(nn.Module):
+    """Pads images [n, c, h, w] by (left, right, top, bottom), as a convolution of that padding_mode does."""
+
+    def __init__(self, sides: tuple[int, int, int, int], padding_mode: str):
+        super().__init__()
+        self.sides, self.mode = sides, "constant" if padding_mode == "zeros" else padding_mode
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.pad(images, self.sides, self.mode)
+
+
+register_operation(Pad, macs=0, exact=True, keeps_width=True, keeps_sign=True)
 
 
 def scaled(channels: int, width: float) -> int:

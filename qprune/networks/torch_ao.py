@@ -11,7 +11,8 @@ from torch import nn
 from qprune.registry.errors import UserError
 
 __all__ = [
-    "INT_FUNCTIONS", "LAST_TORCH", "BNReLU2d", "ConvBn2d", "ConvBnReLU2d", "FakeQuantize", "FakeQuantizeBase", "IntConv",
+    "INT_FUNCTIONS", "LAST_TORCH", "BNReLU2d", "BackendConfig", "BackendPatternConfig", "DTypeConfig", "ObservationType",
+    "get_native_backend_config", "ConvBn2d", "ConvBnReLU2d", "FakeQuantize", "FakeQuantizeBase", "IntConv",
     "IntELU", "IntLinear", "LinearBn1d", "MinMaxObserver", "PerChannelMinMaxObserver", "PrepareCustomConfig", "QConfig",
     "QConfigMapping", "QatConvBn", "convert_fx", "prepare_qat_fx", "require_torch_ao",
 ]  # fmt: skip
@@ -39,6 +40,13 @@ try:
         PerChannelMinMaxObserver,
         QConfig,
         QConfigMapping,
+    )
+    from torch.ao.quantization.backend_config import (
+        BackendConfig,
+        BackendPatternConfig,
+        DTypeConfig,
+        ObservationType,
+        get_native_backend_config,
     )
     from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx

@@ -128,7 +128,7 @@ class Precision:
         return self.entry.load().finish(trained)
 
     def names(self, trained: "GraphModule", network: "GraphModule") -> dict[str, str]:
-        """Layers of the FP32 network that have another name in the network made from it: that name."""
+        """Layers and tensors of the FP32 network that have another name in the network made from it: that name."""
         module = self.entry.load()
         return module.names(trained, network) if hasattr(module, "names") else {}
 
@@ -150,7 +150,7 @@ class Precision:
         masters = {}
         for name in network.state_dict():
             layer, _, tensor = name.rpartition(".")
-            masters[name] = state[f"{names[layer]}.{tensor}" if layer in names else name]
+            masters[name] = state[f"{names[layer]}.{tensor}" if layer in names else names.get(name, name)]
         return masters
 
 

@@ -5,6 +5,7 @@ which are 7 bits and are counted so: fbgemm's kernels without VNNI add pairs of 
 saturate at full range. torch's default engine, x86, hands convolutions of more than 100 groups to fbgemm even on
 a CPU with VNNI (off by 98 of 255 steps where every operand is large), so the onednn engine packs the weights.
 
+What torch.ao has no kernel for is rewritten first, or stays in float (qprune.precision.equal_forms).
 torch.ao's graph passes place the quantisers and convert them; while training, its fake quantisers and fused
 convolutions are replaced by lean ones that compute the same numbers in fewer passes over the activations.
 """
@@ -22,19 +23,32 @@ from torch.nn import functional as F
 
 from qprune.networks.gate import Gate
 from qprune.networks.graph import layer_of, module_of, source_of
+from qprune.networks.layers import Pad
 from qprune.networks.operations import is_leaf
 from qprune.networks.torch_ao import (
+    BackendConfig,
+    BackendPatternConfig,
     ConvBn2d,
     ConvBnReLU2d,
+    DTypeConfig,
     FakeQuantize,
     MinMaxObserver,
+    ObservationType,
     PerChannelMinMaxObserver,
     PrepareCustomConfig,
     QConfig,
     QConfigMapping,
     convert_fx,
+    get_native_backend_config,
     prepare_qat_fx,
     require_torch_ao,
+)
+from qprune.precision.equal_forms import (
+    IN_FLOAT,
+    functions_as_layers,
+    keep_in_float,
+    pad_before_convolutions,
+    views_as_reshapes,
 )
 from qprune.registry.errors import UserError
 
@@ -152,13 +166,13 @@ class ActivationFakeQuantize(_LeanFakeQuantize):
 
 
 class WeightFakeQuantize(_LeanFakeQuantize):
-    """Per channel (dimension 0), symmetric, over the weights' present range.
+    """Per channel (dimension 0), or per tensor, symmetric, over the weights' present range.
 
     The largest magnitude becomes 127 steps; torch.ao's 127.5 would make a tie of every channel's largest weight.
     """
 
     def forward(self, weight: Tensor) -> Tensor:
-        rows = weight.detach().flatten(1)
+        rows = weight.detach().reshape(1 if self.qscheme == torch.per_tensor_symmetric else len(weight), -1)
         scale = (rows.abs().amax(1) / self.quant_max).clamp_min_(MIN_SCALE)
         if self.scale.shape != scale.shape:
             self.scale.resize_(scale.shape)
@@ -192,12 +206,29 @@ class LeanConvBnReLU2d(LeanConvBn2d, ConvBnReLU2d):
         return F.relu(self._forward(images))
 
 
-_LEAN: dict[type[nn.Module], type[nn.Module]] = {ConvBn2d: LeanConvBn2d, ConvBnReLU2d: LeanConvBnReLU2d}
+class RoundedConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution that rounds its weights, which torch.ao does when it converts and not in training."""
+
+    qconfig: QConfig
+    weight_fake_quant: WeightFakeQuantize
+
+    def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert output_size is None and isinstance(self.padding, tuple)
+        weight = self.weight_fake_quant(self.weight)
+        geometry = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(images, weight, self.bias, *geometry)
+
+
+_LEAN: dict[type[nn.Module], type[nn.Module]] = {
+    ConvBn2d: LeanConvBn2d,
+    ConvBnReLU2d: LeanConvBnReLU2d,
+    nn.ConvTranspose2d: RoundedConvTranspose2d,
+}
 _FULL = {lean: full for full, lean in _LEAN.items()}
 
 
-def qconfig(integers: Kernels) -> QConfig:
-    """Per-channel symmetric weights and per-tensor activations, in the integers that the kernels bear."""
+def qconfig(integers: Kernels, per_channel: bool = True) -> QConfig:
+    """Symmetric weights, per channel if that is borne, and per-tensor activations, in the integers that kernels bear."""
     activation = ActivationFakeQuantize.with_args(
         observer=MinMaxObserver,
         dtype=torch.quint8,
@@ -205,14 +236,30 @@ def qconfig(integers: Kernels) -> QConfig:
         quant_max=integers.activations[1],
     )
     weight = WeightFakeQuantize.with_args(
-        observer=PerChannelMinMaxObserver,
+        observer=PerChannelMinMaxObserver if per_channel else MinMaxObserver,
         dtype=torch.qint8,
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=0,
+        qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
         quant_min=integers.weights[0],
         quant_max=integers.weights[1],
+        **({"ch_axis": 0} if per_channel else {}),
     )
     return QConfig(activation=activation, weight=weight)
+
+
+def _qconfigs(integers: Kernels) -> QConfigMapping:
+    """Everything by `qconfig`, but what torch.ao has no kernel for per channel (transposed convolutions), or at all."""
+    configs = QConfigMapping().set_global(qconfig(integers))
+    configs.set_object_type(nn.ConvTranspose2d, qconfig(integers, per_channel=False))
+    for form in IN_FLOAT:
+        configs.set_object_type(form, None)
+    return configs
+
+
+def _backend() -> BackendConfig:
+    """torch.ao's own, which also knows that padding hands on values in the steps that they have."""
+    pad = BackendPatternConfig(Pad).set_observation_type(ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT)
+    pad.add_dtype_config(DTypeConfig(input_dtype=torch.quint8, output_dtype=torch.quint8))
+    return get_native_backend_config().set_backend_pattern_config(pad)
 
 
 @contextmanager
@@ -228,13 +275,22 @@ def prepare(network: GraphModule, calibration: Tensor | None) -> GraphModule:
     """A torch.ao QAT network (convolution and batch normalisation fused), ranges started on the calibration."""
     training = network.training
     network = copy.deepcopy(network).train()
-    leaves = {type(module) for module in network.modules() if is_leaf(module)}  # traced, some would keep train mode
+    functions_as_layers(network)
+    views_as_reshapes(network)
+    pad_before_convolutions(network)
+    keep_in_float(network)
+    network.graph.lint()
+    network.recompile()
+    # torch.ao would trace into what it doesn't know, and freeze its train mode
+    leaves = {type(module) for module in network.modules() if is_leaf(module) or type(module) in IN_FLOAT}
     custom = PrepareCustomConfig().set_non_traceable_module_classes(list(leaves))
     with _quiet():  # the example inputs are unused by this entry point, but must be given
-        prepared = prepare_qat_fx(network, QConfigMapping().set_global(qconfig(kernels())), (torch.zeros(1),), custom)
+        prepared = prepare_qat_fx(network, _qconfigs(kernels()), (torch.zeros(1),), custom, _backend())
     _quantize_once_at_gates(prepared)
-    for module in prepared.modules():
+    for module in list(prepared.modules()):
         module.__class__ = _LEAN.get(type(module), type(module))
+        if isinstance(module, RoundedConvTranspose2d):
+            module.weight_fake_quant = module.qconfig.weight().to(module.weight.device)
     if calibration is not None:
         calibrate(prepared, calibration)
     return prepared.train(training)
@@ -270,8 +326,9 @@ def _quantizes(node: fx.Node) -> bool:
 
 
 def names(trained: GraphModule, network: GraphModule) -> dict[str, str]:
-    """Where fusing has put batch normalisation: its name in the FP32 network -> its name in the trained one."""
-    moved = {}
+    """Names in the FP32 network -> in the trained one: of batch normalisation that is fused, of functions' tensors."""
+    network = copy.deepcopy(network)
+    moved = functions_as_layers(network)
     layers = dict(trained.named_modules())
     for node in network.graph.nodes:
         if not isinstance(module_of(node), (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -311,9 +368,11 @@ def finish(trained: GraphModule) -> GraphModule:
             f"above {here.activations[1]}: use a CPU with VNNI, or quantise the network again on this one."
         )
     for module in trained.modules():
+        if isinstance(module, RoundedConvTranspose2d):
+            del module.weight_fake_quant  # of its qconfig, torch.ao makes it anew
         module.__class__ = _FULL.get(type(module), type(module))
     with _quiet(), _engine(here.engine):
-        converted = convert_fx(trained).eval()
+        converted = convert_fx(trained, backend_config=_backend()).eval()
     converted.meta["activation_range"] = max(used)
     return converted
 

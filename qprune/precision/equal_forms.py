@@ -1,0 +1,127 @@
+"""What torch.ao has no integer kernel for, written in an equal form that it has one for.
+
+All work in place on a traced network and leave what it computes. Parameters keep their names, but for those that are
+given to functions (`functions_as_layers`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from qprune.networks.graph import add_module, module_of, network_of
+from qprune.networks.layers import Pad
+
+
+def views_as_reshapes(network: fx.GraphModule) -> None:
+    """`view` asks for a layout of memory, which integer kernels, working channels last, don't keep; `reshape` doesn't."""
+    for node in network.graph.nodes:
+        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
+            node.target = "reshape"
+
+
+def pad_before_convolutions(network: fx.GraphModule) -> None:
+    """Padding that integer convolutions haven't as a layer before them: circular, replicate, "same" with uneven sides.
+
+    `reflect` and zeros they have, but only as numbers: other "same", and "valid", become those.
+    """
+    needed: dict[nn.Module, Pad | None] = {}
+    for node in list(network.graph.nodes):
+        conv = module_of(node)
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        if conv not in needed:
+            needed[conv] = _pad_numerically(conv)
+        pad = needed[conv]
+        if pad is not None:
+            name = add_module(network, f"{node.name}_pad", pad)
+            with network.graph.inserting_before(node):
+                node.replace_input_with(node.args[0], network.graph.call_module(name, (node.args[0],)))
+
+
+def _pad_numerically(conv: nn.Conv2d) -> Pad | None:
+    """Make the layer's padding numbers that integer kernels bear; what is to be padded before it, if any."""
+    sides = list(conv._reversed_padding_repeated_twice)  # left, right, top, bottom: also of "same" and "valid"
+    left, right, top, bottom = sides
+    if conv.padding_mode in ("zeros", "reflect") and (left, top) == (right, bottom):
+        conv.padding = (top, left)
+        return None
+    pad = Pad((left, right, top, bottom), conv.padding_mode)
+    conv.padding, conv.padding_mode = (0, 0), "zeros"
+    return pad
+
+
+_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    F.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    F.linear: ("input", "weight", "bias"),
+}
+
+
+def functions_as_layers(network: fx.GraphModule) -> dict[str, str]:
+    """F.conv2d and F.linear of the network's own tensors as layers; where those are now: old name -> new name.
+
+    A function of a weight that is computed stays.
+    """
+    moved = {}
+    for node in list(network.graph.nodes):
+        if node.op != "call_function" or node.target not in _ARGUMENTS:
+            continue
+        given = {**dict(zip(_ARGUMENTS[node.target], node.args, strict=False)), **node.kwargs}
+        inputs, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+        if weight.op != "get_attr" or bias is not None and bias.op != "get_attr":
+            continue
+        layer = _layer(node.target is F.linear, _own_tensor(weight), bias is not None, given)
+        name = add_module(network, node.name, layer.train(network.training))
+        for source, tensor in [(weight, "weight"), (bias, "bias")]:
+            if source is not None:
+                setattr(layer, tensor, nn.Parameter(_own_tensor(source), _own_tensor(source).requires_grad))
+                moved[source.target] = f"{name}.{tensor}"
+        node.op, node.target, node.args, node.kwargs = "call_module", name, (inputs,), {}
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    return moved
+
+
+def _layer(linear: bool, weight: Tensor, bias: bool, geometry: dict) -> nn.Module:
+    """A layer of the weight's shape, without memory. geometry: stride, padding, dilation and groups, if given."""
+    if linear:
+        return nn.Linear(weight.shape[1], weight.shape[0], bias, device="meta")
+    in_channels, kernel = weight.shape[1] * geometry.get("groups", 1), tuple(weight.shape[2:])
+    return nn.Conv2d(in_channels, weight.shape[0], kernel, bias=bias, device="meta", **geometry)  # type: ignore[arg-type]  # of two numbers
+
+
+def _own_tensor(node: fx.Node) -> Tensor:
+    """The parameter or buffer that a get_attr node reads."""
+    owner, _, name = str(node.target).rpartition(".")
+    return getattr(network_of(node).get_submodule(owner), name)
+
+
+class FloatPReLU(nn.PReLU):
+    """PReLU that stays in float: torch.ao's rounds its slopes, by a scale for each of which there is no kernel."""
+
+
+class BatchStatistics1d(nn.BatchNorm1d):
+    """Batch normalisation by the batch at hand, in eval mode too: it can't be folded into a layer, and stays in float."""
+
+
+class BatchStatistics2d(nn.BatchNorm2d):
+    """Likewise, of images."""
+
+
+class FloatConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution with output padding, which onednn's kernels haven't."""
+
+
+_FLOAT = {nn.PReLU: FloatPReLU, nn.BatchNorm1d: BatchStatistics1d, nn.BatchNorm2d: BatchStatistics2d}
+IN_FLOAT: tuple[Callable[..., Any], ...] = (*_FLOAT.values(), FloatConvTranspose2d, *_ARGUMENTS)
+
+
+def keep_in_float(network: fx.GraphModule) -> None:
+    """Gives layers that have no integer form classes that torch.ao doesn't know, so that it leaves them as they are."""
+    for module in network.modules():
+        if type(module) in _FLOAT and getattr(module, "running_mean", None) is None:
+            module.__class__ = _FLOAT[type(module)]
+        if type(module) is nn.ConvTranspose2d and any(module.output_padding):
+            module.__class__ = FloatConvTranspose2d
