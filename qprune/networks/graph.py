@@ -17,6 +17,7 @@ from qprune.networks.operations import (
     own_functions,
     register_operation,
 )
+from qprune.networks.plain_weights import with_plain_weights
 from qprune.registry.errors import UserError
 
 
@@ -71,7 +72,8 @@ def trace(model: nn.Module) -> fx.GraphModule:
     """The model as a torch.fx graph, with every in-place operation made out-of-place.
 
     Modules keep their names, so a layer is called what its author calls it. Scores are read and masks are
-    set between operations, which an in-place operation would overwrite.
+    set between operations, which an in-place operation would overwrite. Weights that are computed from others
+    (weight_norm) become plain ones.
 
     Raises UserError where torch.fx can't follow the model's Python code, and for layers that share a tensor.
     """
@@ -87,6 +89,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from error
     _check_names(model, graph)
     network = fx.GraphModule(tracer.root, graph, type(model).__name__)
+    with_plain_weights(network)
     for node in graph.nodes:
         if node.op in ("call_function", "call_method"):
             if node.target is F.dropout:

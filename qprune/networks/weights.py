@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qprune.networks.graph import Normalize
+from qprune.networks.plain_weights import plain_tensors
 from qprune.registry.errors import UserError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
@@ -117,9 +118,10 @@ def load_checkpoint(network: nn.Module, file: str | Path) -> None:
     """Loads the tensors of a file into a whole network (its head included), in place.
 
     The file needn't have the input normalisation's (`normalize.` as a rule), which are then those of the data.
+    A weight_norm's length and direction in the file become the weight that they give.
     Raises UserError as `read_weights` and `fill` do.
     """
-    fill(network, read_weights(file), file, optional=(f"{normalization_name(network)}.",))
+    fill(network, plain_tensors(read_weights(file)), file, optional=(f"{normalization_name(network)}.",))
 
 
 def file_hash(file: str | Path) -> str:
