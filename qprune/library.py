@@ -1,11 +1,21 @@
-"""Pruning, quantising and scoring a user's own model, without a sweep file: for notebooks."""
+"""Pruning, quantising and scoring a user's own model, without a sweep file: for notebooks.
+
+Images that can't be what was meant (normalised, 0..255 as floats, [n, h, w, c]), labels that are none of the model's
+classes and arguments out of range are a BadInput, which is a ValueError.
+"""
 
 import copy
+import math
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from qprune.data import Split
+from qprune.data.arrays import as_split, check_classes
+from qprune.networks.given import check_module, is_channels_last
 from qprune.networks.graph import image_shape_of, trace
 from qprune.precision import get_precision
 from qprune.pruning.competition import normalize as l2_normalized
@@ -16,7 +26,8 @@ from qprune.pruning.path import PathSchedule, Walk, check_reachable, walk
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.sizes import COUNTED, Sizes
 from qprune.pruning.uniform import uniform_share
-from qprune.registry.errors import UserError
+from qprune.registry.errors import BadInput, UserError
+from qprune.registry.options import Option, fill, is_number, is_whole, switch
 from qprune.training import Rate, Recipe, cosine, seed_of, train
 
 PATH_SHARE = 0.15  # of the updates that the path has at most; fine-tuning has the rest
@@ -44,7 +55,8 @@ def prune(
 ) -> fx.GraphModule:
     """A physically smaller, fine-tuned copy of a trained model, without `ratio` of its feature maps.
 
-    images: uint8 [n, c, h, w] or float in 0..1, as the model takes them when divided by 255; labels: int64 [n];
+    images: uint8 [n, c, h, w] or float in 0..1 (rounded to 8 bits), as the model takes them when divided by 255; labels:
+    integers [n];
     ratio: share of all prunable maps (or of: "macs", "params") that goes, 0..1; updates: of training in all, lr: their peak.
     As the sweeps' protocol for trained networks: a path of about PATH_SHARE of the updates at lr / 5, on which `step` of
     the maps goes at a time after a few scored updates (Molchanov et al., ICLR 2017); then the rate goes up to lr and falls
@@ -52,8 +64,13 @@ def prune(
     Raises UserError where torch.fx can't trace the model, its channels can't be cut, too many are asked for, or the updates
     are fewer than the path's steps.
     """
-    network = trace(model)
-    split = _split(network, images, labels)
+    _check(
+        "prune", ratio=ratio, updates=updates, criterion=criterion, normalize=normalize, lr=lr, step=step,
+        batch_size=batch_size, linear=linear, ignore=ignore, min_channels=min_channels, round_to=round_to, seed=seed,
+    )  # fmt: skip
+    if updates == 0:
+        raise BadInput("prune: updates is 0; it must be at least 1")
+    network, split = _open(model, images, labels)
     gated = GatedNetwork(network, image_shape_of(images), linear, ignore)
     sizes = Sizes.of(gated.network, gated.groups, gated.image_shape)
     if of not in COUNTED:
@@ -101,12 +118,16 @@ def quantize(
     "int8" is converted to torch.ao's integer kernels; the w*a* formats stay Brevitas networks. In eval mode.
     For its cost: count_cost. Raises UserError for an unknown precision, or a model that torch.fx can't trace.
     """
-    network = trace(model)
-    split = _split(network, images, labels)
+    _check("quantize", updates=updates, lr=lr, batch_size=batch_size, calibration_images=calibration_images, seed=seed)
+    network, split = _open(model, images, labels)
     calibration = split.images[:calibration_images].float() / 255
     number_format = get_precision(precision, first_last_bits).choose(network, calibration)
     trained = number_format.prepare(network, calibration)
-    teacher = copy.deepcopy(teacher).to(split.images.device) if teacher is not None else None
+    if teacher is not None:
+        check_module("teacher", teacher)
+        teacher = copy.deepcopy(teacher).to(split.images.device)
+        if (taught := _classes(teacher, split)) != (classes := _classes(network, split)):
+            raise BadInput(f"the teacher has {taught} classes and the model {classes}")
     recipe = Recipe(batch_size=batch_size)
     train(trained, split, recipe, range(updates), cosine(lr, updates), seed, teacher=teacher)
     return number_format.finish(trained.eval()).eval()
@@ -127,8 +148,8 @@ def score(
 
     images, labels: as for prune, all of them are used, in eval mode; the model isn't changed.
     """
-    network = trace(model)
-    split = _split(network, images, labels)
+    _check("score", criterion=criterion, batch_size=batch_size, linear=linear, ignore=ignore, seed=seed)
+    network, split = _open(model, images, labels)
     gated = GatedNetwork(network, image_shape_of(images), linear, ignore)
     scorer = Scorer(gated.network, gated.groups, gated.gates, get_criterion(criterion))
     gated.network.eval()
@@ -141,9 +162,75 @@ def score(
     return {layer.name: scores[layer.start : layer.stop] for layer in gated.groups.layers}
 
 
-def _split(network: fx.GraphModule, images: Tensor, labels: Tensor) -> Split:
-    """Training data on the network's device, as uint8."""
-    device = next(network.parameters()).device
-    if images.is_floating_point():
-        images = (images * 255).round().clamp(0, 255).to(torch.uint8)
-    return Split(images.to(device), labels.to(device))
+# What is given ---------------------------------------------------------------------------------------------------------
+
+
+def _open(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[fx.GraphModule, Split]:
+    """The model's graph and the training data on its device, as uint8; BadInput where they can't belong together."""
+    check_module("model", model)
+    split = as_split(images, labels)
+    network = trace(model)
+    device = next((parameter.device for parameter in network.parameters()), None)
+    if device is None:
+        raise BadInput("model: it has no parameters, so there is nothing to prune, quantise or score")
+    split = Split(split.images.to(device), split.labels.to(device))
+    check_classes(split.labels, _classes(network, split))
+    return network, split
+
+
+def _classes(network: nn.Module, split: Split) -> int:
+    """How many logits a network gives for an image, from two of them; BadInput where it can't take them, or gives others."""
+    training, some = network.training, split.images[:2].float() / 255
+    try:
+        with torch.no_grad():
+            logits = network.eval()(some)
+    except Exception as error:  # of whatever the model is made of
+        given, reason = list(split.images.shape), str(error).split("\n")[0]
+        hint = "; they look like [n, h, w, c]: give images.permute(0, 3, 1, 2)" if is_channels_last(given) else ""
+        raise BadInput(f"the model can't take images of {given}{hint} ({reason})") from error
+    finally:
+        network.train(training)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some):
+        shape = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise BadInput(
+            f"{type(network).__name__} gives {shape} for {len(some)} images; logits [{len(some)}, classes] are wanted"
+        )
+    return logits.shape[1]
+
+
+def _at_least(low: int) -> Option:
+    return Option(low, lambda value: is_whole(value, low), f"a whole number of at least {low}")
+
+
+_CHOICE = Option(None, lambda value: isinstance(value, (str, Mapping)), "a name, or {name: ..., option: value}")
+_ARGUMENTS = {
+    "ratio": Option(0, lambda value: is_number(value) and 0 <= value < 1, "a share from 0 to below 1"),
+    "step": Option(0, lambda value: is_number(value) and 0 < value <= 1, "a share above 0, at most 1"),
+    "lr": Option(0, lambda value: is_number(value) and 0 <= value < math.inf, "a finite number of at least 0"),
+    "updates": _at_least(0),
+    "batch_size": _at_least(1),
+    "calibration_images": _at_least(1),
+    "min_channels": _at_least(1),
+    "round_to": _at_least(1),
+    "seed": Option(0, lambda value: is_whole(value, -(2**63)), "a whole number"),
+    "criterion": _CHOICE,
+    "normalize": _CHOICE,
+    "linear": switch(False),
+    "ignore": Option(
+        (),
+        lambda value: isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value),
+        "a tuple of names of layers",
+    ),
+}
+
+
+def _check(what: str, **given: Any) -> None:
+    """BadInput for an argument that is none of its kind; NumPy's numbers are numbers."""
+    try:
+        fill(
+            what,
+            {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()},
+            _ARGUMENTS,
+        )
+    except UserError as error:
+        raise BadInput(str(error)) from None

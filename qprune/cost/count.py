@@ -19,10 +19,11 @@ from torch.fx.node import _get_qualified_name
 from torch.nn.modules.conv import _ConvNd
 
 from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
+from qprune.networks.given import as_image_shape, check_module, is_channels_last
 from qprune.networks.graph import Leaf, layer_of, module_of, operation_of, refuse_ties, trace
 from qprune.networks.operations import UNKNOWN, Operation
 from qprune.networks.torch_ao import FakeQuantize, IntConv, IntELU, IntLinear, LinearBn1d, QatConvBn
-from qprune.registry.errors import UserError
+from qprune.registry.errors import BadInput, UserError
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,11 @@ def count_cost(network: nn.Module, image_shape: tuple[int, int, int]) -> Cost:
     is copied and run once in eval mode. A converted network has folded its batch normalisation, so its params
     are fewer than those of the QAT network that it came from; all else agrees but for a few bytes of scales.
 
-    Raises UserError for an operation whose cost isn't known, and where the network can't take such an image.
+    Raises UserError for an operation whose cost isn't known; BadInput, a ValueError, where the network is none or can't take
+    such an image.
     """
+    check_module("network", network)
+    image_shape = as_image_shape(image_shape)
     if not isinstance(network, fx.GraphModule):
         refuse_ties(network)  # a copy has lost those of views
     network = copy.deepcopy(network).eval()
@@ -233,7 +237,8 @@ def _run(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> _Run:
             run.run(torch.zeros(1, *image_shape, device=device))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:  # what layers raise on a wrong shape
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the network can't run on one image of shape {list(image_shape)}: {reason}") from error
+        hint = "; it must be (c, h, w)" if is_channels_last(image_shape) else ""
+        raise BadInput(f"the network can't run on one image of shape {list(image_shape)}{hint}: {reason}") from error
     return run
 
 

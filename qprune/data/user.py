@@ -33,7 +33,8 @@ def call(name: str, options: Mapping[str, Any]) -> Dataset | Parts:
     returned = function(**check_options("data", name, function, options, {}))
     if isinstance(returned, Dataset):
         parts = [_convert(name, part, getattr(returned, part)) for part in ("train", "val", "test")]
-        _check_together(name, *parts)
+        if (count := _check_together(name, *parts)) > returned.num_classes:
+            raise _wrong(name, f"labels up to {count - 1} for num_classes {returned.num_classes}")
         return replace(returned, train=parts[0], val=parts[1], test=parts[2])
     if isinstance(returned, Mapping) and "train" in returned and "test" in returned:
         given = dict(returned)

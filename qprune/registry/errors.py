@@ -11,3 +11,7 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(printable(message))  # it may quote a file whose name isn't UTF-8
+
+
+class BadInput(UserError, ValueError):
+    """An argument of the library that can't be what was meant."""
