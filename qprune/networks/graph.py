@@ -1,23 +1,22 @@
 """The form in which every network flows through qprune: a torch.fx graph that normalises its own input."""
 
 import itertools
-import operator
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
+from qprune.networks.in_place import out_of_place
+from qprune.networks.modes import settle_dropout, unite
 from qprune.networks.operations import (
     UNKNOWN,
     Operation,
     is_brevitas,
-    is_leaf,
     look_up,
-    own_functions,
     register_operation,
 )
 from qprune.networks.plain_weights import with_plain_weights
+from qprune.networks.tracing import trace_in
 from qprune.registry.errors import UserError
 
 
@@ -49,66 +48,28 @@ class Leaf(nn.Module):
 register_operation(Normalize, Leaf, macs=0)
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return is_leaf(module) or super().is_leaf_module(module, qualified_name)
-
-
-_OUT_OF_PLACE = {
-    operator.iadd: operator.add,
-    operator.imul: operator.mul,
-    operator.isub: operator.sub,
-    operator.itruediv: operator.truediv,
-    "add_": "add",
-    "mul_": "mul",
-    "sub_": "sub",
-    "div_": "div",
-    "relu_": "relu",
-    "clamp_": "clamp",
-}
-
-
 def trace(model: nn.Module) -> fx.GraphModule:
-    """The model as a torch.fx graph, with every in-place operation made out-of-place.
+    """The model as a torch.fx graph that holds in training and in evaluation, every in-place operation made out-of-place.
 
     Modules keep their names, so a layer is called what its author calls it. Scores are read and masks are
     set between operations, which an in-place operation would overwrite. Weights that are computed from others
     (weight_norm) become plain ones.
 
-    Raises UserError where torch.fx can't follow the model's Python code, and for layers that share a tensor.
+    Raises UserError where torch.fx can't follow the model's Python code, where forward is another in training than in
+    evaluation (qprune.networks.modes), takes more than images or gives more than logits, and for layers that share a tensor.
     """
     refuse_ties(model)
-    tracer = _Tracer(autowrap_functions=own_functions())
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # torch.fx raises whatever the model's own code does on a proxy
-        raise UserError(
-            f"torch.fx can't trace {type(model).__name__}: {error}\n"
-            "qprune follows a network through torch.fx: forward must not branch on the values of tensors. "
-            "Move such code into a function wrapped with torch.fx.wrap, or rewrite it."
-        ) from error
-    _check_names(model, graph)
-    network = fx.GraphModule(tracer.root, graph, type(model).__name__)
+    in_evaluation, network = trace_in(model, False), trace_in(model, True)
+    for form in (in_evaluation, network):
+        out_of_place(form)
+        settle_dropout(form, form is network, add_module)
+        form.graph.eliminate_dead_code()
+    unite(model, network, in_evaluation, add_module)
     with_plain_weights(network)
-    for node in graph.nodes:
-        if node.op in ("call_function", "call_method"):
-            if node.target is F.dropout:
-                _dropout_as_module(network, node)
-                continue
-            if "training" in node.kwargs:  # tracing has frozen model.training into the graph
-                raise UserError(
-                    f"{type(model).__name__}: {node.target} depends on self.training, which torch.fx freezes; "
-                    "use the torch.nn module of that operation instead"
-                )
-            node.target = _OUT_OF_PLACE.get(node.target, node.target)
-            if node.kwargs.get("inplace"):
-                node.kwargs = {**node.kwargs, "inplace": False}
-            if node.target in (F.relu, F.relu6, F.hardtanh, F.silu, F.hardswish) and len(node.args) > 1:
-                node.args = tuple(False if value is True else value for value in node.args)
     for module in network.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]  # torch types every attribute as a tensor or module
-    graph.eliminate_dead_code()
+    network.graph.eliminate_dead_code()
     _refuse_borrowed_weights(network)
     network.recompile()
     network.train(model.training)
@@ -140,28 +101,6 @@ def _tied(one: str, other: str) -> UserError:
         f"{one} and {other} share one tensor, and pruning and quantising would give each its own. Run one layer twice "
         "in forward, or give each a tensor of its own before (torch.nn.Parameter(weight.detach().clone()))."
     )
-
-
-_OF_FX = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
-
-
-def _check_names(model: nn.Module, graph: fx.Graph) -> None:
-    """UserError where a layer or parameter has a name that torch.fx's own modules use for something else."""
-    for node in graph.nodes:
-        name = str(node.target).partition(".")[0]
-        if node.op in ("call_module", "get_attr") and name in _OF_FX:
-            raise UserError(
-                f"{type(model).__name__}: its attribute {name!r} has a name that torch.fx uses itself; "
-                f"give it another name, as {name}_layer"
-            )
-
-
-def _dropout_as_module(network: fx.GraphModule, node: fx.Node) -> None:
-    """Replace F.dropout, whose `training` tracing has frozen, by a module that follows network.train()."""
-    rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-    assert isinstance(rate, (int, float))
-    name = add_module(network, node.name, nn.Dropout(rate))
-    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args[0],), {}
 
 
 def with_normalize(model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> fx.GraphModule:
