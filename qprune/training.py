@@ -107,13 +107,18 @@ def _shuffled(count: int, seed: int) -> Tensor:
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """A fresh optimizer; weight decay acts on weights of convolutions and linear layers, not on biases, BN or scales."""
+    """A fresh optimizer of all that isn't frozen (requires_grad=False); UserError where everything is.
+
+    Weight decay acts on weights of convolutions and linear layers, not on biases, BN or scales.
+    """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             is_weight = parameter.dim() > 1 and name.rpartition(".")[2] == "weight"
             (decayed if is_weight else others).append(parameter)
+    if not decayed and not others:
+        raise UserError("every parameter of the network is frozen (requires_grad=False), so there is nothing to train")
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr)

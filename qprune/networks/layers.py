@@ -49,6 +49,13 @@ def conv_like(conv: nn.Conv2d, in_channels: int, out_channels: int, groups: int 
     )
 
 
+def frozen_as(layer: nn.Module, new: nn.Module) -> nn.Module:
+    """The new layer, in place: its own parameters need a gradient where those of that name in the layer do."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        new.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return new
+
+
 def vgg_layers(layout: tuple[int | str, ...], in_channels: int, width: float) -> "OrderedDict[str, nn.Module]":
     """3x3 convolution, BN and ReLU for each number of the layout, 2x2 max pooling for each "M".
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from qprune.networks.gate import Gate
 from qprune.networks.graph import insert_behind, layer_of, module_of, operation_of, source_of
+from qprune.networks.layers import frozen_as
 from qprune.precision.lsq import ActQuant, LearnedScaleQuant, WeightQuant, hand_on_plain_tensors
 from qprune.registry.errors import UserError
 
@@ -36,7 +37,10 @@ def weight_layers(network: fx.GraphModule) -> list[fx.Node]:
 
 
 def _quant_layer(layer: nn.Module, bits: int) -> nn.Module:
-    """The Brevitas layer with the layer's weights, bias and mode, quantising its weights to `bits`."""
+    """The Brevitas layer with the layer's weights, bias and mode, quantising its weights to `bits`.
+
+    Frozen weights stay frozen; the scales that they are rounded with are learned as others are.
+    """
     quant = WeightQuant.let(bit_width=bits)
     common = {"bias": layer.bias is not None, "weight_quant": quant, "return_quant_tensor": False}
     if type(layer) is nn.Conv2d:
@@ -49,7 +53,7 @@ def _quant_layer(layer: nn.Module, bits: int) -> nn.Module:
     new = new.to(layer.weight.device)
     new.load_state_dict({**new.state_dict(), **layer.state_dict()})
     weight_quantizer_of(new).start_from(new.weight)
-    return new.train(layer.training)
+    return frozen_as(layer, new).train(layer.training)
 
 
 _UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d, nn.Bilinear, nn.MultiheadAttention, nn.LSTM, nn.GRU)

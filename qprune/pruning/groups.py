@@ -64,7 +64,7 @@ def find_groups(
 
     network: as from qprune.networks.graph.with_normalize; image_shape: (c, h, w); linear: hidden units of linear layers
     count as maps too; ignore: names of layers whose output maps are left alone.
-    The channels that leave the network (the classes) are never among them.
+    The channels that leave the network (the classes) are never among them; those of frozen layers (requires_grad=False) are.
 
     Raises UserError for an unknown name in `ignore`, or a layer that can't be cut.
     """
@@ -109,6 +109,9 @@ def _dependency_graph(network: fx.GraphModule, image_shape: tuple[int, int, int]
     training = network.training
     device = next(network.parameters()).device
     network.eval()
+    frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    for parameter in frozen:  # Torch-Pruning finds layers by the gradients that they would give
+        parameter.requires_grad_(True)
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
@@ -124,6 +127,8 @@ def _dependency_graph(network: fx.GraphModule, image_shape: tuple[int, int, int]
         ) from error
     finally:
         network.train(training)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _member(graph: DependencyGraph, item, names: dict[nn.Module, str]) -> Member | None:

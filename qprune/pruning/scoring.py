@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qprune.cost import LayerCost
 from qprune.networks.gate import Gate
@@ -54,17 +54,25 @@ class Scorer:
         """Watch the forward and backward pass of one minibatch, then make the passes that the criterion needs itself."""
         of_gradients = [part for part in self.parts if isinstance(part, GradientCriterion)]
         of_curvature = [part for part in self.parts if isinstance(part, CurvatureCriterion)]
+        frozen = self._frozen() if of_gradients else []
         before = _gradients(self.network) if of_gradients else {}
         wanted = bool(of_curvature) or self._image_shape is None
-        with self._watching(), _first_argument(self.network, wanted) as seen:
-            yield
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            with self._watching(), _first_argument(self.network, wanted) as seen:
+                yield
+            gradients = _gradients(self.network) if of_gradients else {}
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+                parameter.grad = None
         if self._image_shape is None:
             self._image_shape = image_shape_of(seen[-1])
         for watch in self._watches:
             assert watch.sums is not None
             self._add(watch.part, watch.part.per_batch(watch.sums, self._count_positions()))
         if of_gradients:
-            gradients = _gradients(self.network)
             gradients = {name: grad - before[name] if name in before else grad for name, grad in gradients.items()}
             for gradient in of_gradients:
                 self._add(gradient, gradient.per_batch(self.network, self.groups, gradients))
@@ -74,6 +82,12 @@ class Scorer:
                 for curvature in of_curvature:
                     self._add(curvature, curvature.per_batch(*arguments, self._generator()))
         self.minibatches += 1
+
+    def _frozen(self) -> list[nn.Parameter]:
+        """The parameters of layers around the maps that training leaves as they are."""
+        layers = {member.layer for member in self.groups.members}
+        own = (p for name in layers for p in self.network.get_submodule(name).parameters(recurse=False))
+        return [parameter for parameter in own if not parameter.requires_grad]
 
     def scores(self, generator: torch.Generator) -> Tensor:
         """The criterion's score of every map, [total], from the minibatches seen; not normalised."""
@@ -158,6 +172,8 @@ class Scorer:
                         sums = part.per_example(_positions_last(seen), _positions_last(dz))
                         watch.add(carried, sums * len(dz))
 
+            if not z.requires_grad:  # what made it is frozen
+                z.requires_grad_(True)
             z.register_hook(on_gradient)
 
     def _count_positions(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qprune.networks.layers import conv_like
+from qprune.networks.layers import conv_like, frozen_as
 from qprune.pruning.gates import remove_gates
 from qprune.pruning.groups import SLICEABLE, ChannelGroups, is_depthwise
 
@@ -59,12 +59,16 @@ def _widths(module: nn.Module) -> dict[str, int]:
 
 
 def _empty_like(module: nn.Module, channels_in: int, channels_out: int) -> nn.Module:
+    """An untrained layer of other widths, its parameters frozen where the layer's are."""
+    new: nn.Module
     if isinstance(module, nn.Conv2d):
-        return conv_like(module, channels_in, channels_out, channels_out if is_depthwise(module) else module.groups)
-    if isinstance(module, nn.Linear):
-        return nn.Linear(channels_in, channels_out, bias=module.bias is not None)
-    assert isinstance(module, _BatchNorm)
-    return type(module)(channels_out, module.eps, module.momentum, module.affine, module.track_running_stats)
+        new = conv_like(module, channels_in, channels_out, channels_out if is_depthwise(module) else module.groups)
+    elif isinstance(module, nn.Linear):
+        new = nn.Linear(channels_in, channels_out, bias=module.bias is not None)
+    else:
+        assert isinstance(module, _BatchNorm)
+        new = type(module)(channels_out, module.eps, module.momentum, module.affine, module.track_running_stats)
+    return frozen_as(module, new)
 
 
 def _sliced(module: nn.Module, keep_out: Tensor | None, keep_in: Tensor | None) -> nn.Module:

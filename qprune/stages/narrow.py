@@ -72,11 +72,11 @@ def narrowed(gated: GatedNetwork) -> fx.GraphModule:
     """The smaller network of a gated one that has never been trained, its weights as large as its own width asks for.
 
     A layer's weights were drawn for as many inputs as it had. They are multiplied by sqrt(inputs before / inputs now), so
-    that the variance of a sum over them is what it was (He et al., ICCV 2015, Eq. 10).
+    that the variance of a sum over them is what it was (He et al., ICCV 2015, Eq. 10). Frozen ones stay as they are.
     """
     network = gated.shrink()
     for name, module in network.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.requires_grad:
             wide = gated.network.get_submodule(name)
             assert isinstance(wide, (nn.Conv2d, nn.Linear))
             with torch.no_grad():

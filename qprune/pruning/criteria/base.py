@@ -80,7 +80,7 @@ class GradientCriterion(Criterion):
     """A criterion computed from the parameters and the gradients that the minibatch's backward pass leaves."""
 
     def per_batch(self, network: nn.Module, groups: ChannelGroups, gradients: dict[str, Tensor]) -> Tensor:
-        """gradients: parameter's name -> gradient of the minibatch's mean loss -> [maps]."""
+        """gradients: parameter's name -> gradient of the minibatch's mean loss -> [maps]; those of frozen ones too."""
         raise NotImplementedError
 
 

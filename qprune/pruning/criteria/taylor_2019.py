@@ -25,9 +25,7 @@ class Taylor2019(GradientCriterion):
             if member.side != "out":
                 continue
             for name, parameter in network.get_submodule(member.layer).named_parameters(recurse=False):
-                gradient = gradients.get(f"{member.layer}.{name}")
-                if gradient is None:  # a frozen parameter
-                    continue
+                gradient = gradients[f"{member.layer}.{name}"]
                 sizes = (parameter.detach() * gradient).abs().reshape(len(parameter), -1).sum(1)  # [channels]
                 scores.index_add_(0, member.maps.to(device), sizes[member.positions.to(device)])
         return scores
