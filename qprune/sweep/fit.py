@@ -12,6 +12,7 @@ from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig, load_config
 from qprune.sweep.forecast import Measured, measure, wall_seconds_of
 from qprune.sweep.run import open_sweep
+from qprune.sweep.trial import NONE, Faults, try_all
 
 MOST_TIMES = 64  # times the file's budget that are tried, and seeds
 
@@ -38,7 +39,12 @@ class Knob:
 
 
 def fits(
-    config: SweepConfig, out: Path, seconds: float, workers: int, measured: dict[tuple[str, str], Measured]
+    config: SweepConfig,
+    out: Path,
+    seconds: float,
+    workers: int,
+    measured: dict[tuple[str, str], Measured],
+    faults: Faults = NONE,
 ) -> list[Fit]:
     """The largest budget, the most seeds and the most ratios with which the rest of a sweep takes at most so long.
 
@@ -56,7 +62,7 @@ def fits(
             plan, store, folder = open_sweep(changed, out)
         except UserError:
             return None
-        return wall_seconds_of(plan, store, folder, measured, workers)
+        return wall_seconds_of(plan, store, folder, measured, workers, faults)
 
     knobs = filter(None, (_budgets(config), _seeds(config), _ratios(config)))
     return [best for knob in knobs if (best := _largest(knob, cost, seconds))]
@@ -110,12 +116,13 @@ def _largest(knob: Knob, cost: Callable[[str], float | None], seconds: float) ->
 def show_fits(config: SweepConfig, out: Path, seconds: float, workers: int, console: Console) -> None:
     """Print whether a sweep fits so many seconds, and what would."""
     plan, store, folder = open_sweep(config, out)
-    measured = measure(plan)
-    takes = wall_seconds_of(plan, store, folder, measured, workers)
+    faults = try_all(plan)
+    measured = measure(plan, faults)
+    takes = wall_seconds_of(plan, store, folder, measured, workers, faults)
     fit, most = takes <= seconds, "at most" if config.strategy == "front" else "about"
     said = f"{config.name}: {most} {duration_text(takes)} with {workers} worker(s) of 1 thread"
     console.print(f"{said}; {'fits' if fit else 'does not fit'} {duration_text(seconds)}", highlight=False)
-    found = fits(config, out, seconds, workers, measured)
+    found = fits(config, out, seconds, workers, measured, faults)
     if found:
         console.print(f"each of these alone fits{' too' if fit else ''}:", highlight=False)
     for one in found:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from qprune.analysis.tables import ratio_table, with_method
@@ -30,6 +31,7 @@ from qprune.sweep.by_method import costs_by_method, method_table
 from qprune.sweep.data_lines import data_lines
 from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
+from qprune.sweep.trial import NONE, Faults, able_cells, try_all
 from qprune.training import constant, evaluate, train
 
 WORKER_START_SECONDS = 6.0  # a worker's imports
@@ -44,7 +46,8 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     workers: processes that share the work; 0: one per core.
     """
     plan, store, folder = open_sweep(config, out)
-    todo = missing_stages(plan, store, wanted_networks(plan, folder))
+    faults = try_all(plan)
+    todo = missing_stages(plan, store, wanted_networks(plan, folder), able_cells(plan, faults))
     done = sum(store.done(cell.stages["evaluate"]) for cell in plan.cells)
     most = "at most " if config.strategy == "front" else ""
     console.print(f"{config.name}: {most}{len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
@@ -53,9 +56,10 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     for line in data_lines(config, every_class=cells):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_stage_table(plan, todo))
+    _show_faults(plan, faults, console)
     updates = sorted({plan.total_updates(cell) for cell in plan.cells if cell.equal == "updates"})
     console.print(f"updates of each cell (N + P + F + Q): {', '.join(map(str, updates))}", highlight=False)
-    measured = measure(plan)
+    measured = measure(plan, faults)
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):
         console.print(table)
@@ -72,6 +76,14 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
         highlight=False,
     )
     console.print(f"disk: about {_megabytes(plan, todo, measured):.0f} MB more", highlight=False)
+
+
+def _show_faults(plan: Plan, faults: Faults, console: Console) -> None:
+    """Which cells will be marked as failed without training, and why."""
+    for place, fault in faults.items():
+        lost = sum((cell.model, cell.data, cell.precision) == place for cell in plan.cells)
+        text = escape(f"{place[0]} on {place[1]}: {lost} cells can't be made, {fault}")
+        console.print(f"[red]tried[/red] {text}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -105,8 +117,8 @@ class Measured:
         return phase.updates * (each * factor + self.teacher * phase.teacher)
 
 
-def measure(plan: Plan) -> dict[tuple[str, str], Measured]:
-    """(model, data), as they are called in the plan -> its timings."""
+def measure(plan: Plan, faults: Faults = NONE) -> dict[tuple[str, str], Measured]:
+    """(model, data), as they are called in the plan -> its timings; not of precisions that can't be made."""
     torch.set_num_threads(1)
     measured = {}
     config, prune = plan.config, plan.config.prune
@@ -141,6 +153,8 @@ def measure(plan: Plan) -> dict[tuple[str, str], Measured]:
         precision_update, precision_start, bits = {}, {}, {}
         calibration = dataset.train.images[:CALIBRATION_IMAGES].float() / 255
         for typed in config.precisions:
+            if (model, data, typed) in faults:
+                continue
             start = time.perf_counter()
             precision = get_precision(typed, config.quantize.first_last_bits).choose(network, calibration)
             name = precision.name
@@ -250,9 +264,11 @@ def _timings(plan: Plan, measured: dict[tuple[str, str], Measured]) -> dict[str,
     return timings
 
 
-def wall_seconds_of(plan: Plan, store: Store, folder: Path, measured: dict, workers: int) -> float:
+def wall_seconds_of(
+    plan: Plan, store: Store, folder: Path, measured: dict, workers: int, faults: Faults = NONE
+) -> float:
     """The least wall time in which so many workers can compute what is missing of a sweep."""
-    todo = missing_stages(plan, store, wanted_networks(plan, folder))
+    todo = missing_stages(plan, store, wanted_networks(plan, folder), able_cells(plan, faults))
     return _wall_seconds(forecast_seconds(plan, todo, measured), plan, workers)
 
 

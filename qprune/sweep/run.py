@@ -23,6 +23,7 @@ from qprune.sweep.plan import Cell, Plan, make_plan
 from qprune.sweep.progress import Progress
 from qprune.sweep.records import Records
 from qprune.sweep.search import Search
+from qprune.sweep.trial import Faults, try_all
 
 LAYOUT = 2  # of a results folder; raised when stages get other names
 TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv and the report while a sweep runs
@@ -96,6 +97,7 @@ def run_sweep(
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
+    run.lose(try_all(plan))
     cells = run.search(wanted_networks(plan, folder)) if config.strategy == "front" else plan.cells
     if not run.left:
         run.compute(wanted_networks(plan, folder), cells)
@@ -166,7 +168,21 @@ class _Run:
         self.users = _cells_of_stages(plan)
         self.failed, self.computed, self.end, self.left = False, 0, end, 0
         self.beside: dict[str, str] = {}
+        self.lost: set[str] = set()  # cells that can't be made
         self.written = (0.0, 0.0)  # when the table was last written, and how long that took
+
+    def lose(self, faults: Faults) -> None:
+        """Give up the cells that aren't done and can't be: nothing is trained for them. faults: as try_all gives them."""
+        for cell in self.plan.cells:
+            fault = faults.get((cell.model, cell.data, cell.precision))
+            if fault is not None and not _finished(cell, self.store):
+                self.lost.add(cell.id)
+                self.failed = True
+                self.records.fail(cell, fault)
+
+    def _missing(self, wanted: set[str], cells: Sequence[Cell]) -> dict[str, Stage]:
+        able = [cell for cell in cells if cell.id not in self.lost]
+        return self._without_failed(missing_stages(self.plan, self.store, wanted, able))
 
     def search(self, wanted: set[str]) -> list[Cell]:
         """Compute the cells that the search for the front asks for, round by round; mark the rest as skipped.
@@ -178,7 +194,7 @@ class _Run:
         with ExitStack() as workers:
             executor = None
             while cells := search.advance(outcomes):
-                todo = self._without_failed(missing_stages(self.plan, self.store, wanted, cells))
+                todo = self._missing(wanted, cells)
                 if todo:
                     if executor is None:
                         executor = workers.enter_context(self.make_executor(len(self.plan.stages), self.store.folder))
@@ -202,7 +218,7 @@ class _Run:
     def compute(self, wanted: set[str], cells: Sequence[Cell]) -> None:
         """Compute what is missing for these cells' records and the networks that are wanted, but for what failed before
         and what needs that."""
-        todo = self._without_failed(missing_stages(self.plan, self.store, wanted, cells))
+        todo = self._missing(wanted, cells)
         if todo:
             with self.make_executor(len(todo), self.store.folder) as executor:
                 self._run(todo, executor, wanted)

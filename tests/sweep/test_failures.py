@@ -32,6 +32,7 @@ class Boom(nn.Module):
         self.conv = nn.Conv2d(1, 4, 3, padding=1)
         self.bn = nn.BatchNorm2d(4)
         self.linear = nn.Linear(4, num_classes)
+        nn.init.zeros_(self.linear.weight), nn.init.zeros_(self.linear.bias)
 
     def forward(self, x):
         return self.linear(nn.functional.relu(self.bn(self.conv(x))).mean((2, 3))) * 1e38 * 1e38

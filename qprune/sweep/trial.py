@@ -1,0 +1,198 @@
+"""A rehearsal before anything trains: what a network can't bear is told now, by layer and precision, and not after a night.
+
+Each network on its data set is run in batches of one and of two, cut as far as the sweep's path goes, and at each precision
+of the grid prepared, counted, finished and counted again, all on random weights and images: seconds.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, fx, nn
+
+import qprune
+from qprune.cost import count_cost
+from qprune.methods.facts import Facts, blame
+from qprune.networks import load_checkpoint
+from qprune.precision import get_precision
+from qprune.pruning.gated import GatedNetwork
+from qprune.pruning.path import select
+from qprune.registry.choice import Choice
+from qprune.registry.errors import UserError
+from qprune.registry.identity import digest
+from qprune.settings.config import SweepConfig
+from qprune.stages.saved import NetworkSpec
+from qprune.stages.work import model_fingerprint_of
+from qprune.sweep.plan import Cell, Plan, short_names
+
+CLOSE = 1e-4  # of the largest logit: what one image may give alone and beside another one
+PASSED = Path("~/.cache/qprune/trials")  # one small file for each network, cut and precision that passed
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What is tried: a network, how far it is cut, and at which precisions (as typed)."""
+
+    spec: NetworkSpec
+    code: str  # fingerprint of the model's
+    until: float  # share of the maps
+    linear: bool
+    ignore: tuple[str, ...]
+    min_channels: int
+    round_to: int
+    max_layer_ratio: float | None
+    first_last_bits: int | None
+
+    def name(self, precision: str) -> str:
+        """Of one precision's result."""
+        named_by = {key: value for key, value in vars(self).items() if key != "spec"}
+        return digest([named_by, self.spec.to_json(), precision, *_versions()])
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    """Of all that runs a network: this package's source and the libraries."""
+    source = hashlib.sha256()
+    for file in sorted(Path(qprune.__file__).parent.rglob("*.py")):
+        source.update(file.read_bytes())
+    return source.hexdigest(), *map(version, ("torch", "torchvision", "brevitas"))
+
+
+Faults = Mapping[tuple[str, str, str], str]  # (model, data, precision), as the plan calls them -> why it can't be made
+NONE: Faults = MappingProxyType({})
+
+
+def able_cells(plan: Plan, faults: Faults) -> list[Cell]:
+    """The cells that have no fault."""
+    return [cell for cell in plan.cells if (cell.model, cell.data, cell.precision) not in faults]
+
+
+def try_all(plan: Plan) -> Faults:
+    """What can't be finished; empty where all can. What passed is noted in PASSED, and not tried again.
+
+    A network that can be had at no precision loses all of its cells. Raises UserError, with the place in the sweep file, where
+    it is the only one, and for a checkpoint that doesn't fit.
+    """
+    faults: dict[tuple[str, str, str], str] = {}
+    config, names = plan.config, short_names(plan.config)
+    for model in config.model:
+        for data in config.data:
+            facts = plan.facts[names[model], names[data]]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                try:
+                    with blame(config, "model", config.model.index(model)):
+                        found = _try(_rehearsal(config, model, facts), config.precisions)
+                except UserError as error:
+                    if len(plan.facts) == 1:
+                        raise
+                    found = dict.fromkeys(config.precisions, str(error))
+            for precision, fault in found.items():
+                faults[names[model], names[data], precision] = fault
+            if config.train.checkpoint is not None:
+                with blame(config, "train", "checkpoint"):
+                    load_checkpoint(facts.spec.build(), config.train.checkpoint)
+    return faults
+
+
+def _rehearsal(config: SweepConfig, model: Choice, facts: Facts) -> Rehearsal:
+    prune = config.prune
+    return Rehearsal(
+        facts.spec, model_fingerprint_of(model), prune.until, prune.linear, prune.ignore,
+        prune.min_channels, prune.round_to, prune.max_layer_ratio, config.quantize.first_last_bits,
+    )  # fmt: skip
+
+
+def _try(rehearsal: Rehearsal, precisions: tuple[str, ...]) -> dict[str, str]:
+    """Precision -> its fault, of those that have one."""
+    faults, smaller = {}, None
+    for precision in precisions:
+        noted = PASSED.expanduser() / rehearsal.name(precision)
+        if noted.exists():
+            continue
+        smaller = _cut(rehearsal) if smaller is None else smaller
+        if (fault := _fault(rehearsal, smaller, precision)) is not None:
+            faults[precision] = fault
+            continue
+        with suppress(OSError):  # a home that can't be written to: it is tried again next time
+            noted.parent.mkdir(parents=True, exist_ok=True)
+            noted.touch()
+    return faults
+
+
+def _cut(rehearsal: Rehearsal) -> fx.GraphModule:
+    """The network at the path's end, whichever maps are gone. Raises UserError where it can't be cut, or an image's logits
+    depend on those beside it."""
+    network = rehearsal.spec.build()
+    _run(network, rehearsal.spec, "the network")
+    if rehearsal.until == 0:
+        return network
+    gated = GatedNetwork(network, rehearsal.spec.image_shape, rehearsal.linear, rehearsal.ignore)
+    kept = (rehearsal.min_channels, rehearsal.round_to, rehearsal.max_layer_ratio)
+    scores, gone = torch.rand(gated.groups.total), int(rehearsal.until * gated.groups.total)
+    gated.mask(select(scores, gated.alive, gated.groups, gone, *kept))
+    return gated.shrink()
+
+
+def _fault(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> str | None:
+    """What goes wrong with a network at a precision, in a sentence; None: nothing."""
+    images = _images(rehearsal.spec)
+    try:
+        precision = get_precision(typed, rehearsal.first_last_bits).choose(network, images)
+        trained = precision.prepare(network, images).eval()
+        count_cost(trained, rehearsal.spec.image_shape)
+        finished = precision.finish(trained).eval()
+        count_cost(finished, rehearsal.spec.image_shape)
+        _run(finished, rehearsal.spec, f"the finished {typed} network")
+    except UserError as error:
+        return f"{typed}: {' '.join(str(error).split())}"
+    except Exception as error:  # the libraries behind a precision raise whatever they like on a layer they don't know
+        first = next(iter(str(error).splitlines()), "") or "no message"
+        return f"{typed}: {type(error).__name__}: {first[:200]}; leave {typed} out of `precisions`"
+    return None
+
+
+def _images(spec: NetworkSpec) -> Tensor:
+    """Two images, float in 0..1."""
+    return torch.rand(2, *spec.image_shape, generator=torch.Generator().manual_seed(0))
+
+
+def _run(network: nn.Module, spec: NetworkSpec, what: str) -> None:
+    """Raises UserError where images give something else than logits, or alone something else than side by side."""
+    images = _images(spec)
+    network.eval()
+    with torch.no_grad():
+        try:
+            both, alone = network(images), [network(image[None]) for image in images]
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise UserError(f"{what} doesn't run on one and on two images: {str(error).splitlines()[0]}") from error
+    shapes = [list(logits.shape) for logits in (both, *alone)]
+    if shapes != [[2, spec.num_classes], [1, spec.num_classes], [1, spec.num_classes]]:
+        raise UserError(
+            f"{what} gives logits {shapes[0]} for two images and {shapes[1]} for one, where {spec.num_classes} for each image "
+            "are wanted; a squeeze() without a dimension drops the batch of one: flatten(1) doesn't"
+        )
+    if not both.isfinite().all():
+        raise UserError(f"{what} gives logits that are not finite on random pixels, before it is trained")
+    difference, largest = (both - torch.cat(alone)).abs().max().item(), both.abs().max().item()
+    if difference > CLOSE * largest + 1e-6:
+        raise UserError(
+            f"{what} gives an image other logits beside another image than alone (by {difference / largest:.0%} of the largest): "
+            f"an accuracy would depend on the batches.{_statistics(network)}"
+        )
+
+
+def _statistics(network: nn.Module) -> str:
+    """Which layers normalise by the batch in eval mode, and what to do about it."""
+    own = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+    ]
+    return f" Give {', '.join(own)} running statistics (track_running_stats=True)." if own else ""

@@ -1,0 +1,171 @@
+"""What can't be finished is known before anything trains: one error for the network, or the cells of one precision."""
+
+import io
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from tiny_sweep import SMALL, count_kinds, run_inline, tiny_config
+
+from qprune.networks import build_model
+from qprune.registry.errors import UserError
+from qprune.sweep import trial
+from qprune.sweep.forecast import show_plan
+from qprune.sweep.plan import make_plan
+from qprune.sweep.trial import try_all
+
+CODE = """\
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, end, norm=True):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8, track_running_stats=norm)
+        self.b, self.end = nn.Conv2d(8, 8, 3, padding=1), end
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.head(self.end(F.relu(self.b(F.relu(self.norm(self.a(x)))))))
+
+
+class Squeeze(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3), keepdim=True).squeeze()
+
+
+class View(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)).view(-1, 8)
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+def squeezes(num_classes):
+    return Net(num_classes, Squeeze())
+
+
+def views(num_classes):
+    return Net(num_classes, View())
+
+
+def by_batch(num_classes):
+    return Net(num_classes, Mean(), norm=False)
+
+
+def fine(num_classes):
+    return Net(num_classes, Mean())
+
+
+class Infinite(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) * 1e38 * 1e38
+
+
+def infinite(num_classes):
+    return Net(num_classes, Infinite())
+
+
+def transposed(num_classes):
+    return nn.Sequential(Net(8, Mean()), nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 4, 2), nn.Flatten(),
+                         nn.Linear(16, num_classes))
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_has_passed(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "PASSED", tmp_path / "passed")
+
+
+@pytest.fixture
+def user_code(tmp_path, monkeypatch):
+    """A module of a user's own under a name that no other test has imported."""
+    (tmp_path / f"tried_{tmp_path.name}.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return f"tried_{tmp_path.name}".replace("-", "_")
+
+
+@pytest.mark.parametrize("build, words", [
+    ("squeezes", "squeeze() without a dimension drops the batch of one"),
+    ("by_batch", "Give norm running statistics"),
+    ("views", "doesn't run after channels were removed"),
+])  # fmt: skip
+def test_a_network_that_can_be_had_at_no_precision_is_one_error_before_training(tmp_path, user_code, build, words):
+    config = tiny_config(tmp_path, *SMALL, f"model={user_code}:{build}")
+    with pytest.raises(UserError) as error:
+        run_inline(config, tmp_path / "results")
+    assert words in str(error.value) and str(error.value).startswith("--set model=")
+    stages = [path.name for path in (tmp_path / "results/stages").iterdir() if not path.name.startswith(".")]
+    assert stages == []
+
+
+def test_a_network_that_cannot_be_had_costs_no_other_its_cells(tmp_path, user_code):
+    config = tiny_config(tmp_path, *SMALL, f"model=[{user_code}:squeezes,{user_code}:infinite,{user_code}:fine]")
+    code, _, said = run_inline(config, tmp_path / "results")
+    rows = pd.read_csv(tmp_path / "results/tiny/cells.csv", comment="#").groupby("model")
+    assert code == 1 and {model: set(own.status) for model, own in rows} == {
+        f"{user_code}_squeezes": {"failed"}, f"{user_code}_infinite": {"failed"}, f"{user_code}_fine": {"done"},
+    }  # fmt: skip
+    assert said.count("drops the batch of one") == 4 and said.count("logits that are not finite") == 4
+
+
+def test_the_cells_of_one_precision_are_marked_and_the_rest_runs(tmp_path, monkeypatch):
+    real = trial._fault
+    monkeypatch.setattr(
+        trial, "_fault", lambda *args: "int4: layer conv1 bears no 4 bits" if args[2] == "int4" else real(*args)
+    )
+    config, out = tiny_config(tmp_path, *SMALL), tmp_path / "results"
+    text = io.StringIO()
+    show_plan(config, out, Console(file=text, width=200))
+    assert "vgg_tiny on digits: 2 cells can't be made, int4: layer conv1 bears no 4 bits" in text.getvalue()
+    code, computed, said = run_inline(config, out)
+    rows = pd.read_csv(out / "tiny/cells.csv", comment="#").set_index("precision")
+    assert code == 1 and set(rows.status["fp32"]) == {"done"} and set(rows.status["int4"]) == {"failed"}
+    assert count_kinds(computed)["quantize"] == 2  # fp32's two: nothing was trained for int4
+    assert said.count("int4: layer conv1 bears no 4 bits") == 2
+    monkeypatch.undo()
+    assert run_inline(config, out)[0] == 0  # mended, the same command goes on
+
+
+def test_a_fault_of_a_library_is_a_sentence(tmp_path, user_code):
+    """Brevitas' form of a transposed convolution is missing here; FP32 has none of that."""
+    config = tiny_config(tmp_path, *SMALL, f"model={user_code}:transposed", "prune.ignore=['2']")
+    faults = try_all(make_plan(config))
+    assert [place[2] for place in faults] == ["int4"] and "ConvTranspose2d" in next(iter(faults.values()))
+
+
+def test_what_passed_is_tried_once(tmp_path, monkeypatch):
+    plan, calls = make_plan(tiny_config(tmp_path)), []
+    real = trial._fault
+    monkeypatch.setattr(trial, "_fault", lambda *args: calls.append(args[2]) or real(*args))
+    assert not try_all(plan) and calls == ["fp32", "fp16", "int8", "int4"]
+    assert not try_all(plan) and len(calls) == 4
+    smaller = make_plan(tiny_config(tmp_path, "prune.ratios=[0,0.25]"))
+    assert not try_all(smaller) and len(calls) == 8  # cut less far: another network
+    first = next((tmp_path / "passed").iterdir())
+    first.unlink()
+    assert not try_all(plan) and not try_all(smaller) and len(calls) == 9
+
+
+def test_the_trial_takes_no_randomness(tmp_path):
+    plan = make_plan(tiny_config(tmp_path))
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    try_all(plan)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_checkpoint_that_does_not_fit_is_found_at_plan(tmp_path):
+    wrong = build_model({"name": "vgg_tiny", "width": 0.25}, 1, 10, 8)
+    torch.save(wrong.state_dict(), tmp_path / "wrong.pt")
+    start = f"train={{checkpoint: {tmp_path / 'wrong.pt'}, updates: 5, batch_size: 32}}"
+    with pytest.raises(UserError, match="--set train=.*conv1.weight is"):
+        show_plan(tiny_config(tmp_path, start), tmp_path / "results", Console(file=io.StringIO()))
