@@ -97,7 +97,8 @@ def run_sweep(
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
-    run.lose(try_all(plan))
+    if not all(_finished(cell, store) for cell in plan.cells):
+        run.lose(try_all(plan))
     cells = run.search(wanted_networks(plan, folder)) if config.strategy == "front" else plan.cells
     if not run.left:
         run.compute(wanted_networks(plan, folder), cells)
