@@ -190,7 +190,16 @@ _row(
 
 # Normalisation, quantisers, and torch.ao's integer forms that aren't derived from the float ones
 _row(
-    _BatchNorm, F.batch_norm, nn.LayerNorm, F.layer_norm, nn.GroupNorm, F.group_norm, nn.LocalResponseNorm, F.normalize
+    _BatchNorm,
+    F.batch_norm,
+    nn.InstanceNorm2d,
+    F.instance_norm,
+    nn.LayerNorm,
+    F.layer_norm,
+    nn.GroupNorm,
+    F.group_norm,
+    nn.LocalResponseNorm,
+    F.normalize,
 )
 _row(FakeQuantizeBase, torch.quantize_per_tensor, BNReLU2d)
 _row(*INT_FUNCTIONS)

@@ -110,12 +110,16 @@ class BatchStatistics2d(nn.BatchNorm2d):
     """Likewise, of images."""
 
 
+class FloatInstanceNorm2d(nn.InstanceNorm2d):
+    """Instance normalisation by running statistics in eval mode, which torch.ao's goes without."""
+
+
 class FloatConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution with output padding, which onednn's kernels haven't."""
 
 
 _FLOAT = {nn.PReLU: FloatPReLU, nn.BatchNorm1d: BatchStatistics1d, nn.BatchNorm2d: BatchStatistics2d}
-IN_FLOAT: tuple[Callable[..., Any], ...] = (*_FLOAT.values(), FloatConvTranspose2d, *_ARGUMENTS)
+IN_FLOAT: tuple[Callable[..., Any], ...] = (*_FLOAT.values(), FloatInstanceNorm2d, FloatConvTranspose2d, *_ARGUMENTS)
 
 
 def keep_in_float(network: fx.GraphModule) -> None:
@@ -123,5 +127,7 @@ def keep_in_float(network: fx.GraphModule) -> None:
     for module in network.modules():
         if type(module) in _FLOAT and getattr(module, "running_mean", None) is None:
             module.__class__ = _FLOAT[type(module)]
+        if type(module) is nn.InstanceNorm2d and module.track_running_stats:
+            module.__class__ = FloatInstanceNorm2d
         if type(module) is nn.ConvTranspose2d and any(module.output_padding):
             module.__class__ = FloatConvTranspose2d

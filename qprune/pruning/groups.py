@@ -14,7 +14,8 @@ from torch_pruning.dependency import DependencyGraph
 from qprune.networks.graph import layer_of, module_of
 from qprune.registry.errors import UserError
 
-SLICEABLE = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU)  # each channel by itself
+SLICEABLE = (nn.Conv2d, nn.Linear, *CHANNELWISE)
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ def _dependency_graph(network: fx.GraphModule, image_shape: tuple[int, int, int]
     frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
     for parameter in frozen:  # Torch-Pruning finds layers by the gradients that they would give
         parameter.requires_grad_(True)
+    same = {name: module for name, module in network.named_modules() if _is_same_for_all(module)}
+    for name in same:  # which it takes for layers of one channel, or of none
+        network.set_submodule(name, nn.Identity())
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
@@ -126,9 +130,18 @@ def _dependency_graph(network: fx.GraphModule, image_shape: tuple[int, int, int]
             "Channel shuffles and attention aren't supported; such layers can't be pruned by qprune."
         ) from error
     finally:
+        for name, module in same.items():
+            network.set_submodule(name, module)
         network.train(training)
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def _is_same_for_all(module: nn.Module) -> bool:
+    """Whether it has no tensor of its own for each channel."""
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters == 1
+    return isinstance(module, nn.InstanceNorm2d) and not (module.affine or module.track_running_stats)
 
 
 def _member(graph: DependencyGraph, item, names: dict[nn.Module, str]) -> Member | None:
@@ -149,10 +162,13 @@ def _member(graph: DependencyGraph, item, names: dict[nn.Module, str]) -> Member
     if not isinstance(module, SLICEABLE):
         if next(module.parameters(), None) is None:
             return None
+        over = "; its statistics run over channels, so that a map switched off isn't a map removed"
+        normalises = isinstance(module, (nn.GroupNorm, nn.LayerNorm))
         raise UserError(
-            f"{name}: {type(module).__name__} can't be cut; add the convolutions that feed it to prune.ignore"
+            f"{name}: {type(module).__name__} can't be cut{over if normalises else ''}; "
+            "add the convolutions that feed it to prune.ignore"
         )
     side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) or is_depthwise(module):
+    if isinstance(module, CHANNELWISE) or is_depthwise(module):
         side = "out"
     return Member(name, side, torch.tensor(item.idxs), torch.tensor(item.root_idxs))

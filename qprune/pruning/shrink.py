@@ -54,7 +54,9 @@ def _widths(module: nn.Module) -> dict[str, int]:
         return {"in": module.in_channels, "out": module.out_channels}
     if isinstance(module, nn.Linear):
         return {"in": module.in_features, "out": module.out_features}
-    assert isinstance(module, _BatchNorm)
+    if isinstance(module, nn.PReLU):
+        return {"in": module.num_parameters, "out": module.num_parameters}
+    assert isinstance(module, (_BatchNorm, nn.InstanceNorm2d))
     return {"in": module.num_features, "out": module.num_features}
 
 
@@ -65,8 +67,10 @@ def _empty_like(module: nn.Module, channels_in: int, channels_out: int) -> nn.Mo
         new = conv_like(module, channels_in, channels_out, channels_out if is_depthwise(module) else module.groups)
     elif isinstance(module, nn.Linear):
         new = nn.Linear(channels_in, channels_out, bias=module.bias is not None)
+    elif isinstance(module, nn.PReLU):
+        new = type(module)(channels_out)
     else:
-        assert isinstance(module, _BatchNorm)
+        assert isinstance(module, (_BatchNorm, nn.InstanceNorm2d))
         new = type(module)(channels_out, module.eps, module.momentum, module.affine, module.track_running_stats)
     return frozen_as(module, new)
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from qprune.cost import count_cost
-from qprune.pruning.groups import ChannelGroups, Member, is_depthwise
+from qprune.pruning.groups import CHANNELWISE, ChannelGroups, Member, is_depthwise
 
 COUNTED = ("maps", "macs", "params")  # what a pruning ratio can be a share of
 
@@ -54,8 +53,10 @@ class Sizes:
         for name, members in sides.items():
             module = network.get_submodule(name)
             outs = _channels(members.get("out", []), groups.total)
-            if isinstance(module, _BatchNorm):
-                layers.append(_Layer(outs, module.num_features, None, 1, 0, 0, 2 if module.affine else 0))
+            if isinstance(module, CHANNELWISE):
+                tensors = list(module.parameters())  # [channels] each
+                width = tensors[0].numel() if tensors else 1
+                layers.append(_Layer(outs, width, None, 1, 0, 0, len(tensors)))
                 continue
             assert isinstance(module, (nn.Conv2d, nn.Linear)), name
             count, inputs = module.weight.shape[:2]
