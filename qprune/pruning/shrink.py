@@ -71,7 +71,8 @@ def _empty_like(module: nn.Module, channels_in: int, channels_out: int) -> nn.Mo
         new = type(module)(channels_out)
     else:
         assert isinstance(module, (_BatchNorm, nn.InstanceNorm2d))
-        new = type(module)(channels_out, module.eps, module.momentum, module.affine, module.track_running_stats)
+        how = module.momentum, module.affine, module.track_running_stats
+        new = type(module)(channels_out, module.eps, *how)  # type: ignore[arg-type]  # momentum may be None in either
     return frozen_as(module, new)
 
 
