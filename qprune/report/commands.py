@@ -305,7 +305,8 @@ def size_text(precision: str, ratio: float, method: str) -> str:
 def _line(one: dict, cost: str) -> str:
     others = [name for name in ("weight_bytes",) if name != cost]
     numbers = ", ".join(f"{name} {one[name]:.4g}" for name in (cost, *others) if one.get(name) is not None)
-    return f"{one['precision']} {100 * one['pruning_ratio']:g}%: val_accuracy {100 * one['val_accuracy']:.2f}%, {numbers} ({one['cell']})"
+    size = size_text(one["precision"], one["pruning_ratio"], one["method"])
+    return f"{size}: val_accuracy {100 * one['val_accuracy']:.2f}%, {numbers} ({one['cell']})"
 
 
 def _number(value) -> float | int | None:

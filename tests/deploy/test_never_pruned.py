@@ -118,7 +118,7 @@ def test_pick_says_what_was_never_pruned(tmp_path, capsys, method, ratio, said):
     assert head in text.splitlines()[0]
     assert ("this network was never pruned" in text) == bool(never)
     if never:
-        assert f"({never}" in text and "; the best pruned one that fits: fp32 75%: val_accuracy 90.00%" in text
+        assert f"({never}" in text and "; the best pruned one that fits: fp32, 75% pruned: val_accuracy 90.00%" in text
     assert text.rstrip().endswith(f"qprune export {folder} the-best --format onnx")
 
 

@@ -685,7 +685,7 @@ def test_commands(finished, tmp_path):
     assert "export:   qprune export" in done.stdout and "runners-up" in done.stdout
     done = command("pick", folder, "--max", "bit_gflops=1e-12", "--min", "val_accuracy=0.05", cwd=tmp_path)
     assert done.returncode == NOTHING_FITS and re.search(
-        r"without --max bit_gflops=1e-12: \w+ \d+%: val_accuracy", done.stdout
+        r"without --max bit_gflops=1e-12: \w+, \d+% \w+: val_accuracy", done.stdout
     )
     done = command("pick", folder, "--max", "bit_glops=1", cwd=tmp_path)
     assert done.returncode == 2 and "did you mean 'bit_gflops'" in done.stderr
