@@ -13,7 +13,8 @@ w*a*   Brevitas' QCDQ: integer weights stored as INT8 and a Clip between Quantiz
        a large part of the next quantiser's step here (with folding 92% of 449 digits agreed, without it all).
 
 Written by torch's TorchScript exporter: the Dynamo one drops quantised tensors in residual adds, and takes neither
-torch.ao's packed weights nor Brevitas' integer weights.
+torch.ao's packed weights nor Brevitas' integer weights. Pooling and shuffles that it or ONNX Runtime gets wrong are
+written otherwise first (qprune.deploy.export_forms); what it lacks of integer operators is in qprune.deploy.symbolics.
 """
 
 import warnings
@@ -26,13 +27,14 @@ from torch import Tensor
 
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
+from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.half import native_half
+from qprune.deploy.symbolics import OPSET, integer_operators
 from qprune.precision import PRECISIONS
 from qprune.registry.packages import require
 
 SUFFIX = ".onnx"
 PACKAGES = ("onnx", "onnxruntime")
-OPSET = 17
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -51,7 +53,8 @@ def write(cell: DeployedCell, path: Path) -> None:
     with quiet(), torch.no_grad():
         if entry.layers != "brevitas":
             network = native_half(cell.network) if entry.weights == "half" else cell.network
-            with _float_biases():
+            network = with_export_forms(network, cell.spec.image_shape)
+            with integer_operators():
                 torch.onnx.export(network, (example,), str(path), **options)
         else:
             require("onnxoptimizer", extra="onnx")
@@ -61,6 +64,7 @@ def write(cell: DeployedCell, path: Path) -> None:
 
             all_8_bits = entry.bits == (8, 8) and cell.spec.first_last_bits in (None, 8)
             network = fold_batch_norms(cell.network) if all_8_bits else cell.network
+            network = with_export_forms(network, cell.spec.image_shape)
             options["keep_initializers_as_inputs"] = False
             export_onnx_qcdq(network, args=example, export_path=str(path), **options)
     add_metadata(cell, path)
@@ -115,49 +119,18 @@ def add_metadata(cell: DeployedCell, path: Path) -> None:
 
 @contextmanager
 def quiet():
-    """Hides the exporters' warnings: of tracing, and that the TorchScript exporter is the older one."""
+    """Hides the exporters' warnings (of tracing, of being the older one), and the graph that one prints as it fails.
+
+    NOTE torch.onnx means to print it only if `verbose`, and asks whether a function is true instead of calling it.
+    """
+    log = torch._C._jit_onnx_log
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
-
-
-# torch.ao's integer layers -------------------------------------------------------------------------------------------
-
-
-def _layer_symbolic(operator: str, relu: bool):
-    """QDQ around a float operator whose bias stays as it is. The arguments are those of torch's quantized::<operator>."""
-    from torch.onnx import symbolic_helper as helper
-    from torch.onnx import symbolic_opset9 as opset9
-
-    def symbolic(g, q_input, q_weight, bias, *arguments):
-        *geometry, scale, zero_point = arguments
-        values, _, _, _ = helper.dequantize_helper(g, q_input)
-        weight, _, _, _ = helper.dequantize_helper(g, q_weight)
-        result = getattr(opset9, operator)(g, values, weight, bias, *geometry)
-        if relu:
-            result = opset9.relu(g, result)
-        return helper.quantize_helper(g, result, scale, zero_point)
-
-    return symbolic
-
-
-_INTEGER_LAYERS = [
-    (f"quantized::{operator}{suffix}", operator, bool(suffix))
-    for operator in ("conv1d", "conv2d", "conv3d", "linear")
-    for suffix in ("", "_relu")
-]
-
-
-@contextmanager
-def _float_biases():
-    """The exporter's symbolics of integer layers, replaced by ours."""
-    for name, operator, relu in _INTEGER_LAYERS:
-        torch.onnx.register_custom_op_symbolic(name, _layer_symbolic(operator, relu), OPSET)
-    try:
-        yield
-    finally:
-        for name, _, _ in _INTEGER_LAYERS:
-            torch.onnx.unregister_custom_op_symbolic(name, OPSET)
+        torch._C._jit_onnx_log = lambda *arguments: None
+        try:
+            yield
+        finally:
+            torch._C._jit_onnx_log = log
 
 
 def integer_layers(path: Path) -> tuple[int, int]:

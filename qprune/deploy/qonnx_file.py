@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
+from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.onnx_file import INPUT, OUTPUT, add_metadata, quiet
 from qprune.registry.packages import require
 
@@ -27,10 +28,22 @@ def write(cell: DeployedCell, path: Path) -> None:
         from brevitas.export import export_qonnx
 
         export_qonnx(
-            cell.network, args=example, export_path=str(path), input_names=[INPUT], output_names=[OUTPUT],
+            with_export_forms(cell.network, cell.spec.image_shape), args=example, export_path=str(path), input_names=[INPUT], output_names=[OUTPUT],
             keep_initializers_as_inputs=False, dynamo=False,
         )  # fmt: skip
+        _fold_constants(path)
     add_metadata(cell, path)
+
+
+def _fold_constants(path: Path) -> None:
+    """What the exporter computes of constants (the sizes of a padding) as constants, which no batch size changes."""
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.fold_constants import FoldConstants
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    model = ModelWrapper(str(path))
+    with _ir_version(model.model.ir_version):
+        model.transform(InferShapes()).transform(FoldConstants()).save(str(path))
 
 
 def load(path: Path, cell: DeployedCell) -> Run:
