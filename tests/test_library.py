@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from networks import Depthwise, Plain, Residual
+from small_training import images_and_labels
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,15 +14,6 @@ from qprune.registry.errors import UserError
 
 KINDS = [Plain, Residual, Depthwise]
 PRUNABLE = {Plain: 4 + 6, Residual: 4 + 3 + 5, Depthwise: 4 + 8}  # maps; coupled ones count once
-
-
-def images_and_labels(count: int = 64):
-    """Five classes that can be learnt: the place of a bright bar."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 5, (count,), generator=generator)
-    images = torch.randint(0, 60, (count, 1, 8, 8), generator=generator)
-    images[torch.arange(count), 0, labels] += 180
-    return images.to(torch.uint8), labels
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)

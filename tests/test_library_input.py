@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from networks import Plain
-from test_library import images_and_labels
+from small_training import images_and_labels
 from torch import nn
 
 import qprune
