@@ -71,9 +71,22 @@ def trace(model: nn.Module) -> fx.GraphModule:
             module.inplace = False  # type: ignore[assignment]  # torch types every attribute as a tensor or module
     network.graph.eliminate_dead_code()
     _refuse_borrowed_weights(network)
+    _give_by_place(network)
     network.recompile()
     network.train(model.training)
     return network
+
+
+def _give_by_place(network: fx.GraphModule) -> None:
+    """What torch's layers and functions are given by the names of their first arguments is given by place, where it is looked for."""
+    for node in network.graph.nodes:
+        module = module_of(node)
+        if operation_of(node) is UNKNOWN or module is not None and not type(module).__module__.startswith("torch.nn"):
+            continue
+        names = ["input", "tensors", "other"] if not node.args else ["other"] if len(node.args) == 1 else []
+        given = [name for name in names if name in node.kwargs]
+        node.args = (*node.args, *(node.kwargs[name] for name in given))
+        node.kwargs = {name: value for name, value in node.kwargs.items() if name not in given}
 
 
 def refuse_ties(model: nn.Module) -> None:

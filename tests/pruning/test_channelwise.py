@@ -4,6 +4,7 @@ import pytest
 import torch
 from networks import batch, warm_up
 from torch import nn
+from torch.nn import functional as F
 
 from qprune.cost import count_cost
 from qprune.networks.graph import with_normalize
@@ -66,3 +67,42 @@ def test_statistics_over_channels_are_refused_and_named(layer):
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), layer, nn.Flatten(), nn.Linear(512, 5))
     with pytest.raises(UserError, match=f"1: {type(layer).__name__} can't be cut; its statistics run over channels"):
         GatedNetwork(with_normalize(model, (0.5,), (0.25,)), (1, 8, 8))
+
+
+class ByName(nn.Module):
+    """What is named where others give it by place."""
+
+    def __init__(self, named: bool):
+        super().__init__()
+        self.named = named
+        self.a, self.b, self.c = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        if not self.named:
+            x = F.relu(self.a(x))
+            x = torch.cat([x, torch.add(F.relu(self.b(x)), x)], 1)
+            return self.head(torch.flatten(F.adaptive_avg_pool2d(F.relu(self.c(x)), 1), 1))
+        x = F.relu(input=self.a(input=x))
+        x = torch.cat(tensors=[x, torch.add(input=F.relu(self.b(input=x)), other=x)], dim=1)
+        x = F.adaptive_avg_pool2d(input=F.relu(self.c(input=x)), output_size=1)
+        return self.head(input=torch.flatten(input=x, start_dim=1))
+
+
+def test_arguments_by_name_are_those_by_place():
+    torch.manual_seed(0)
+    model, images = ByName(True), torch.rand(4, 1, 8, 8)
+    expected = model.eval()(images)
+    named = with_normalize(model, (0.0,), (1.0,)).eval()
+    model.named = False
+    placed = with_normalize(model, (0.0,), (1.0,)).eval()
+    assert torch.equal(named(images), expected)
+    assert count_cost(named, (1, 8, 8)).macs == count_cost(placed, (1, 8, 8)).macs
+    gated = [GatedNetwork(network, (1, 8, 8)) for network in (named, placed)]
+    assert gated[0].groups.layers == gated[1].groups.layers
+    gated[0].mask(torch.arange(gated[0].groups.total) % 2 == 0)
+    masked, shrunk = gated[0].network.eval()(images), gated[0].shrink().eval()(images)
+    assert (masked - shrunk).abs().max() <= 1e-5 * masked.abs().max()
+    for precision in ("fp16", "int8", "w4a4"):
+        trained = get_precision(precision).prepare(named, images).eval()
+        assert count_cost(get_precision(precision).finish(trained), (1, 8, 8)).macs > 0
