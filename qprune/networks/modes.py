@@ -101,7 +101,7 @@ def _described(node: fx.Node, seen: dict[fx.Node, int]) -> Any:
             return ("node", seen[source])
         if not str(source.target).startswith("_tensor_constant"):
             return ("tensor", source.target)
-        value = _fetch(source)
+        value = tensor_at(source)
         return ("constant", str(value.dtype), tuple(value.shape), str(value.tolist()))
 
     arguments: Any = (node.args, dict(node.kwargs))
@@ -112,7 +112,8 @@ def _described(node: fx.Node, seen: dict[fx.Node, int]) -> Any:
     return node.op, target, repr(fx.node.map_arg(arguments, known))
 
 
-def _fetch(node: fx.Node) -> Tensor:
+def tensor_at(node: fx.Node) -> Tensor:
+    """The parameter or buffer that a get_attr node reads."""
     value: Any = node.graph.owning_module
     for part in str(node.target).split("."):
         value = getattr(value, part)
@@ -155,9 +156,9 @@ def _settle_norm(model: nn.Module, network: fx.GraphModule, node: fx.Node, in_ev
     kind: type[nn.Module] = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d
     kind = kind if options["training"] else STILL[kind]
     momentum = options["momentum"] if norm is None else norm.momentum
-    new = kind(len(_fetch(tensors["running_mean"])), options["eps"], momentum, affine="weight" in tensors)
+    new = kind(len(tensor_at(tensors["running_mean"])), options["eps"], momentum, affine="weight" in tensors)
     for name, each in tensors.items():
-        setattr(new, name, _fetch(each))
+        setattr(new, name, tensor_at(each))
     if norm is None:
         target = add(network, node.name, new)
     else:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.networks.graph import add_module, module_of, network_of
+from qprune.networks.graph import add_module, module_of
 from qprune.networks.layers import Pad
+from qprune.networks.modes import tensor_at
 
 
 def views_as_reshapes(network: fx.GraphModule) -> None:
@@ -72,11 +73,11 @@ def functions_as_layers(network: fx.GraphModule) -> dict[str, str]:
         inputs, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
         if weight.op != "get_attr" or bias is not None and bias.op != "get_attr":
             continue
-        layer = _layer(node.target is F.linear, _own_tensor(weight), bias is not None, given)
+        layer = _layer(node.target is F.linear, tensor_at(weight), bias is not None, given)
         name = add_module(network, node.name, layer.train(network.training))
         for source, tensor in [(weight, "weight"), (bias, "bias")]:
             if source is not None:
-                setattr(layer, tensor, nn.Parameter(_own_tensor(source), _own_tensor(source).requires_grad))
+                setattr(layer, tensor, nn.Parameter(tensor_at(source), tensor_at(source).requires_grad))
                 moved[source.target] = f"{name}.{tensor}"
         node.op, node.target, node.args, node.kwargs = "call_module", name, (inputs,), {}
     network.graph.eliminate_dead_code()
@@ -90,12 +91,6 @@ def _layer(linear: bool, weight: Tensor, bias: bool, geometry: dict) -> nn.Modul
         return nn.Linear(weight.shape[1], weight.shape[0], bias, device="meta")
     in_channels, kernel = weight.shape[1] * geometry.get("groups", 1), tuple(weight.shape[2:])
     return nn.Conv2d(in_channels, weight.shape[0], kernel, bias=bias, device="meta", **geometry)  # type: ignore[arg-type]  # of two numbers
-
-
-def _own_tensor(node: fx.Node) -> Tensor:
-    """The parameter or buffer that a get_attr node reads."""
-    owner, _, name = str(node.target).rpartition(".")
-    return getattr(network_of(node).get_submodule(owner), name)
 
 
 class FloatPReLU(nn.PReLU):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import batch, warm_up
+from networks import Body, batch, warm_up
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,19 +14,6 @@ from qprune.deploy.export_forms import with_export_forms
 from qprune.networks.graph import with_normalize
 from qprune.precision import get_precision
 from qprune.stages.saved import NetworkSpec
-
-
-class Body(nn.Module):
-    """conv-BN-ReLU to 4 maps of 8 x 8, what is tried, 1 x 1 to 6 maps, the mean of each, linear."""
-
-    def __init__(self, tried: nn.Module, channels: int):
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.tried, self.last, self.head = tried, nn.Conv2d(channels, 6, 1), nn.Linear(6, 5)
-
-    def forward(self, x):
-        x = self.tried(F.relu(self.norm(self.stem(x))))
-        return self.head(F.relu(self.last(x)).mean((2, 3)))
 
 
 class AsFunctions(nn.Module):
