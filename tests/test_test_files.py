@@ -19,3 +19,14 @@ def test_no_test_file_imports_another():
                 imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found |= {(file.name, name) for name in imported if name.split(".")[-1] in names}
     assert files and not found
+
+
+def test_helpers_are_found_without_the_folder_above_them():
+    """pytest's `pythonpath` has tests/ and tests/helpers; the folder that holds them is on the path by chance alone."""
+    wrong = set()
+    for file in [*TESTS.rglob("test_*.py"), *(TESTS / "helpers").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            wrong |= {(file.name, name) for name in names if name.split(".")[0] == "tests"}
+    assert not wrong

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from networks import batch, warm_up
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
@@ -15,7 +16,6 @@ from qprune.networks.tracing import OnlyInTraining
 from qprune.precision import get_precision
 from qprune.pruning.gated import GatedNetwork
 from qprune.registry.errors import UserError
-from tests.helpers.networks import batch, warm_up
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))
 

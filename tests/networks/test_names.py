@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import batch, warm_up
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,7 +13,6 @@ from qprune.precision import get_precision
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.registry.errors import UserError
-from tests.helpers.networks import batch, warm_up
 
 
 class Taken(nn.Module):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from networks import Depthwise, Plain, Residual, batch, warm_up
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,7 +21,6 @@ from qprune.pruning.shrink import layer_widths, resize
 from qprune.registry.errors import UserError
 from qprune.stages.narrow import narrowed
 from qprune.training import Recipe, constant, train
-from tests.helpers.networks import Depthwise, Plain, Residual, batch, warm_up
 
 
 def frozen(kind, *names):
