@@ -6,6 +6,7 @@ classes and arguments out of range are a BadInput, which is a ValueError.
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from qprune.precision import get_precision
 from qprune.pruning.competition import normalize as l2_normalized
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
+from qprune.pruning.groups import left_out_lines
 from qprune.pruning.normalizations import as_chosen
 from qprune.pruning.path import PathSchedule, Walk, check_reachable, walk
 from qprune.pruning.scoring import Scorer
@@ -61,7 +63,8 @@ def prune(
     As the sweeps' protocol for trained networks: a path of about PATH_SHARE of the updates at lr / 5, on which `step` of
     the maps goes at a time after a few scored updates (Molchanov et al., ICLR 2017); then the rate goes up to lr and falls
     to 0 over the rest (learning-rate rewinding: Renda et al., ICLR 2020). normalize: how layers compete (prune.normalize).
-    Raises UserError where torch.fx can't trace the model, its channels can't be cut, too many are asked for, or the updates
+    Maps that can't be followed stay; a warning says which and why.
+    Raises UserError where torch.fx can't trace the model, no map can be pruned, too many are asked for, or the updates
     are fewer than the path's steps.
     """
     _check(
@@ -72,6 +75,8 @@ def prune(
         raise BadInput("prune: updates is 0; it must be at least 1")
     network, split = _open(model, images, labels)
     gated = GatedNetwork(network, image_shape_of(images), linear, ignore)
+    for line in left_out_lines(gated.groups):
+        warnings.warn(line, stacklevel=2)
     sizes = Sizes.of(gated.network, gated.groups, gated.image_shape)
     if of not in COUNTED:
         raise UserError(f"of is {of!r}; it must be one of {', '.join(COUNTED)}")

@@ -39,7 +39,11 @@ class Operation:
     non_negative: is never negative
     keeps_zero: an activation, element by element or channel by channel, with f(0) = 0
     piecewise_linear: an activation that is linear in pieces, element by element
+    elementwise: each value that it gives is of the one value at its place, or of each tensor's one there; what is
+        keeps_zero or piecewise_linear is so
+    rearranges: hands on values of its arguments in another order or shape, zeros between them maybe; what moves is so
     averages: the mean over windows, or over positions
+    by_channel: gives each channel from its own values, all alike (interpolation)
     joins: how it joins its tensors: its arguments, or for "concatenate" the list that is its first
     asks_shape: gives numbers or attributes of a tensor, no tensor
     """
@@ -53,14 +57,17 @@ class Operation:
     non_negative: bool = False
     keeps_zero: bool = False
     piecewise_linear: bool = False
+    elementwise: bool = False
+    rearranges: bool = False
     averages: bool = False
+    by_channel: bool = False
     joins: Joint = ""
     asks_shape: bool = False
 
     def __post_init__(self):
-        if self.moves:
-            for implied in ("exact", "keeps_width", "keeps_sign"):
-                object.__setattr__(self, implied, True)
+        implied = ["exact", "keeps_width", "keeps_sign", "rearranges"] if self.moves else []
+        for trait in [*implied, *(["elementwise"] if self.keeps_zero or self.piecewise_linear else [])]:
+            object.__setattr__(self, trait, True)
 
 
 UNKNOWN = Operation()
@@ -76,7 +83,9 @@ def register_operation(*forms: Form, macs: Literal[0] | Macs, **traits: Any) -> 
         neither), a function, or the name of a tensor's method
     macs: 0, or a function (node, shapes) -> multiply-accumulates for one image; its own parameters stay in float
     traits: what else is so, by the names of qprune.networks.operations.Operation: moves, exact, keeps_width,
-        keeps_sign, non_negative, keeps_zero, piecewise_linear, averages, joins, asks_shape
+        keeps_sign, non_negative, keeps_zero, piecewise_linear, elementwise, rearranges, averages, by_channel, joins,
+        asks_shape. Maps can be pruned through an operation that says how it treats them: one of elementwise,
+        rearranges, averages, by_channel or joins
 
     Call it in the module that defines the network: a sweep's workers are processes of their own, which import
     module:function too. A function must be a global name there that forward calls (my_activation(x), not
@@ -151,14 +160,15 @@ _row("torchvision.ops.stochastic_depth.StochasticDepth", moves=True)
 _row(_DropoutNd)
 _row(nn.Flatten, torch.flatten, "flatten", torch.reshape, "reshape", "view", torch.squeeze, "squeeze", moves=True)
 _row(nn.Identity, "contiguous", moves=True)
-_row("detach", "clone", exact=True, keeps_width=True)
-_row("to", "dequantize", keeps_width=True)
-_row("float")
-_row(torch.unsqueeze, "unsqueeze", "expand", "expand_as", exact=True)
-_row(torch.transpose, "transpose", torch.swapaxes, torch.permute, "permute", exact=True)
-_row(torch.chunk, "chunk", torch.split, "split", torch.stack, operator.getitem, exact=True)
+_row("detach", "clone", exact=True, keeps_width=True, elementwise=True)
+_row("to", "dequantize", keeps_width=True, elementwise=True)
+_row("float", elementwise=True)
+_row(torch.unsqueeze, "unsqueeze", "expand", "expand_as", exact=True, rearranges=True)
+_row(torch.transpose, "transpose", torch.swapaxes, torch.permute, "permute", exact=True, rearranges=True)
+_row(torch.chunk, "chunk", torch.split, "split", torch.stack, operator.getitem, exact=True, rearranges=True)
 _row("size", "dim", "numel", getattr, exact=True, asks_shape=True)
-_row(nn.Unflatten, nn.ZeroPad2d, F.pad, nn.Upsample, F.interpolate, nn.ChannelShuffle, nn.PixelShuffle)
+_row(nn.Unflatten, nn.ZeroPad2d, F.pad, nn.ChannelShuffle, torch.channel_shuffle, nn.PixelShuffle, rearranges=True)
+_row(nn.Upsample, F.interpolate, by_channel=True)
 
 # Activations
 _row(
@@ -170,23 +180,28 @@ _row(nn.LeakyReLU, F.leaky_relu, keeps_zero=True, piecewise_linear=True)
 _row(nn.Hardtanh, F.hardtanh, piecewise_linear=True)
 _row(nn.PReLU, nn.ELU, F.elu, nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Hardswish, F.hardswish, keeps_zero=True)
 _row(nn.Tanh, torch.tanh, F.tanh, "tanh", keeps_zero=True)
-_row(nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", nn.Hardsigmoid, F.hardsigmoid, non_negative=True)
-_row(nn.Softmax, torch.softmax, F.softmax, "softmax", nn.Softplus, F.softplus, non_negative=True)
-_row(nn.Mish, F.mish, nn.LogSoftmax, F.log_softmax)
+_row(
+    nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", nn.Hardsigmoid, F.hardsigmoid, non_negative=True, elementwise=True
+)
+_row(nn.Softmax, torch.softmax, F.softmax, "softmax", non_negative=True)
+_row(nn.Softplus, F.softplus, non_negative=True, elementwise=True)
+_row(nn.Mish, F.mish, elementwise=True)
+_row(nn.LogSoftmax, F.log_softmax)
 
 # Arithmetic
 _row(operator.add, torch.add, "add", joins="add", keeps_sign=True)
 _row(operator.sub, torch.sub, "sub", joins="subtract")
 _row(operator.mul, torch.mul, "mul", joins="multiply", keeps_sign=True)
 _row(torch.cat, torch.concat, joins="concatenate", exact=True, keeps_sign=True)
-_row(operator.floordiv, operator.neg, torch.neg, "neg", torch.maximum, torch.minimum, exact=True)
-_row(torch.abs, "abs", exact=True, non_negative=True)
-_row(torch.square, "square", non_negative=True)
+_row(operator.floordiv, operator.neg, torch.neg, "neg", torch.maximum, torch.minimum, exact=True, elementwise=True)
+_row(torch.abs, "abs", exact=True, non_negative=True, elementwise=True)
+_row(torch.square, "square", non_negative=True, elementwise=True)
 _row(
     operator.truediv, torch.div, "div", operator.pow, torch.pow, "pow", torch.sqrt, "sqrt", torch.exp, "exp",
-    torch.clamp, "clamp", torch.sum, "sum", torch.amax, "amax",
-    operator.eq, operator.ne, operator.lt, operator.gt, torch._assert,
+    torch.clamp, "clamp", operator.eq, operator.ne, operator.lt, operator.gt,
+    elementwise=True,
 )  # fmt: skip
+_row(torch.sum, "sum", torch.amax, "amax", torch._assert)
 
 # Normalisation, quantisers, and torch.ao's integer forms that aren't derived from the float ones
 _row(

@@ -69,6 +69,16 @@ class _Proxy(fx.Proxy):
     __ifloordiv__ = _augmented(operator.ifloordiv)
     __ipow__ = _augmented(operator.ipow)
 
+    def __len__(self) -> int:
+        pieces = _pieces(self.node)
+        return super().__len__() if pieces is None else pieces
+
+
+def _pieces(node: fx.Node) -> int | None:
+    """How many tensors a chunk gives."""
+    number = node.kwargs.get("chunks", node.args[1] if len(node.args) > 1 else None)
+    return number if node.target in (torch.chunk, "chunk") and isinstance(number, int) else None
+
 
 class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -76,6 +86,13 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return is_leaf(module) or _is_random(module) or super().is_leaf_module(module, qualified_name)
+
+    def iter(self, obj: fx.Proxy):
+        """A chunk's pieces, which can be counted; of what else isn't just unpacked torch.fx knows no number."""
+        pieces = _pieces(obj.node)
+        if pieces is not None:
+            return (operator.getitem(obj, place) for place in range(pieces))
+        return super().iter(obj)
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         """As torch.fx does it; an argument with a default has that, for a network is called with images alone."""

@@ -6,9 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, fx
 
+from qprune.networks.free_sizes import free_sizes
 from qprune.networks.gate import Gate
 from qprune.pruning.gates import insert_gates
-from qprune.pruning.groups import ChannelGroups, find_groups
+from qprune.pruning.groups import ChannelGroups, follow_maps
 from qprune.pruning.shrink import shrink
 from qprune.registry.errors import UserError
 
@@ -47,10 +48,14 @@ class GatedNetwork:
     ):
         self.image_shape = image_shape
         self.network = copy.deepcopy(network)
-        self.groups = find_groups(self.network, image_shape, linear, ignore)
+        free_sizes(self.network, image_shape)
+        self.groups, followed = follow_maps(self.network, image_shape, linear, ignore)
         if self.groups.total == 0:
-            raise UserError("the network has no feature map that can be pruned (see prune.ignore and prune.linear)")
-        self.gates = insert_gates(self.network, self.groups, image_shape)
+            left = "".join(f"\n{each.layer}: {each.why}" for each in self.groups.left_out)
+            raise UserError(
+                f"the network has no feature map that can be pruned (see prune.ignore and prune.linear){left}"
+            )
+        self.gates = insert_gates(self.network, self.groups.total, followed)
         self.alive = torch.ones(self.groups.total, dtype=torch.bool)
 
     @property

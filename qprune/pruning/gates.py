@@ -6,37 +6,50 @@ branch into a residual add, after the last BN (and activation) of a depthwise ch
 in a DenseNet.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.padding import _ConstantPadNd
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import insert_behind, layer_of, module_of, operation_of, record_shapes, source_of, sources_of
-from qprune.pruning.groups import ChannelGroups, is_depthwise
+from qprune.networks.graph import insert_behind, layer_of, module_of, operation_of, source_of
+from qprune.pruning.groups import Carried
+from qprune.pruning.labels import is_depthwise
 from qprune.registry.errors import UserError
 
+Followed = dict[fx.Node, Carried]
 
-def insert_gates(network: fx.GraphModule, groups: ChannelGroups, image_shape: tuple[int, int, int]) -> list[Gate]:
+
+def insert_gates(network: fx.GraphModule, total: int, followed: Followed) -> list[Gate]:
     """Put gates into the network's graph, in place; the list is in the order in which data flows.
 
-    image_shape: (c, h, w).
+    total: the number of maps; followed: which of them each tensor carries.
 
     Raises UserError where zeroing the tensors found would not take a map out of a layer that reads it.
     """
-    record_shapes(network, image_shape)
-    readers = _readers(network, groups)
-    sites: dict[fx.Node, Tensor] = {}
-    for node, index in readers.items():
-        _climb(source_of(node), index, sites)
-    _drop_redundant(sites)
-    for node, index in readers.items():
-        if not _zeroed(source_of(node), sites)[index >= 0].all():
+    carries = {node: _carries(node, total, followed) for node in network.graph.nodes}
+    wanted: dict[fx.Node, Tensor] = {}  # tensor -> the maps to be silenced in it: bool [total]
+    readers = [node for node in network.graph.nodes if _reads(node)]
+    for node in readers:
+        _climb(source_of(node), carries[source_of(node)], carries, wanted)
+    for node in list(wanted):  # a tensor that the other gates already silence would score twice
+        rest = {other: maps for other, maps in wanted.items() if other is not node}
+        if _silent(carries, rest)[node][wanted[node]].all():
+            del wanted[node]
+    silent = _silent(carries, wanted)
+    for node in readers:
+        if not silent[source_of(node)].all():
             raise UserError(
                 f"{node.target}: its input can't be masked, so its channels can't be pruned; "
                 "add the layers before it to prune.ignore"
             )
     gates: list[Gate] = []
-    for node in [node for node in network.graph.nodes if node in sites]:
-        gate = Gate(sites[node].to(next(network.parameters()).device))
+    for node in [node for node in network.graph.nodes if node in wanted]:
+        maps = followed[node].maps
+        index = torch.where((maps >= 0) & wanted[node][maps], maps, -1)
+        gate = Gate(index.to(next(network.parameters()).device), followed[node].axis)
         insert_behind(node, f"gate_{len(gates)}", gate)
         gates.append(gate)
     network.recompile()
@@ -53,81 +66,66 @@ def remove_gates(network: fx.GraphModule) -> None:
     network.recompile()
 
 
-def _readers(network: fx.GraphModule, groups: ChannelGroups) -> dict[fx.Node, Tensor]:
-    """The convolutions and linear layers that read prunable maps: node -> map of each input channel, -1 for none."""
-    nodes = {}
-    for node in network.graph.nodes:
-        if node.op == "call_module":
-            if node.target in nodes and any(node.target == member.layer for member in groups.members):
-                raise UserError(
-                    f"{node.target}: a layer that is run twice in one pass can't be pruned; add it to prune.ignore"
-                )
-            nodes[node.target] = node
-    readers: dict[fx.Node, Tensor] = {}
-    for member in groups.members:
-        module = network.get_submodule(member.layer)
-        if member.side == "in" and isinstance(module, (nn.Conv2d, nn.Linear)) and not is_depthwise(module):
-            width = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
-            index = readers.setdefault(nodes[member.layer], torch.full((width,), -1))
-            index[member.positions] = member.maps
-    return readers
+def _reads(node: fx.Node) -> bool:
+    """Whether it is a layer that reads maps, and makes others of them."""
+    module = module_of(node)
+    return isinstance(module, (nn.Conv2d, nn.Linear)) and not is_depthwise(module)
 
 
-def _tensors(node: fx.Node) -> list[fx.Node]:
-    return [arg for arg in node.args if isinstance(arg, fx.Node)]
+def _carries(node: fx.Node, total: int, followed: Followed) -> Tensor:
+    """Which maps a tensor carries, or those that a tuple holds: bool [total]."""
+    carried = torch.zeros(total, dtype=torch.bool)
+    inside = [node] if node in followed else [each for each in node.users if each in followed]
+    for each in inside if node in followed or operation_of(node).rearranges else []:
+        maps = followed[each].maps
+        carried[maps[maps >= 0]] = True
+    return carried
 
 
-def _channels(node: fx.Node) -> int:
-    return node.meta["tensor_meta"].shape[1]
-
-
-def _climb(node: fx.Node, index: Tensor, sites: dict[fx.Node, Tensor]) -> None:
-    """From a tensor that a layer reads, up to the tensors that gate it; index: the map of each channel."""
-    if (index < 0).all():
+def _climb(node: fx.Node, maps: Tensor, carries: Mapping[fx.Node, Tensor], wanted: dict[fx.Node, Tensor]) -> None:
+    """From a tensor that a layer reads, up to the tensors that gate it; maps: which are to be silenced there, bool [total]."""
+    maps = maps & carries[node]
+    if not maps.any():
         return
     operation = operation_of(node)
-    if operation.moves or operation.averages:
-        source = source_of(node)
-        repeat = len(index) // _channels(source)  # flatten: h*w positions of one channel stand side by side
-        return _climb(source, index.view(-1, repeat)[:, 0], sites)
-    if operation.joins == "add":
-        for branch in _tensors(node):
-            _climb(branch, index, sites)
-        return None
-    if operation.keeps_zero and operation_of(source_of(node)).joins == "add":
-        return _climb(source_of(node), index, sites)
-    if operation.joins == "concatenate":
-        parts = sources_of(node)
-        for part, piece in zip(parts, index.split([_channels(part) for part in parts]), strict=True):
-            _climb(part, piece, sites)
-        return None
-    known = sites.get(node)
-    sites[node] = index if known is None else torch.maximum(known, index)
-    return None
-
-
-def _zeroed(node: fx.Node, sites: dict[fx.Node, Tensor], without: fx.Node | None = None) -> Tensor:
-    """Which channels of a tensor vanish when all gates (but one) are shut: bool [c]."""
-    gated = sites[node] >= 0 if node in sites and node is not without else False
-    operation = operation_of(node)
-    if operation.moves or operation.averages:
-        flow = _zeroed(source_of(node), sites, without)
-        flow = flow.repeat_interleave(_channels(node) // len(flow))
-    elif operation.keeps_zero:
-        flow = _zeroed(source_of(node), sites, without)
-    elif operation.joins == "concatenate":
-        flow = torch.cat([_zeroed(part, sites, without) for part in sources_of(node)])
-    elif operation.joins == "add" and len(_tensors(node)) == 2:
-        flow = torch.stack([_zeroed(part, sites, without) for part in _tensors(node)]).all(0)
-    elif operation.joins == "multiply" and len(_tensors(node)) == 2:
-        flow = torch.stack([_zeroed(part, sites, without) for part in _tensors(node)]).any(0)
+    if _hands_on(node) or (operation.keeps_zero and operation_of(source_of(node)).joins == "add"):
+        for source in node.all_input_nodes:
+            _climb(source, maps, carries, wanted)
+    elif operation.joins == "add" and _adds_alike(node, maps, carries):
+        for branch in node.all_input_nodes:
+            _climb(branch, maps, carries, wanted)
     else:
-        flow = torch.zeros(_channels(node), dtype=torch.bool)
-    return flow | gated
+        wanted[node] = wanted[node] | maps if node in wanted else maps
 
 
-def _drop_redundant(sites: dict[fx.Node, Tensor]) -> None:
-    """Leave out each tensor that the other gates already silence: counted twice, it would score twice."""
-    for node in list(sites):
-        if _zeroed(node, sites, without=node)[sites[node] >= 0].all():
-            del sites[node]
+def _hands_on(node: fx.Node) -> bool:
+    """Whether channels of zeros stay so, and no others become so."""
+    operation, module = operation_of(node), module_of(node)
+    value: object = module.value if isinstance(module, _ConstantPadNd) else 0
+    if node.target is F.pad:
+        value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0)
+    hands = operation.moves or operation.averages or operation.rearranges or operation.joins == "concatenate"
+    return hands and not value
+
+
+def _adds_alike(node: fx.Node, maps: Tensor, carries: Mapping[fx.Node, Tensor]) -> bool:
+    """Whether all that is added or subtracted carries the maps, and no number is added."""
+    numbers = [arg for arg in node.args if not isinstance(arg, fx.Node)]
+    return not numbers and all(bool(carries[each][maps].all()) for each in node.all_input_nodes)
+
+
+def _silent(carries: Mapping[fx.Node, Tensor], gated: Mapping[fx.Node, Tensor]) -> dict[fx.Node, Tensor]:
+    """In each tensor, which maps vanish when all gates are shut, those that it doesn't carry among them: bool [total]."""
+    silent: dict[fx.Node, Tensor] = {}
+    for node, carried in carries.items():
+        found, operation = ~carried, operation_of(node)
+        sources = [silent[each] for each in node.all_input_nodes]
+        adds = operation.joins in ("add", "subtract") and _adds_alike(node, carried, carries)
+        if not carried.any():
+            pass
+        elif adds or _hands_on(node) or operation.keeps_zero:
+            found = found | torch.stack(sources).all(0)
+        elif operation.joins == "multiply":
+            found = found | torch.stack([silent[each] & carries[each] for each in node.all_input_nodes]).any(0)
+        silent[node] = found | gated[node] if node in gated else found
+    return silent

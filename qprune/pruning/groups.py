@@ -4,18 +4,15 @@ Every prunable feature map of a network gets one number, 0 .. total-1; a coupled
 masks are flat vectors over these numbers, and a layer (a group set) is a contiguous slice of them.
 """
 
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch_pruning.dependency import DependencyGraph
 
-from qprune.networks.graph import layer_of, module_of
+from qprune.pruning.classes import FIXED
+from qprune.pruning.labels import IGNORED, OUTPUT, SLICEABLE, Labels
 from qprune.registry.errors import UserError
-
-CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU)  # each channel by itself
-SLICEABLE = (nn.Conv2d, nn.Linear, *CHANNELWISE)
 
 
 @dataclass(frozen=True)
@@ -42,133 +39,111 @@ class Member:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Maps that can't be pruned: of a layer, how many, and why. Not the classes, nor what the user has them left out."""
+
+    layer: str
+    maps: int
+    why: str
+
+
+@dataclass(frozen=True)
 class ChannelGroups:
-    """All prunable maps of a network. total = number of maps."""
+    """All prunable maps of a network, and what isn't. total = number of maps."""
 
     layers: tuple[Layer, ...]
     members: tuple[Member, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def total(self) -> int:
         return self.layers[-1].stop if self.layers else 0
 
 
-def is_depthwise(module: nn.Module) -> bool:
-    """Whether each output map of a convolution reads its own input map only, one for one."""
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1
+@dataclass(frozen=True)
+class Carried:
+    """Which maps a tensor carries. axis: along which its channels lie; maps: int64 [size of that axis], -1 for none."""
+
+    axis: int
+    maps: Tensor
+
+
+def left_out_lines(groups: ChannelGroups) -> Iterator[str]:
+    """One line for each reason for which maps can't be pruned: of which layers (the first three by name), how many."""
+    reasons: dict[str, list[LeftOut]] = {}
+    for each in groups.left_out:
+        reasons.setdefault(each.why, []).append(each)
+    for why, layers in reasons.items():
+        named = ", ".join(each.layer for each in layers[:3])
+        more = f" and {len(layers) - 3} more layers" if len(layers) > 3 else ""
+        yield f"{sum(each.maps for each in layers):,} maps of {named}{more} can't be pruned: {why}"
 
 
 def find_groups(
     network: fx.GraphModule, image_shape: tuple[int, int, int], linear: bool = False, ignore: tuple[str, ...] = ()
 ) -> ChannelGroups:
-    """The groups of coupled channels of a network, from Torch-Pruning's dependency graph.
+    """The groups of coupled channels of a network.
 
     network: as from qprune.networks.graph.with_normalize; image_shape: (c, h, w); linear: hidden units of linear layers
-    count as maps too; ignore: names of layers whose output maps are left alone.
+    count as maps too; ignore: names of layers, or of modules that hold some, whose output maps are left alone.
     The channels that leave the network (the classes) are never among them; those of frozen layers (requires_grad=False) are.
 
-    Raises UserError for an unknown name in `ignore`, or a layer that can't be cut.
+    Raises UserError for an unknown name in `ignore`.
     """
+    return follow_maps(network, image_shape, linear, ignore)[0]
+
+
+def follow_maps(
+    network: fx.GraphModule, image_shape: tuple[int, int, int], linear: bool = False, ignore: tuple[str, ...] = ()
+) -> tuple[ChannelGroups, dict[fx.Node, Carried]]:
+    """find_groups, and which maps each tensor of the network's graph carries."""
     modules = dict(network.named_modules())
     for name in ignore:
         if name not in modules:
             near = [layer for layer in modules if isinstance(modules[layer], SLICEABLE)]
             raise UserError(f"prune.ignore: the network has no layer {name!r} (layers: {', '.join(near)})")
-    graph = _dependency_graph(network, image_shape)
-    root_types = [nn.Conv2d, nn.Linear] if linear else [nn.Conv2d]
-    names = {module: name for name, module in modules.items()}
-    order = {node.target: place for place, node in enumerate(network.graph.nodes) if node.op == "call_module"}
-    found = []
-    spared = [modules[name] for name in {*ignore, *_output_layers(network)}]
-    for group in graph.get_all_groups(ignored_layers=spared, root_module_types=root_types):
-        members = [member for item in group.items if (member := _member(graph, item, names)) is not None]
-        makers = [m.layer for m in members if m.side == "out" and isinstance(modules[m.layer], tuple(root_types))]
-        found.append((min(makers, key=order.__getitem__), len(group[0].idxs), members))
-    layers, shifted, total = [], [], 0
-    for name, count, members in sorted(found, key=lambda one: order[one[0]]):  # in the order in which data flows
-        layers.append(Layer(name, total, total + count))
-        shifted += [Member(m.layer, m.side, m.positions, m.maps + total) for m in members]
-        total += count
-    return ChannelGroups(tuple(layers), tuple(shifted))
-
-
-def _output_layers(network: fx.GraphModule) -> list[str]:
-    """The convolutions and linear layers whose maps leave the network."""
-    found, frontier, seen = [], [node for node in network.graph.nodes if node.op == "output"], set()
-    while frontier:
-        node = frontier.pop()
-        module = module_of(node)
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and not is_depthwise(module):
-            found.append(layer_of(node))
-        elif node not in seen:
-            seen.add(node)
-            frontier += node.all_input_nodes
-    return found
-
-
-def _dependency_graph(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> DependencyGraph:
     training = network.training
-    device = next(network.parameters()).device
     network.eval()
-    frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
-    for parameter in frozen:  # Torch-Pruning finds layers by the gradients that they would give
-        parameter.requires_grad_(True)
-    same = {name: module for name, module in network.named_modules() if _is_same_for_all(module)}
-    for name in same:  # which it takes for layers of one channel, or of none
-        network.set_submodule(name, nn.Identity())
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            example = torch.rand(2, *image_shape, device=device)
-            # Torch-Pruning's defaults for these are mutable and shared between graphs, so they are given
-            return DependencyGraph().build_dependency(
-                network, example, customized_pruners={}, unwrapped_parameters=[], ignored_params=[], verbose=False
-            )
-    except Exception as error:  # Torch-Pruning raises many kinds
-        raise UserError(
-            f"Torch-Pruning can't find the coupled channels of {type(network).__name__}: {error!r}. "
-            "Channel shuffles and attention aren't supported; such layers can't be pruned by qprune."
-        ) from error
-    finally:
-        for name, module in same.items():
-            network.set_submodule(name, module)
-        network.train(training)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    labels = Labels(network, image_shape, ignore)
+    network.train(training)
+    kinds = (nn.Conv2d, nn.Linear) if linear else (nn.Conv2d,)
+    makers = [name for name in labels.makers if isinstance(modules[name], kinds)]
+    made_by: dict[int, list[str]] = {}  # class -> the layers that make its channels, in the order in which data flows
+    for name in labels.makers:
+        for label in set(labels.classes.of(labels.sides[name, "out"]).tolist()) - {FIXED}:
+            made_by.setdefault(label, []).append(name)
+    layers: list[Layer] = []
+    number: dict[int, int] = {}  # class -> its map
+    for name in makers:
+        found: dict[tuple[str, ...], list[int]] = {}  # layers that make the same maps are one group set
+        for label in dict.fromkeys(labels.classes.of(labels.sides[name, "out"]).tolist()):
+            if label != FIXED and label not in number:
+                found.setdefault(tuple(made_by[label]), []).append(label)
+        for part, members in enumerate(found.values()):
+            layers.append(Layer(f"{name}:{part}" if part else name, len(number), len(number) + len(members)))
+            number.update({label: len(number) + place for place, label in enumerate(members)})
+    maps = {key: _maps(labels.classes.of(side), number) for key, side in labels.sides.items()}
+    found_members = [
+        Member(layer, side, places, carried[places])
+        for (layer, side), carried in maps.items()
+        if len(places := (carried >= 0).nonzero().flatten())
+    ]
+    carried_by = {
+        node: Carried(each.axis, _maps(labels.classes.of(each.labels), number)) for node, each in labels.tensors.items()
+    }
+    return ChannelGroups(tuple(layers), tuple(found_members), tuple(_left_out(labels, makers))), carried_by
 
 
-def _is_same_for_all(module: nn.Module) -> bool:
-    """Whether it has no tensor of its own for each channel."""
-    if isinstance(module, nn.PReLU):
-        return module.num_parameters == 1
-    return isinstance(module, nn.InstanceNorm2d) and not (module.affine or module.track_running_stats)
+def _maps(classes: Tensor, number: dict[int, int]) -> Tensor:
+    return torch.tensor([number.get(label, -1) for label in classes.tolist()], dtype=torch.int64)
 
 
-def _member(graph: DependencyGraph, item, names: dict[nn.Module, str]) -> Member | None:
-    module = item.dep.target.module
-    if isinstance(module, nn.Parameter):
-        raise UserError(
-            f"a bare parameter of shape {tuple(module.shape)} carries prunable channels; "
-            "list the convolutions around it in prune.ignore"
-        )
-    if module not in names:  # an operation of the graph (add, cat, reshape ...), nothing to cut
-        return None
-    name = names[module]
-    if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
-        raise UserError(
-            f"{name}: a grouped convolution (groups={module.groups}) can't be cut; "
-            f"add {name!r} and the layers that feed it to prune.ignore"
-        )
-    if not isinstance(module, SLICEABLE):
-        if next(module.parameters(), None) is None:
-            return None
-        over = "; its statistics run over channels, so that a map switched off isn't a map removed"
-        normalises = isinstance(module, (nn.GroupNorm, nn.LayerNorm))
-        raise UserError(
-            f"{name}: {type(module).__name__} can't be cut{over if normalises else ''}; "
-            "add the convolutions that feed it to prune.ignore"
-        )
-    side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-    if isinstance(module, CHANNELWISE) or is_depthwise(module):
-        side = "out"
-    return Member(name, side, torch.tensor(item.idxs), torch.tensor(item.root_idxs))
+def _left_out(labels: Labels, makers: list[str]) -> list[LeftOut]:
+    found = []
+    for name in makers:
+        made = labels.sides[name, "out"]
+        fixed = made[labels.classes.of(made) == FIXED]
+        why = labels.classes.why(fixed)
+        if why is not None and why not in (OUTPUT, IGNORED):
+            found.append(LeftOut(name, len(fixed), why))
+    return found

@@ -8,7 +8,6 @@ from torch import Tensor, fx, nn
 from qprune.networks.gate import Gate
 from qprune.precision import Precision
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.groups import ChannelGroups
 
 
 class QuantizedGatedNetwork:
@@ -49,7 +48,7 @@ class QuantizedGatedNetwork:
         names = precision.names(self.network, gated)
         groups = self._masters.groups
         members = (replace(member, layer=names.get(member.layer, member.layer)) for member in groups.members)
-        self.groups = ChannelGroups(groups.layers, tuple(members))
+        self.groups = replace(groups, members=tuple(members))
 
     @property
     def alive(self) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from torch import Tensor, fx, nn
 
 from qprune.networks import build_model, is_user_model
+from qprune.networks.free_sizes import free_sizes
 from qprune.networks.graph import with_normalize
 from qprune.precision import Precision, get_precision
 from qprune.pruning.shrink import resize
@@ -17,7 +18,7 @@ class NetworkSpec:
     """All that a network is but its tensors.
 
     model: settings as in the sweep file; in_channels, image_size, num_classes, mean, std: of its data;
-    widths: (in, out) of each layer that pruning can cut, by name; precision: canonical name; layer_bits: layer -> width
+    widths: of each layer that pruning can cut, by name (qprune.pruning.shrink.layer_widths); precision: canonical name; layer_bits: layer -> width
     where a mixed precision has chosen them.
     """
 
@@ -27,7 +28,7 @@ class NetworkSpec:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    widths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
     precision: str = "fp32"
     first_last_bits: int | None = 8
     layer_bits: dict[str, int] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class NetworkSpec:
         settings = self.model if pretrained else {k: v for k, v in self.model.items() if k != "weights"}
         model = build_model(settings, self.in_channels, self.num_classes, self.image_size)
         network = with_normalize(model, tuple(self.mean), tuple(self.std))
+        free_sizes(network, self.image_shape)
         return resize(network, self.widths) if self.widths else network
 
     def load_fp32(self, tensors: dict[str, Tensor]) -> fx.GraphModule:

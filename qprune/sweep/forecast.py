@@ -53,7 +53,7 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
     console.print(f"{config.name}: {most}{len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
     if most:
         console.print("strategy: front chooses the cells as it goes; below is the whole grid", highlight=False)
-    for line in data_lines(config, every_class=cells):
+    for line in [*data_lines(config, every_class=cells), *plan.left_out_lines()]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_stage_table(plan, todo))
     _show_faults(plan, faults, console)

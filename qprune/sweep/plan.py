@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from qprune.methods.maker import ratio_text
 from qprune.methods.prune_first import chain as prune_first_chain
 from qprune.methods.spending import Spending
 from qprune.pruning.criteria import criterion_label
+from qprune.pruning.groups import left_out_lines
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig, place_of
@@ -67,6 +68,12 @@ class Plan:
     stages: dict[str, Stage]
     facts: dict[tuple[str, str], Facts]
     spending: dict[tuple[str, str], Spending]
+
+    def left_out_lines(self) -> Iterator[str]:
+        """Of each network, which maps can't be pruned, and why."""
+        for name, group in itertools.groupby(self.facts.items(), key=lambda item: item[0][0]):
+            _, facts = next(group)  # a network's layers are the same on every data set
+            yield from (f"{name}: {line}" for line in (left_out_lines(facts.groups) if facts.groups else ()))
 
     def needed_by(self, stages: Iterable[str]) -> set[str]:
         """These stages and all that they are computed from."""

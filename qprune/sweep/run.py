@@ -86,7 +86,7 @@ def run_sweep(
     """
     started = time.monotonic()
     plan, store, folder = open_sweep(config, out)
-    for line in lacking_lines(config):
+    for line in [*lacking_lines(config), *plan.left_out_lines()]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     records = Records(folder, plan, store)
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HEAVY = ("torch", "torchvision", "brevitas", "torch_pruning", "sklearn")
+HEAVY = ("torch", "torchvision", "brevitas", "sklearn")
 CODE = """
 import json, resource, sys
 from qprune.cli import main

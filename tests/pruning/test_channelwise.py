@@ -12,7 +12,6 @@ from qprune.precision import get_precision
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.shrink import layer_widths, resize
 from qprune.pruning.sizes import Sizes
-from qprune.registry.errors import UserError
 
 LAYERS = {
     "slopes": lambda: nn.PReLU(8),
@@ -62,11 +61,15 @@ def test_at_every_precision(kind, precision):
     assert count_cost(finished, (1, 8, 8)).macs == count_cost(network, (1, 8, 8)).macs
 
 
-@pytest.mark.parametrize("layer", [nn.GroupNorm(4, 8), nn.GroupNorm(8, 8), nn.LayerNorm([8, 8, 8])])
-def test_statistics_over_channels_are_refused_and_named(layer):
-    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), layer, nn.Flatten(), nn.Linear(512, 5))
-    with pytest.raises(UserError, match=f"1: {type(layer).__name__} can't be cut; its statistics run over channels"):
-        GatedNetwork(with_normalize(model, (0.5,), (0.25,)), (1, 8, 8))
+@pytest.mark.parametrize("layer", [nn.GroupNorm(1, 8), nn.LayerNorm([8, 8, 8]), nn.LocalResponseNorm(3)])
+def test_maps_whose_statistics_run_over_channels_stay_and_are_named(layer):
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), layer, nn.Conv2d(8, 6, 3, padding=1), nn.Flatten(), nn.Linear(384, 5)
+    )
+    groups = GatedNetwork(with_normalize(model, (0.5,), (0.25,)), (1, 8, 8)).groups
+    assert [(each.name, each.start, each.stop) for each in groups.layers] == [("2", 0, 6)]
+    (left,) = groups.left_out
+    assert (left.layer, left.maps) == ("0", 8) and left.why.startswith("1")
 
 
 class ByName(nn.Module):

@@ -59,7 +59,8 @@ class ObdLecun(CurvatureCriterion):
             z, gate = run.values[node], module_of(node)
             assert isinstance(gate, Gate)
             carried, maps = gate.index >= 0, gate.index
-            saliency = 0.5 * (h * z.square()).reshape(*z.shape[:2], -1).sum(2).double().mean(0)  # [c]
+            products = (h * z.square()).movedim(gate.axis, 1)
+            saliency = 0.5 * products.reshape(*products.shape[:2], -1).sum(2).double().mean(0)  # [c]
             scores.index_add_(0, maps[carried], saliency[carried])
         return scores
 
@@ -137,7 +138,7 @@ def _backward(node: fx.Node, h: Tensor, values: dict[fx.Node, Tensor]) -> list[t
         slope = slope if module.weight is None else slope * module.weight.detach()
         return [(source, h * slope.square().view(1, -1, *[1] * (x.dim() - 2)))]
     if isinstance(module, Gate):
-        return [(source, h * module.mask.square().view(1, -1, *[1] * (x.dim() - 2)))]
+        return [(source, h * module.spread(module.mask.square(), x.dim()))]
     if operation.piecewise_linear:
         # each element by itself, so its slope is the vector-Jacobian product with ones
         return [(source, h * _transposed(lambda x: _apply(node, x, values), x, torch.ones_like(h)).square())]

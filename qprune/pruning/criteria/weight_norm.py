@@ -20,18 +20,19 @@ class WeightNorm(StaticCriterion):
             module = network.get_submodule(member.layer)
             if member.side != "out" or not isinstance(module, (nn.Conv2d, nn.Linear)):
                 continue
-            weight = module.weight.detach()[:, _read(member.layer, module.weight.shape[1], groups, alive)]
-            kernels = weight.flatten(1)[member.positions.to(device)]  # [maps of the member, weights]
-            maps = member.maps.to(device)
-            squares.index_add_(0, maps, kernels.square().sum(1))
-            counts.index_add_(0, maps, torch.full_like(maps, kernels.shape[1], dtype=squares.dtype))
+            read = _read(member.layer, module, groups, alive).to(device)[member.positions.to(device)]
+            sums = module.weight.detach().square().flatten(2).sum(2)[member.positions.to(device)]  # [maps, inputs]
+            kernel, maps = module.weight[0, 0].numel(), member.maps.to(device)
+            squares.index_add_(0, maps, (sums * read).sum(1))
+            counts.index_add_(0, maps, read.sum(1).to(squares.dtype) * kernel)
         return squares / counts
 
 
-def _read(layer: str, inputs: int, groups: ChannelGroups, alive: Tensor) -> Tensor:
-    """The input channels of a layer whose maps are not switched off, or that carry none: bool [inputs]."""
-    living = torch.ones(inputs, dtype=torch.bool, device=alive.device)
+def _read(layer: str, module: nn.Conv2d | nn.Linear, groups: ChannelGroups, alive: Tensor) -> Tensor:
+    """Whether the maps of a layer's inputs are not switched off, or are none: bool [outputs, inputs of an output]."""
+    parts = module.groups if isinstance(module, nn.Conv2d) else 1
+    living = torch.ones(module.weight.shape[1] * parts, dtype=torch.bool, device=alive.device)
     for member in groups.members:
         if member.layer == layer and member.side == "in":
             living[member.positions.to(alive.device)] = alive[member.maps.to(alive.device)]
-    return living
+    return living.view(parts, -1).repeat_interleave(len(module.weight) // parts, 0)
