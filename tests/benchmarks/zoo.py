@@ -35,6 +35,7 @@ TIMM = (
     "repvgg_a0", "convnext_atto", "vit_tiny_patch16_224", "deit_tiny_patch16_224",
 )  # fmt: skip
 TRANSFORMERS = ("maxvit", "swin", "vit", "deit")
+LINEAR = (*TRANSFORMERS, "convnext")  # whose convolutions are few: hidden units of linear layers are maps too
 PRECISIONS = ("fp16", "int8", "int4", "mixed4")
 OK = "ok"
 
@@ -54,8 +55,9 @@ class Timm(NetworkSpec):
 
 def row_of(spec: NetworkSpec) -> dict[str, str]:
     """What works for a network: "ok" or the reason, by what was tried."""
-    rehearsal = Rehearsal(spec, "", 0.5, False, (), 1, 1, None, 8)
-    whole = Rehearsal(spec, "", 0.0, False, (), 1, 1, None, 8)
+    linear = spec.model["name"].removeprefix("torchvision:").startswith(LINEAR)
+    rehearsal = Rehearsal(spec, "", 0.5, linear, (), 1, 1, None, 8)
+    whole = Rehearsal(spec, "", 0.0, linear, (), 1, 1, None, 8)
     row: dict[str, str] = {}
     torch.manual_seed(0)
     network = _tried(row, "prune", lambda: cut(rehearsal)) or _tried(row, "fp32", lambda: cut(whole))
