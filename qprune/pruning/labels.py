@@ -152,10 +152,19 @@ class Labels:
             handler = self._move
         elif operation.averages or operation.by_channel or node.target in _REDUCTIONS:
             handler = self._pool
+        why = "which mixes channels or can't be followed"
         if handler is not None:
-            return handler(node)
+            try:
+                return handler(node)
+            except (
+                RuntimeError,
+                TypeError,
+                ValueError,
+                IndexError,
+            ) as error:  # of an operation that labels are no values for
+                why = f"and can't be followed: {next(iter(str(error).splitlines()), '')}"
         for source in sources:
-            self._fix_all(source, f"{_named(node)} reads it, which mixes channels or can't be followed")
+            self._fix_all(source, f"{_named(node)} reads it, {why}")
         return self._fixed(node.meta["tensor_meta"])
 
     def _native(self, node: fx.Node) -> Any:

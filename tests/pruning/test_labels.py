@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch_pruning.dependency import DependencyGraph
 
+import qprune
 from qprune import library
 from qprune.cost import count_cost
 from qprune.networks.free_sizes import free_sizes
@@ -51,7 +52,7 @@ class Net(nn.Module):
         )
         self.scale, self.spot = nn.Parameter(torch.ones(8, 1, 1)), conv(2, 1)
         self.wide, self.thin, self.flat = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(128, 8)
-        self.head = nn.Linear(8, 5)
+        self.head, self.odd = nn.Linear(8, 5), Sorted()
 
     def forward(self, x):
         x = self.tried(self, F.relu(self.b(F.relu(self.a(x)))))
@@ -112,6 +113,15 @@ def view_of_maps(net, x):
     return x.view(x.size(0), 8, -1).mean(2)
 
 
+class Sorted(nn.Module):
+    """Moves values, but can't take any that aren't its own kind."""
+
+    def forward(self, x):
+        return x.float() if x.dtype == torch.float32 else F.linear(x, torch.eye(4))
+
+
+qprune.register_operation(Sorted, macs=0, moves=True)
+
 FLAT = (fixed_view, view_of_the_batch, view_of_maps)  # these give [batch, 8]
 
 
@@ -164,6 +174,7 @@ FOLLOWED = {
     "positions": (lambda net, x: net.c(x[:, :, ::2, 1:]), {"a": 8, "b": 8, "c": 8}, {}),
     "slices": (lambda net, x: net.c(torch.cat([x[:, 4:], x[:, :4]], 1)), {"a": 8, "c": 8}, {"b": 8}),
     "stack": (lambda net, x: torch.stack([net.c(x), x], 1).mean(1), {"a": 8, "b": 8}, {}),
+    "of_values_alone": (lambda net, x: net.c(net.odd(x)), {"a": 8, "c": 8}, {"b": 8}),
     "maximum": (lambda net, x: torch.maximum(net.c(x), x), {"a": 8, "b": 8}, {}),
 }
 
