@@ -114,6 +114,13 @@ class Precision:
         chosen = self.entry.load().choose(network, calibration, **self.options)
         return replace(self, options={**self.options, "layer_bits": chosen})
 
+    def choose_unmeasured(self, network: "GraphModule") -> "Precision":
+        """As choose, for a trial: some widths that could be chosen, which cost nothing to find."""
+        if not self.entry.mixed or self.layer_bits:
+            return self
+        chosen = self.entry.load().any_widths(network, self.options["first_last_bits"])
+        return replace(self, options={**self.options, "layer_bits": chosen})
+
     def prepare(self, network: "GraphModule", calibration: "Tensor | None") -> "GraphModule":
         """A new network to be trained: float master weights, forwards rounded to the format.
 

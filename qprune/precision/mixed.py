@@ -24,7 +24,7 @@ from qprune.precision import WIDTHS
 from qprune.precision.brevitas_qat import calibrate, finish, place, quantized_at, weight_layers
 from qprune.registry.errors import UserError
 
-__all__ = ["choose", "finish", "knapsack", "prepare"]
+__all__ = ["any_widths", "choose", "finish", "knapsack", "prepare"]
 
 Bits = TypeVar("Bits", int, float)
 SENSITIVITY_IMAGES = 128  # at most, of the calibration images; each width of each group is one forward pass of them
@@ -83,6 +83,16 @@ def choose(
     for group, column in zip(groups, widths, strict=True):
         chosen |= {layer_of(node): asked(node, WIDTHS[column]) for node in group}
     return {name: chosen[name] for name in names}
+
+
+def any_widths(network: fx.GraphModule, first_last_bits: int | None) -> dict[str, int]:
+    """Widths that a choice could have, of every kind by turns: layer name -> bits, all layers. Nothing is measured."""
+    names = [layer_of(node) for node in weight_layers(network)]
+    bits = {
+        layer_of(node): WIDTHS[turn % len(WIDTHS)] for turn, group in enumerate(tied_layers(network)) for node in group
+    }
+    ends = {} if first_last_bits is None else dict.fromkeys(names[:1] + names[-1:], first_last_bits)
+    return {name: (bits | ends)[name] for name in names}
 
 
 def tied_layers(network: fx.GraphModule) -> list[list[fx.Node]]:

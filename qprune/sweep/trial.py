@@ -155,7 +155,7 @@ def fault(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> str | No
 def finish_at(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> tuple[Precision, fx.GraphModule]:
     """A network at a precision, untrained: prepared, counted, finished, counted and run. Raises whatever goes wrong."""
     images = images_of(rehearsal.spec)
-    precision = get_precision(typed, rehearsal.first_last_bits).choose(network, images)
+    precision = get_precision(typed, rehearsal.first_last_bits).choose_unmeasured(network)
     trained = precision.prepare(network, images).eval()
     count_cost(trained, rehearsal.spec.image_shape)
     finished = precision.finish(trained).eval()

@@ -157,6 +157,16 @@ def test_a_network_of_two_layers_has_nothing_to_choose():
     assert precision.layer_bits == {"1": 8, "3": 8}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_has_widths_without_measuring(kind, monkeypatch):
+    network, images, _ = small(kind)
+    monkeypatch.setattr(mixed, "_divergence", None)
+    trial = get_precision("mixed4", 8).choose_unmeasured(network)
+    names = [node.target for group in tied_layers(network) for node in group]
+    assert sorted(trial.layer_bits) == sorted(set(names)) and len(set(trial.layer_bits.values())) > 1
+    trial.finish(trial.prepare(network, images))
+
+
 def test_widths_come_first():
     network, images, _ = small(Plain)
     with pytest.raises(ValueError, match=r"choose\(\)"):
