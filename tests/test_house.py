@@ -1,6 +1,7 @@
 """The rooms of the package: arrows between them point one way, from the top of a run to its ground."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,11 @@ def test_torch_ao_stands_behind_one_file():
             if any(name.startswith(("torch.ao", "torch.quantization")) for name in names):
                 users.append(str(file.relative_to(PACKAGE)))
     assert set(users) == {"networks/torch_ao.py"}
+
+
+def test_every_dependency_has_a_lower_bound():
+    """The lowest of all together is an environment that can be made and tried (tests/environments.py)."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    named = [*project["dependencies"], *(one for extra in extras for one in extra if not one.startswith("qprune["))]
+    assert len(named) > 25 and not [one for one in named if ">=" not in one]

@@ -24,6 +24,21 @@ MD5 = {  # torchvision's
     "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
     "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
 }
+NAMES = """\
+pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon orchid, bird
+of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow iris, globe-flower,
+purple coneflower, peruvian lily, balloon flower, giant white arum lily, fire lily, pincushion flower, fritillary, red
+ginger, grape hyacinth, corn poppy, prince of wales feathers, stemless gentian, artichoke, sweet william, carnation,
+garden phlox, love in the mist, mexican aster, alpine sea holly, ruby-lipped cattleya, cape flower, great masterwort,
+siam tulip, lenten rose, barbeton daisy, daffodil, sword lily, poinsettia, bolero deep blue, wallflower, marigold,
+buttercup, oxeye daisy, common dandelion, petunia, wild pansy, primula, sunflower, pelargonium, bishop of llandaff,
+gaura, geranium, orange dahlia, pink-yellow dahlia?, cautleya spicata, japanese anemone, black-eyed susan, silverbush,
+californian poppy, osteospermum, spring crocus, bearded iris, windflower, tree poppy, gazania, azalea, water lily,
+rose, thorn apple, morning glory, passion flower, lotus, toad lily, anthurium, frangipani, clematis, hibiscus,
+columbine, desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily, hippeastrum, bee balm, ball moss,
+foxglove, bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily
+"""  # torchvision's, whose release 0.21 lacks them
+CLASSES = tuple(" ".join(NAMES.split()).split(", "))
 
 
 def _root(options: dict) -> Path:
@@ -70,7 +85,7 @@ def _read_matrix(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
     try:
         matrix = loadmat(path, squeeze_me=True)
         return [np.atleast_1d(matrix[key]).astype(np.int64) for key in keys]
-    except (MatReadError, OSError, KeyError, ValueError, TypeError) as error:
+    except (MatReadError, OSError, LookupError, ValueError, TypeError) as error:
         raise UserError(
             f"data flowers102: {path} is damaged or only half downloaded ({error}). "
             "Remove it and set download: true, which fetches it again."
@@ -78,8 +93,6 @@ def _read_matrix(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
 
 
 def load(options: dict) -> Parts:
-    from torchvision.datasets import Flowers102
-
     folder = _folder(options)
     (labels,) = _read_matrix(folder / "imagelabels.mat", ("labels",))  # [8189], 1..102
     parts = _read_matrix(folder / "setid.mat", ("trnid", "valid", "tstid"))  # numbers of images, from 1
@@ -94,7 +107,7 @@ def load(options: dict) -> Parts:
             )
         splits.append(make_split(decode_pictures(files, options["image_size"]), labels[numbers - 1] - 1))
     train, val, test = splits
-    return Parts(train, val, test, tuple(Flowers102.classes))
+    return Parts(train, val, test, CLASSES)
 
 
 def fingerprint(options: dict) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from data_files import (
     write_cifar,
     write_class_folders,
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qprune.data.base as base
-from qprune.data import DATA_SETS, Dataset, augment, check_data, data_fingerprint, load_data
+from qprune.data import DATA_SETS, Dataset, augment, check_data, data_fingerprint, flowers102, load_data
 from qprune.data.idx import read_idx
 from qprune.data.options import DataEntry
 from qprune.registry import Entry
@@ -423,6 +424,12 @@ def test_pictures_are_resized_and_cut_as_torchvision_does(tmp_path, size):
     ours = decode_pictures([tmp_path / "noise.png"], 16)[0]
     theirs = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])(Image.fromarray(noise))
     assert np.array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
+
+
+def test_flowers102_names_are_torchvisions():
+    """Where it has them: 0.21 has not."""
+    assert len(set(flowers102.CLASSES)) == 102
+    assert list(flowers102.CLASSES) == getattr(torchvision.datasets.Flowers102, "classes", list(flowers102.CLASSES))
 
 
 def test_flowers102_has_the_official_splits(tmp_path):
