@@ -46,6 +46,9 @@ def plan(
         typer.Option(metavar="8h", show_default=False, help="Say which budget, seeds or ratios fit so long."),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes to reckon with (0: one per core).")] = 0,
+    exports: Annotated[
+        bool, typer.Option("--exports", help="Try each network in every export format, not in ONNX alone.")
+    ] = False,
 ) -> None:
     """Show the cells and stages of a sweep, what is done, and what the rest will cost. Trains nothing."""
     from qprune.registry.duration import seconds_of
@@ -55,6 +58,8 @@ def plan(
     seconds = None if fit is None else seconds_of(fit, "--fit")
     if cells and fit is not None:
         raise UserError("--cells lists what a sweep has, --fit what would fit instead; give one of the two")
+    if exports and fit is not None:
+        raise UserError("--exports tries what a sweep has, --fit says what would fit instead; give one of the two")
     config = load_config(file, set or [])
     os.environ["OMP_NUM_THREADS"] = "1"
     from rich.console import Console
@@ -67,7 +72,7 @@ def plan(
 
     from qprune.sweep.forecast import show_plan
 
-    show_plan(config, out, Console(), cells, workers)
+    show_plan(config, out, Console(), cells, workers, exports)
 
 
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes (0: one per core).")]

@@ -1,11 +1,11 @@
 """A finished cell with what its export needs: the evaluated network, how it is rebuilt, and the test split."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import fx
+from torch import Tensor, fx
 
 from qprune.data import Split, load_data
 from qprune.registry import nearest
@@ -20,14 +20,14 @@ from qprune.storage.results import read_record as read_checked
 class DeployedCell:
     """network: as it was evaluated, in eval mode, on the CPU; takes float images in 0..1, [batch, c, h, w].
 
-    spec: what it is rebuilt from; record: the cell's JSON; class_names: of its data, in the order of the logits; dense:
-    the sweep's unpruned network, where that is of another model than the cell's (a narrower one's).
+    spec, tensors: what it is rebuilt from (NetworkSpec.load); record: the cell's JSON; class_names: of its data, in the
+    order of the logits; dense: the sweep's unpruned network, where that is of another model than the cell's (a narrower one's).
     """
 
-    folder: Path
     name: str
     record: dict
     spec: NetworkSpec
+    tensors: Mapping[str, Tensor]
     network: fx.GraphModule
     test: Split
     class_names: tuple[str, ...]
@@ -54,16 +54,15 @@ def open_cell(folder: Path, cell: str, trust: Collection[str] = ()) -> DeployedC
     """
     folder = Path(folder)
     record = read_record(folder, cell)
-    network = load_network(folder, cell, trust)
+    spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
+    tensors = read_network(folder, record)
+    network = spec.load(tensors)
     settings = data_settings(folder, record)
     check_trust(settings["name"], trust, record_file(folder, cell))
     data = load_data(settings)
     model = {"model": record["model_settings"]}
-    spec, dense = (
-        NetworkSpec.from_json(values, trust, record_file(folder, cell))
-        for values in (record["network"], record["network"] | model)
-    )
-    return DeployedCell(folder, cell, record, spec, network.eval(), data.test, tuple(data.class_names), dense)
+    dense = NetworkSpec.from_json(record["network"] | model, trust, record_file(folder, cell))
+    return DeployedCell(cell, record, spec, tensors, network.eval(), data.test, tuple(data.class_names), dense)
 
 
 def data_settings(folder: Path, record: dict) -> dict:

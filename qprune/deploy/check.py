@@ -10,6 +10,7 @@ from qprune.data import Split
 
 BATCH = 256
 REQUIRED_AGREEMENT = 0.99  # of the test images; below it an export counts as broken
+CLOSE = {"float": 1e-3, "half": 0.01, "integer": 0.05}  # of the largest logit, by what a file holds of the weights
 
 Run = Callable[[Tensor], Tensor]  # float images in 0..1, [batch, c, h, w] -> logits [batch, classes]
 
@@ -30,6 +31,11 @@ class Parity:
     @property
     def holds(self) -> bool:
         return self.agreement >= REQUIRED_AGREEMENT
+
+
+def share_close(found: Tensor, expected: Tensor, close: float) -> float:
+    """The share of images all of whose logits [n, classes] are as expected, up to `close` of the largest."""
+    return ((found - expected).abs().amax(1) <= close * expected.abs().max()).float().mean().item()
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def bench_command(
     folder = Path(folder)
     from qprune.registry.packages import have
 
-    runtimes = ("torch", "onnxruntime") if have("onnx", "onnxruntime") else ("torch",)
+    runtimes = ("torch", "onnxruntime") if have(*FORMATS.get("onnx").packages) else ("torch",)
     from qprune.deploy.cells import open_cell
     from qprune.deploy.latency import EMULATED, measure, write_latency
 

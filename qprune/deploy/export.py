@@ -1,14 +1,30 @@
-"""A cell -> a file that is put in place only after its own runtime has run it over the whole test split."""
+"""A cell -> a file that is put in place only after its own runtime has run it over the whole test split.
 
+Before anything is trained, `try_export` asks the same of an untrained network and a few images.
+"""
+
+import copy
+import dataclasses
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import fx
+
 from qprune.deploy.cells import DeployedCell
-from qprune.deploy.check import Parity, compare, logits_of
+from qprune.deploy.check import CLOSE, Parity, Run, compare, logits_of, share_close
+from qprune.deploy.export_forms import tensors_of
 from qprune.deploy.formats import Format
+from qprune.networks.graph import module_of
+from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 from qprune.storage.durable import write_whole
+
+MOVED = (
+    1e-6  # of each pixel at most: by how much images are moved to see how sure an untrained network is of its logits
+)
 
 
 @dataclass(frozen=True)
@@ -27,27 +43,117 @@ def export_cell(cell: DeployedCell, form: Format, output: Path) -> Exported:
     check.REQUIRED_AGREEMENT leaves it as `<output>.unverified`. Raises UserError where the exporter can't follow the
     network, or the runtime can't load the file.
     """
+    form.require()
     expected = logits_of(cell.network, cell.test)
-    with tempfile.TemporaryDirectory(prefix="qprune-export-") as folder:
-        module = form.load()
-        draft = Path(folder) / f"network{module.SUFFIX}"
+    with _draft(form) as draft:
         try:
-            module.write(cell, draft)
-            run = module.load(draft, cell)
-            found = logits_of(run, cell.test)
+            found = logits_of(_written(cell, form, draft), cell.test)
         except UserError:
             raise
         except Exception as error:  # exporters and runtimes raise whatever they like on an operator they don't know
-            raise UserError(
-                f"{cell.name} as {form.name}: {type(error).__name__}: {_first_line(error)}. "
-                "The network has an operation that this format doesn't bear; --format torch holds every network"
-            ) from error
+            raise UserError(f"{cell.name} as {form.name}: {_refusal(cell, form, error)}") from error
         parity = compare(found, expected, cell.test.labels)
         path = output if parity.holds else unverified(output)
         _place(draft, path)
     if parity.holds:
         unverified(output).unlink(missing_ok=True)
     return Exported(path, path.stat().st_size, parity)
+
+
+def try_export(cell: DeployedCell, form: Format) -> None:
+    """Write an untrained network in a format and run it there on its few test images, together and the first alone.
+
+    Raises UserError, naming the layer, where that can't be done, and where the logits are others. Random weights put sums
+    close to where they are rounded up or down, the more so the fewer bits: on at least half as many images as the network
+    has the same logits on when each pixel is moved by a millionth, the file must have them.
+    """
+    form.require()
+    expected = logits_of(cell.network, cell.test)
+    shade = 1 - MOVED * torch.rand(cell.test.images.shape, generator=torch.Generator().manual_seed(0))
+    moved = logits_of(lambda images: cell.network(images * shade), cell.test)
+    with _draft(form) as draft:
+        try:
+            run = _written(cell, form, draft)
+            found = logits_of(run, cell.test)
+            run(cell.test.images[:1].float().div_(255))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(_refusal(cell, form, error)) from error
+    close = CLOSE[PRECISIONS.get(cell.spec.precision).weights]
+    if share_close(found, expected, close) < share_close(moved, expected, close) / 2:
+        apart = ((found - expected).abs().max() / expected.abs().max()).item()
+        raise UserError(
+            f"the file gives other logits than the untrained network, by {apart:.0%} of the largest; train it, and "
+            "qprune export says of how many test images that is so"
+        )
+
+
+@contextmanager
+def _draft(form: Format):
+    with tempfile.TemporaryDirectory(prefix="qprune-export-") as folder:
+        yield Path(folder) / f"network{form.load().SUFFIX}"
+
+
+def _written(cell: DeployedCell, form: Format, draft: Path) -> Run:
+    """The file, written and loaded."""
+    module = form.load()
+    module.write(cell, draft)
+    return module.load(draft, cell)
+
+
+def _refusal(cell: DeployedCell, form: Format, error: Exception) -> str:
+    """What an exporter or a runtime didn't bear, in a sentence with a remedy."""
+    layer = _refused_at(cell, form)
+    return (
+        f"{f'{layer}: ' if layer else ''}{type(error).__name__}: {_first_line(error)}. "
+        "The network has an operation that this format doesn't bear; --format torch holds every network"
+    )
+
+
+def _refused_at(cell: DeployedCell, form: Format) -> str:
+    """The layer or operation up to which a network can't be written and run in a format; "" where it is none of them.
+
+    By bisection: the network's first operations alone, one time after another.
+    """
+    tensors = tensors_of(cell.network, cell.spec.image_shape)
+    nodes = [node for node in tensors if node.op.startswith("call_")]
+
+    def bears(node: fx.Node) -> bool:
+        part = dataclasses.replace(cell, network=_up_to(cell.network, node, tensors[node].is_quantized))
+        try:
+            with _draft(form) as draft:
+                run = _written(part, form, draft)
+                run(cell.test.images[:2].float().div_(255))
+        except Exception:
+            return False
+        return True
+
+    low, high = 0, len(nodes) - 1  # the first that isn't borne is in nodes[low : high + 1]
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if bears(nodes[middle]) else (low, middle)
+    if not nodes or bears(nodes[low]):
+        return ""
+    module = module_of(nodes[low])
+    if module is not None:
+        return f"layer {nodes[low].target} ({type(module).__name__})"
+    return f"operation {nodes[low].name}"
+
+
+def _up_to(network: fx.GraphModule, last: fx.Node, quantized: bool) -> fx.GraphModule:
+    """A copy of the network that gives what one of its nodes gives, in float."""
+    network = copy.deepcopy(network)
+    node = next(node for node in network.graph.nodes if node.name == last.name)
+    output = next(iter(reversed(network.graph.nodes)))
+    if quantized:
+        with network.graph.inserting_before(output):
+            node = network.graph.call_method("dequantize", (node,))
+    output.args = (node,)
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
 
 
 def unverified(output: Path) -> Path:

@@ -7,6 +7,7 @@ Runtime's integer kernel divides by the whole window at borders that ceil_mode c
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,14 +20,12 @@ from qprune.networks.graph import add_module, module_of, source_of
 def with_export_forms(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> fx.GraphModule:
     """A copy whose pooling and channel shuffles are written so, where the usual form wouldn't do, for such images."""
     network = copy.deepcopy(network).eval()
-    shapes = _Shapes(network)
-    with torch.no_grad():
-        shapes.run(torch.rand(2, *image_shape))
+    tensors = tensors_of(network, image_shape)
     for node in list(network.graph.nodes):
         module = _as_module(node)
         if module is None:
             continue
-        *_, height, width = shapes.shapes[source_of(node)]
+        *_, height, width = tensors[source_of(node)].shape
         form = _export_form(module, (height, width))
         if form is not None:
             name = add_module(network, f"{node.name}_export", form)
@@ -36,18 +35,34 @@ def with_export_forms(network: fx.GraphModule, image_shape: tuple[int, int, int]
     return network
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a network; keeps the shape of each tensor."""
+@dataclass(frozen=True)
+class Kind:
+    """Of a tensor."""
+
+    shape: torch.Size
+    is_quantized: bool
+
+
+class _Kinds(fx.Interpreter):
+    """Runs a network; keeps the kind of each tensor."""
 
     def __init__(self, network: fx.GraphModule):
         super().__init__(network)
-        self.shapes: dict[fx.Node, torch.Size] = {}
+        self.found: dict[fx.Node, Kind] = {}
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
         if isinstance(result, Tensor):
-            self.shapes[node] = result.shape
+            self.found[node] = Kind(result.shape, result.is_quantized)
         return result
+
+
+@torch.no_grad()
+def tensors_of(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> dict[fx.Node, Kind]:
+    """What each node gives for two such images, where that is a tensor, in the order in which they run."""
+    run = _Kinds(network)
+    run.run(torch.rand(2, *image_shape))
+    return run.found
 
 
 _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {

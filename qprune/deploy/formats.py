@@ -8,29 +8,41 @@ from dataclasses import dataclass
 from qprune.precision import PRECISIONS
 from qprune.registry import Entry, Registry
 from qprune.registry.errors import UserError
+from qprune.registry.packages import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format(Entry):
-    """One kind of file. bears: whose layers it can hold (PrecisionEntry.layers); why_not: the reason for others."""
+    """One kind of file.
+
+    bears: whose layers it can hold (PrecisionEntry.layers); why_not: the reason for others; packages: what it needs beside
+    torch, all in the extra "onnx".
+    """
 
     bears: tuple[str, ...]
     why_not: str = ""
+    packages: tuple[str, ...] = ()
 
     def can_hold(self, precision: str) -> bool:
         """Whether the format bears a precision, by its name."""
         return PRECISIONS.get(precision).layers in self.bears
 
+    def require(self) -> None:
+        """Raises UserError, naming the extra, where a package isn't installed."""
+        require(*self.packages, extra="onnx")
+
 
 ALL = ("torch", "torch.ao", "brevitas")
+_ONNX = ("onnx", "onnxoptimizer", "onnxruntime")
 FORMATS = Registry(
     "format",
-    Format("onnx", "qprune.deploy.onnx_file", bears=ALL),
+    Format("onnx", "qprune.deploy.onnx_file", bears=ALL, packages=_ONNX),
     Format(
         "qonnx",
         "qprune.deploy.qonnx_file",
         bears=("brevitas",),
         why_not="QONNX is written by Brevitas, for networks of its layers",
+        packages=(*_ONNX, "qonnx"),
     ),
     Format("torch", "qprune.deploy.torch_file", bears=ALL),
     Format(

@@ -31,16 +31,13 @@ from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.half import native_half
 from qprune.deploy.symbolics import OPSET, integer_operators
 from qprune.precision import PRECISIONS
-from qprune.registry.packages import require
 
 SUFFIX = ".onnx"
-PACKAGES = ("onnx", "onnxruntime")
 INPUT, OUTPUT = "images", "logits"
 
 
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's network to one .onnx file."""
-    require(*PACKAGES, extra="onnx")
     entry = PRECISIONS.get(cell.spec.precision)
     example = torch.rand(2, *cell.spec.image_shape)
     options: dict[str, Any] = {
@@ -57,7 +54,6 @@ def write(cell: DeployedCell, path: Path) -> None:
             with integer_operators():
                 torch.onnx.export(network, (example,), str(path), **options)
         else:
-            require("onnxoptimizer", extra="onnx")
             from brevitas.export import export_onnx_qcdq
 
             from qprune.deploy.fold import fold_batch_norms

@@ -14,15 +14,12 @@ from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.onnx_file import INPUT, OUTPUT, add_metadata, quiet
-from qprune.registry.packages import require
 
 SUFFIX = ".qonnx.onnx"
-PACKAGES = ("onnx", "onnxoptimizer", "onnxruntime", "qonnx")
 
 
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's network to one .onnx file with qonnx.custom_op.general operators."""
-    require(*PACKAGES, extra="onnx")
     example = torch.rand(1, *cell.spec.image_shape)
     with quiet(), torch.no_grad():
         from brevitas.export import export_qonnx
@@ -48,7 +45,6 @@ def _fold_constants(path: Path) -> None:
 
 def load(path: Path, cell: DeployedCell) -> Run:
     """The file in qonnx's executor, its batch size changed to that of the images."""
-    require(*PACKAGES, extra="onnx")
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.change_batchsize import ChangeBatchSize

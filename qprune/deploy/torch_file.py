@@ -14,7 +14,6 @@ from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.registry.errors import UserError
 from qprune.stages.saved import NetworkSpec
-from qprune.storage.results import read_network
 
 SUFFIX = ".safetensors"
 KEY = "qprune.network"  # of the header's metadata
@@ -24,8 +23,8 @@ def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's tensors and rebuild JSON to one file."""
     from safetensors.torch import save_file
 
-    tensors = read_network(cell.folder, cell.record)
     metadata = {KEY: json.dumps(cell.spec.to_json()), "qprune.cell": cell.name}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in cell.tensors.items()}
     save_file(tensors, path, metadata)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from qprune.networks import build_model, is_user_model
 from qprune.networks.free_sizes import free_sizes
@@ -76,7 +76,7 @@ class NetworkSpec:
         trained.load_state_dict(tensors)
         return trained
 
-    def load(self, tensors: dict[str, Tensor]) -> nn.Module:
+    def load(self, tensors: dict[str, Tensor]) -> fx.GraphModule:
         """The network that was evaluated, in eval mode; it takes float images in 0..1, [batch, c, h, w]."""
         return self.number_format.finish(self.load_trained(tensors)).eval()
 

@@ -116,7 +116,7 @@ def _largest(knob: Knob, cost: Callable[[str], float | None], seconds: float) ->
 def show_fits(config: SweepConfig, out: Path, seconds: float, workers: int, console: Console) -> None:
     """Print whether a sweep fits so many seconds, and what would."""
     plan, store, folder = open_sweep(config, out)
-    faults = try_all(plan)
+    faults = try_all(plan).faults
     measured = measure(plan, faults)
     takes = wall_seconds_of(plan, store, folder, measured, workers, faults)
     fit, most = takes <= seconds, "at most" if config.strategy == "front" else "about"

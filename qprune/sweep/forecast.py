@@ -14,12 +14,14 @@ from rich.table import Table
 from qprune.analysis.tables import ratio_table, with_method
 from qprune.cost import count_cost
 from qprune.data import load_data
+from qprune.deploy.formats import FORMATS
 from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import select
 from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
+from qprune.registry.packages import have
 from qprune.settings.config import SweepConfig
 from qprune.stages import Phase, Stage
 from qprune.stages.dense import Dense
@@ -31,7 +33,7 @@ from qprune.sweep.by_method import costs_by_method, method_table
 from qprune.sweep.data_lines import data_lines
 from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
-from qprune.sweep.trial import NONE, Faults, able_cells, try_all
+from qprune.sweep.trial import EXPORTED, NONE, Faults, able_cells, try_all
 from qprune.training import constant, evaluate, train
 
 WORKER_START_SECONDS = 6.0  # a worker's imports
@@ -40,13 +42,16 @@ REPORT_BYTES, RECORD_BYTES = 20_000, 30_000  # of a stage, and of a cell
 KNOWN_PATHS = 100  # pruned networks at most whose cost is looked up for the forecast
 
 
-def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = False, workers: int = 0) -> None:
+def show_plan(
+    config: SweepConfig, out: Path, console: Console, cells: bool = False, workers: int = 0, exports: bool = False
+) -> None:
     """Print the forecast of a sweep, with `cells` each cell too; trains nothing (a few throw-away updates are timed).
 
-    workers: processes that share the work; 0: one per core.
+    workers: processes that share the work; 0: one per core. exports: try every format, not only ONNX.
     """
     plan, store, folder = open_sweep(config, out)
-    faults = try_all(plan)
+    trial = try_all(plan, FORMATS.names() if exports else EXPORTED)
+    faults = trial.faults
     todo = missing_stages(plan, store, wanted_networks(plan, folder), able_cells(plan, faults))
     done = sum(store.done(cell.stages["evaluate"]) for cell in plan.cells)
     most = "at most " if config.strategy == "front" else ""
@@ -57,6 +62,14 @@ def show_plan(config: SweepConfig, out: Path, console: Console, cells: bool = Fa
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_stage_table(plan, todo))
     _show_faults(plan, faults, console)
+    for line in trial.unwritten:
+        console.print(f"[yellow]tried[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+    for form in FORMATS.entries() if exports else ():
+        if not have(*form.packages):
+            console.print(
+                f"not tried: {form.name}, which needs {', '.join(form.packages)} (pip install 'qprune[onnx]')",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
     updates = sorted({plan.total_updates(cell) for cell in plan.cells if cell.equal == "updates"})
     console.print(f"updates of each cell (N + P + F + Q): {', '.join(map(str, updates))}", highlight=False)
     measured = measure(plan, faults)

@@ -23,7 +23,7 @@ from qprune.sweep.plan import Cell, Plan, make_plan
 from qprune.sweep.progress import Progress
 from qprune.sweep.records import Records
 from qprune.sweep.search import Search
-from qprune.sweep.trial import Faults, try_all
+from qprune.sweep.trial import EXPORTED, Faults, try_all
 
 LAYOUT = 2  # of a results folder; raised when stages get other names
 TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv and the report while a sweep runs
@@ -98,7 +98,10 @@ def run_sweep(
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     if not all(_finished(cell, store) for cell in plan.cells):
-        run.lose(try_all(plan))
+        trial = try_all(plan, EXPORTED)
+        run.lose(trial.faults)
+        for line in trial.unwritten:
+            console.print(f"tried: {line}", highlight=False, markup=False, soft_wrap=True)
     cells = run.search(wanted_networks(plan, folder)) if config.strategy == "front" else plan.cells
     if not run.left:
         run.compute(wanted_networks(plan, folder), cells)

@@ -1,13 +1,13 @@
 """A rehearsal before anything trains: what a network can't bear is told now, by layer and precision, and not after a night.
 
 Each network on its data set is run in batches of one and of two, cut as far as the sweep's path goes, and at each precision
-of the grid prepared, counted, finished and counted again, all on random weights and images: seconds.
+of the grid prepared, counted, finished, counted again, and written and run as ONNX, all on random weights and images: seconds.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,21 +18,29 @@ from torch import Tensor, fx, nn
 
 import qprune
 from qprune.cost import count_cost
+from qprune.data import Split
+from qprune.deploy.cells import DeployedCell
+from qprune.deploy.export import try_export
+from qprune.deploy.formats import FORMATS, Format
 from qprune.methods.facts import Facts, blame
 from qprune.networks import load_checkpoint
-from qprune.precision import Precision, get_precision
+from qprune.precision import get_precision
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import select
+from qprune.pruning.shrink import layer_widths
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.registry.identity import digest
+from qprune.registry.packages import have
 from qprune.settings.config import SweepConfig
 from qprune.stages.saved import NetworkSpec
 from qprune.stages.work import model_fingerprint_of
 from qprune.sweep.plan import Cell, Plan, short_names
 
 CLOSE = 1e-3  # of the largest logit: by how much an image's logits may differ alone and beside another one
-PASSED = Path("~/.cache/qprune/trials")  # one small file for each network, cut and precision that passed
+PASSED = Path("~/.cache/qprune/trials")  # one small file for each network, cut, precision and format that passed
+EXPORTED = ("onnx",)  # the formats that are tried unasked
+IMAGES = 4  # that an exported file is tried on
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,11 @@ class Rehearsal:
     max_layer_ratio: float | None
     first_last_bits: int | None
 
-    def name(self, precision: str) -> str:
-        """Of one precision's result."""
+    def name(self, precision: str, form: Format | None = None) -> str:
+        """Of one precision's result, or of that of its file in a format."""
         named_by = {key: value for key, value in vars(self).items() if key != "spec"}
-        return digest([named_by, self.spec.to_json(), precision, *_versions()])
+        exported = [] if form is None else [form.name, *map(version, form.packages)]
+        return digest([named_by, self.spec.to_json(), precision, *exported, *_versions()])
 
 
 @cache
@@ -68,19 +77,29 @@ Faults = Mapping[tuple[str, str, str], str]  # (model, data, precision), as the 
 NONE: Faults = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class Trial:
+    """faults: what can't be finished; unwritten: a line for each network, precision and format that can't be exported."""
+
+    faults: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    unwritten: list[str] = field(default_factory=list)
+
+
 def able_cells(plan: Plan, faults: Faults) -> list[Cell]:
     """The cells that have no fault."""
     return [cell for cell in plan.cells if (cell.model, cell.data, cell.precision) not in faults]
 
 
-def try_all(plan: Plan) -> Faults:
-    """What can't be finished; empty where all can. What passed is noted in PASSED, and not tried again.
+def try_all(plan: Plan, formats: Sequence[str] = ()) -> Trial:
+    """What can't be finished, and what can't be written in these formats, where their packages are installed and they bear the
+    precision. What passed is noted in PASSED, and not tried again.
 
     A network that can be had at no precision loses all of its cells. Raises UserError, with the place in the sweep file, where
     it is the only one, and for a checkpoint that doesn't fit.
     """
-    faults: dict[tuple[str, str, str], str] = {}
+    trial = Trial()
     config, names = plan.config, short_names(plan.config)
+    tried = [form for form in map(FORMATS.get, formats) if have(*form.packages)]
     for model in config.model:
         for data in config.data:
             facts = plan.facts[names[model], names[data]]
@@ -88,17 +107,18 @@ def try_all(plan: Plan) -> Faults:
                 torch.manual_seed(0)
                 try:
                     with blame(config, "model", config.model.index(model)):
-                        found = _try(_rehearsal(config, model, facts), config.precisions)
+                        faults, unwritten = _try(_rehearsal(config, model, facts), config.precisions, tried)
                 except UserError as error:
                     if len(plan.facts) == 1:
                         raise
-                    found = dict.fromkeys(config.precisions, str(error))
-            for precision, fault in found.items():
-                faults[names[model], names[data], precision] = fault
+                    faults, unwritten = dict.fromkeys(config.precisions, str(error)), []
+            for precision, fault in faults.items():
+                trial.faults[names[model], names[data], precision] = fault
+            trial.unwritten.extend(f"{names[model]} on {names[data]}, {said}" for said in unwritten)
             if config.train.checkpoint is not None:
                 with blame(config, "train", "checkpoint"):
                     load_checkpoint(facts.spec.build(), config.train.checkpoint)
-    return faults
+    return trial
 
 
 def _rehearsal(config: SweepConfig, model: Choice, facts: Facts) -> Rehearsal:
@@ -109,21 +129,44 @@ def _rehearsal(config: SweepConfig, model: Choice, facts: Facts) -> Rehearsal:
     )  # fmt: skip
 
 
-def _try(rehearsal: Rehearsal, precisions: tuple[str, ...]) -> dict[str, str]:
-    """Precision -> its fault, of those that have one."""
-    faults, smaller = {}, None
+def _try(
+    rehearsal: Rehearsal, precisions: tuple[str, ...], formats: Sequence[Format]
+) -> tuple[dict[str, str], list[str]]:
+    """Precision -> its fault, of those that have one; and a sentence for each precision and format that can't be exported."""
+    faults: dict[str, str] = {}
+    unwritten: list[str] = []
+    smaller = None
     for precision in precisions:
-        noted = PASSED.expanduser() / rehearsal.name(precision)
-        if noted.exists():
+        wanted = [form for form in formats if form.can_hold(precision) and not _passed(rehearsal.name(precision, form))]
+        if _passed(rehearsal.name(precision)) and not wanted:
             continue
         smaller = cut(rehearsal) if smaller is None else smaller
-        if (found := fault(rehearsal, smaller, precision)) is not None:
-            faults[precision] = found
+        try:
+            made = finish_at(rehearsal, smaller, precision)
+        except UserError as error:
+            faults[precision] = f"{precision}: {' '.join(str(error).split())}"
             continue
-        with suppress(OSError):  # a home that can't be written to: it is tried again next time
-            noted.parent.mkdir(parents=True, exist_ok=True)
-            noted.touch()
-    return faults
+        _pass(rehearsal.name(precision))
+        for form in wanted:
+            try:
+                try_export(made, form)
+            except UserError as error:
+                said = " ".join(str(error).split())
+                unwritten.append(f"{precision}: can't be written as {form.name}: {said}")
+            else:
+                _pass(rehearsal.name(precision, form))
+    return faults, unwritten
+
+
+def _passed(name: str) -> bool:
+    return (PASSED.expanduser() / name).exists()
+
+
+def _pass(name: str) -> None:
+    noted = PASSED.expanduser() / name
+    with suppress(OSError):  # a home that can't be written to: it is tried again next time
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.touch()
 
 
 def cut(rehearsal: Rehearsal) -> fx.GraphModule:
@@ -140,33 +183,32 @@ def cut(rehearsal: Rehearsal) -> fx.GraphModule:
     return gated.shrink()
 
 
-def fault(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> str | None:
-    """What goes wrong with a network at a precision, in a sentence; None: nothing."""
+def finish_at(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> DeployedCell:
+    """A network at a precision, untrained: prepared, counted, finished, counted and run. Raises UserError with what goes wrong."""
+    images, spec = images_of(rehearsal.spec), rehearsal.spec
     try:
-        finish_at(rehearsal, network, typed)
-    except UserError as error:
-        return f"{typed}: {' '.join(str(error).split())}"
+        precision = get_precision(typed, rehearsal.first_last_bits).choose_unmeasured(network)
+        trained = precision.prepare(network, images).eval()
+        count_cost(trained, spec.image_shape)
+        finished = precision.finish(trained).eval()
+        count_cost(finished, spec.image_shape)
+    except UserError:
+        raise
     except Exception as error:  # the libraries behind a precision raise whatever they like on a layer they don't know
         first = next(iter(str(error).splitlines()), "") or "no message"
-        return f"{typed}: {type(error).__name__}: {first[:200]}; leave {typed} out of `precisions`"
-    return None
+        raise UserError(f"{type(error).__name__}: {first[:200]}; leave {typed} out of `precisions`") from error
+    _run(finished, spec, f"the finished {typed} network")
+    made = replace(spec, widths=layer_widths(network)).at(
+        precision.name, rehearsal.first_last_bits, precision.layer_bits
+    )
+    some = Split((images_of(spec, IMAGES) * 255).byte(), torch.zeros(IMAGES, dtype=torch.int64))
+    classes = tuple(map(str, range(spec.num_classes)))
+    return DeployedCell("untrained", {}, made, trained.state_dict(), finished, some, classes)
 
 
-def finish_at(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> tuple[Precision, fx.GraphModule]:
-    """A network at a precision, untrained: prepared, counted, finished, counted and run. Raises whatever goes wrong."""
-    images = images_of(rehearsal.spec)
-    precision = get_precision(typed, rehearsal.first_last_bits).choose_unmeasured(network)
-    trained = precision.prepare(network, images).eval()
-    count_cost(trained, rehearsal.spec.image_shape)
-    finished = precision.finish(trained).eval()
-    count_cost(finished, rehearsal.spec.image_shape)
-    _run(finished, rehearsal.spec, f"the finished {typed} network")
-    return precision, finished
-
-
-def images_of(spec: NetworkSpec) -> Tensor:
-    """Two images, float in 0..1."""
-    return torch.rand(2, *spec.image_shape, generator=torch.Generator().manual_seed(0))
+def images_of(spec: NetworkSpec, n: int = 2) -> Tensor:
+    """Random images [n, c, h, w], float in 0..1."""
+    return torch.rand(n, *spec.image_shape, generator=torch.Generator().manual_seed(0))
 
 
 def _run(network: nn.Module, spec: NetworkSpec, what: str) -> tuple[Tensor, Tensor]:

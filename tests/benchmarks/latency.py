@@ -5,8 +5,6 @@ python tests/benchmarks/latency.py
 As `qprune bench` measures it; the weights are untrained, which changes no time.
 """
 
-from pathlib import Path
-
 import torch
 from bench import write
 
@@ -40,10 +38,11 @@ def main() -> None:
         smaller = gated.shrink()
         for name in PRECISIONS:
             precision = get_precision(name)
-            finished = precision.finish(precision.prepare(smaller, images[:32].float() / 255)).eval()
+            trained = precision.prepare(smaller, images[:32].float() / 255)
             spec = NetworkSpec(MODEL, CHANNELS, SIZE, CLASSES, (0.5,), (0.25,), precision=name)
             record = {"model": MODEL["name"], "data": f"{SIZE}x{SIZE}"}
-            cells.append(DeployedCell(Path(), f"vgg_small-{name}-r{ratio:.2f}", record, spec, finished, test, ()))
+            label, finished = f"vgg_small-{name}-r{ratio:.2f}", precision.finish(trained).eval()
+            cells.append(DeployedCell(label, record, spec, trained.state_dict(), finished, test, ()))
     rows = measure(cells, (1, 32), 1, ROUNDS, ("torch", "onnxruntime"))
     for row in rows:
         del row["machine"]  # bench.write adds it

@@ -7,7 +7,6 @@ counted, finished, counted, run (what `qprune plan` tries), and written and run 
 """
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,12 @@ import pandas as pd
 import torch
 from torch import fx, nn
 
-from qprune.data import Split
-from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
+from qprune.deploy.export import try_export
+from qprune.deploy.formats import FORMATS
 from qprune.registry.errors import UserError
 from qprune.stages.saved import NetworkSpec
-from qprune.sweep.trial import Rehearsal, cut, finish_at, images_of
+from qprune.sweep.trial import Rehearsal, cut, finish_at
 
 SMALLEST = {  # of each family of torchvision, and the least size of image that it takes, from 64 on
     "alexnet": 64, "convnext_tiny": 64, "densenet121": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64, "googlenet": 64,
@@ -66,7 +65,7 @@ def row_of(spec: NetworkSpec) -> dict[str, str]:
         if network is not None:
             found = _tried(row, precision, lambda precision=precision: finish_at(rehearsal, network, precision))
         if found is not None:
-            _tried(row, f"{precision}, onnx", lambda found=found: _export(spec, *found))
+            _tried(row, f"{precision}, onnx", lambda found=found: _export(found))
     return row
 
 
@@ -82,20 +81,8 @@ def _tried(row: dict[str, str], what: str, attempt: Callable):
     return given
 
 
-def _export(spec: NetworkSpec, precision, network: fx.GraphModule) -> bool:
-    images = images_of(spec)
-    cell = DeployedCell(
-        Path(), "zoo", {}, spec.at(precision.name, 8, precision.layer_bits), network,
-        Split((images * 255).byte(), torch.zeros(2, dtype=torch.int64)), tuple("0123456789"),
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        onnx_file.write(cell, file)
-        given = torch.as_tensor(onnx_file.load(file, cell)(images))
-    with torch.no_grad():
-        expected = network(images)
-    if not torch.allclose(given, expected, atol=0.05 * float(expected.abs().max())):
-        raise UserError("ONNX Runtime gives other logits")
+def _export(made: DeployedCell) -> bool:
+    try_export(made, FORMATS.get("onnx"))
     return True
 
 

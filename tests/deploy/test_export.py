@@ -72,11 +72,12 @@ def small_cell(kind: type, precision: str):
     """A deployed cell around a small network, whose test images are random; and the network before quantisation."""
     network, images, labels = small(kind)
     made = get_precision(precision).choose(network, images)
-    finished = made.finish(made.prepare(network, images)).eval()
+    trained = made.prepare(network, images)
+    finished = made.finish(trained).eval()
     spec = NetworkSpec({"name": "own"}, 1, 8, 5, (0.5,), (0.25,), precision=made.name, layer_bits=made.layer_bits)
     generator = torch.Generator().manual_seed(5)
     test = Split(torch.randint(0, 256, (64, 1, 8, 8), generator=generator).byte(), labels.repeat(4))
-    return DeployedCell(None, f"small-{precision}", {}, spec, finished, test, tuple("abcde"))
+    return DeployedCell(f"small-{precision}", {}, spec, trained.state_dict(), finished, test, tuple("abcde"))
 
 
 # Agreement on trained networks --------------------------------------------------------------------------------------

@@ -69,10 +69,11 @@ def apart(name: str, precision: str, form, path) -> torch.Tensor:
     steps of the logits."""
     network, images = network_of(name)
     number_format = get_precision(precision)
-    finished = number_format.finish(number_format.prepare(network, images)).eval()
+    trained = number_format.prepare(network, images)
+    finished = number_format.finish(trained).eval()
     spec = NetworkSpec({"name": "own"}, 1, 8, 5, (0.5,), (0.25,), precision=number_format.name)
     test = Split((torch.rand(64, 1, 8, 8) * 255).byte(), torch.zeros(64).long())
-    cell = DeployedCell(None, "tried", {}, spec, finished, test, tuple("abcde"))
+    cell = DeployedCell("tried", {}, spec, trained.state_dict(), finished, test, tuple("abcde"))
     form.write(cell, path)
     found, expected = logits_of(form.load(path, cell), test), logits_of(finished, test)
     unit = finished.head.scale if precision == "int8" else expected.max() - expected.min()

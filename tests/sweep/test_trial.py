@@ -9,14 +9,20 @@ import torch
 from rich.console import Console
 from tiny_sweep import SMALL, count_kinds, run_inline, tiny_config
 
+from qprune.deploy import onnx_file
+from qprune.deploy.formats import FORMATS
 from qprune.networks import build_model
+from qprune.registry import packages
 from qprune.registry.errors import UserError
 from qprune.sweep import trial
 from qprune.sweep.forecast import show_plan
 from qprune.sweep.plan import make_plan
-from qprune.sweep.trial import try_all
+from qprune.sweep.trial import Trial, try_all
+
+FINE = Trial()
 
 CODE = """\
+import qprune
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -73,6 +79,18 @@ def infinite(num_classes):
     return Net(num_classes, Infinite())
 
 
+class Odd(nn.Module):
+    def forward(self, x):
+        return torch.special.i1(x)
+
+
+qprune.register_operation(Odd, macs=0)
+
+
+def odd(num_classes):
+    return Net(num_classes, nn.Sequential(Odd(), Mean()))
+
+
 def transposed(num_classes):
     return nn.Sequential(Net(8, Mean()), nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 4, 2), nn.Flatten(),
                          nn.Linear(16, num_classes))
@@ -118,10 +136,14 @@ def test_a_network_that_cannot_be_had_costs_no_other_its_cells(tmp_path, user_co
 
 
 def test_the_cells_of_one_precision_are_marked_and_the_rest_runs(tmp_path, monkeypatch):
-    real = trial.fault
-    monkeypatch.setattr(
-        trial, "fault", lambda *args: "int4: layer conv1 bears no 4 bits" if args[2] == "int4" else real(*args)
-    )
+    real = trial.finish_at
+
+    def finish_at(rehearsal, network, precision):
+        if precision == "int4":
+            raise UserError("layer conv1 bears no 4 bits")
+        return real(rehearsal, network, precision)
+
+    monkeypatch.setattr(trial, "finish_at", finish_at)
     config, out = tiny_config(tmp_path, *SMALL), tmp_path / "results"
     text = io.StringIO()
     show_plan(config, out, Console(file=text, width=200))
@@ -138,7 +160,7 @@ def test_the_cells_of_one_precision_are_marked_and_the_rest_runs(tmp_path, monke
 def test_a_fault_of_a_library_is_a_sentence(tmp_path, user_code):
     """Brevitas' form of a transposed convolution is missing here; FP32 has none of that."""
     config = tiny_config(tmp_path, *SMALL, f"model={user_code}:transposed", "prune.ignore=['2']")
-    faults = try_all(make_plan(config))
+    faults = try_all(make_plan(config)).faults
     assert [place[2] for place in faults] == ["int4"] and "ConvTranspose2d" in next(iter(faults.values()))
 
 
@@ -153,20 +175,94 @@ def test_rounding_is_no_dependence_on_the_batch(tmp_path, seed):
                                model=config.model[0].settings, mean=(0.5,) * 3, std=(0.2,) * 3)  # fmt: skip
     rehearsal = trial.Rehearsal(spec, "", 0.0, False, (), 1, 1, None, 8)
     network = trial.cut(rehearsal)
-    assert [trial.fault(rehearsal, network, precision) for precision in ("fp16", "int4")] == [None, None]
+    for precision in ("fp16", "int4"):
+        trial.finish_at(rehearsal, network, precision)
 
 
 def test_what_passed_is_tried_once(tmp_path, monkeypatch):
     plan, calls = make_plan(tiny_config(tmp_path)), []
-    real = trial.fault
-    monkeypatch.setattr(trial, "fault", lambda *args: calls.append(args[2]) or real(*args))
-    assert not try_all(plan) and calls == ["fp32", "fp16", "int8", "int4"]
-    assert not try_all(plan) and len(calls) == 4
+    real = trial.finish_at
+    monkeypatch.setattr(trial, "finish_at", lambda *args: calls.append(args[2]) or real(*args))
+    assert try_all(plan) == FINE and calls == ["fp32", "fp16", "int8", "int4"]
+    assert try_all(plan) == FINE and len(calls) == 4
     smaller = make_plan(tiny_config(tmp_path, "prune.ratios=[0,0.25]"))
-    assert not try_all(smaller) and len(calls) == 8  # cut less far: another network
+    assert try_all(smaller) == FINE and len(calls) == 8  # cut less far: another network
     first = next((tmp_path / "passed").iterdir())
     first.unlink()
-    assert not try_all(plan) and not try_all(smaller) and len(calls) == 9
+    assert try_all(plan) == try_all(smaller) == FINE and len(calls) == 9
+
+
+def test_what_was_exported_is_tried_once(tmp_path, monkeypatch):
+    """Each precision in each format that bears it, and again where only another format has passed."""
+    plan, calls = make_plan(tiny_config(tmp_path)), []
+    real = trial.try_export
+    monkeypatch.setattr(
+        trial, "try_export", lambda made, form: calls.append((made.spec.precision, form.name)) or real(made, form)
+    )
+    onnx = [(precision, "onnx") for precision in ("fp32", "fp16", "int8", "w4a4")]
+    assert try_all(plan) == FINE and not calls
+    assert try_all(plan, ["onnx"]) == FINE and calls == onnx
+    assert try_all(plan, ["onnx"]) == FINE and len(calls) == 4
+    assert try_all(plan, FORMATS.names()) == FINE
+    assert sorted(set(calls[4:])) == sorted(
+        [(precision, "torch") for precision, _ in onnx] + [("fp32", "pt2"), ("fp16", "pt2"), ("w4a4", "qonnx")]
+    )
+    assert len(calls) == 4 + 7
+    assert try_all(plan, FORMATS.names()) == FINE and len(calls) == 4 + 7
+
+
+def test_a_format_whose_packages_are_missing_is_not_tried(tmp_path, monkeypatch):
+    find_spec = packages.find_spec
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
+    monkeypatch.setattr(trial, "try_export", lambda made, form: pytest.fail(form.name))
+    config = tiny_config(tmp_path, *SMALL)
+    assert try_all(make_plan(config), ["onnx"]) == FINE
+    monkeypatch.setattr(trial, "try_export", lambda made, form: None)
+    said = planned(config, tmp_path, exports=True)
+    assert "not tried: onnx, which needs onnx, onnxoptimizer, onnxruntime (pip install 'qprune[onnx]')" in said
+    assert "not tried: qonnx" in said and "pt2" not in said
+
+
+def planned(config, folder, **options) -> str:
+    text = io.StringIO()
+    show_plan(config, folder / "results", Console(file=text, width=200), **options)
+    return text.getvalue()
+
+
+def test_what_cannot_be_exported_is_said_and_measured_all_the_same(tmp_path, user_code):
+    """The layer by name, a line for each precision; the sweep says it once at its start."""
+    config = tiny_config(tmp_path, *SMALL, f"model={user_code}:odd")
+    lines = [line for line in planned(config, tmp_path).splitlines() if line.startswith("tried ")]
+    assert [line.partition(": layer")[0] for line in lines] == [
+        f"tried {user_code}_odd on digits, {precision}: can't be written as onnx" for precision in ("fp32", "int4")
+    ]
+    for line in lines:
+        assert "layer end.0 (Odd): " in line and "special_i1" in line and "--format torch holds every network" in line
+    code, _, said = run_inline(config, tmp_path / "results")
+    assert code == 0 and said.count("can't be written as onnx") == 2
+    assert set(pd.read_csv(tmp_path / "results/tiny/cells.csv", comment="#").status) == {"done"}
+    assert "can't be written" not in run_inline(config, tmp_path / "results")[2]  # nothing is left to do
+    more = [line for line in planned(config, tmp_path, exports=True).splitlines() if line.startswith("tried ")]
+    assert [line.partition(": layer")[0].partition("digits, ")[2] for line in more] == [
+        "fp32: can't be written as onnx", "int4: can't be written as onnx", "int4: can't be written as qonnx",
+    ]  # fmt: skip
+
+
+def test_a_file_that_gives_other_logits_is_found(tmp_path, monkeypatch):
+    """Another network's in each precision; the trial of a network whose logits are other ones by rounding passes (see
+    deploy.check.share_close)."""
+    write = onnx_file.write
+
+    def write_other(made, path):
+        torch.manual_seed(1)
+        other = made.spec.number_format
+        other = other.finish(other.prepare(made.spec.build(), trial.images_of(made.spec)))
+        write(dataclasses.replace(made, network=other.eval()), path)
+
+    monkeypatch.setattr(onnx_file, "write", write_other)
+    unwritten = try_all(make_plan(tiny_config(tmp_path)), ["onnx"]).unwritten
+    assert [line.partition(": ")[0].partition("digits, ")[2] for line in unwritten] == ["fp32", "fp16", "int8", "int4"]
+    assert all("the file gives other logits than the untrained network, by" in line for line in unwritten)
 
 
 def test_the_trial_takes_no_randomness(tmp_path):
