@@ -170,4 +170,5 @@ def _place(draft: Path, path: Path) -> None:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".")[:300] if lines else "no message"
+    first = lines[0].partition(". Please feel free to request support")[0] if lines else "no message"
+    return first.rstrip(".")[:300]

@@ -1,7 +1,8 @@
-"""Pooling and channel shuffles in forms that every exporter and runtime gets right: products, gathered windows.
+"""Pooling, shuffles and some others in forms that every exporter and runtime gets right: products, gathered windows.
 
 torch's exporter refuses adaptive pooling to sizes that don't divide the image's, and drops divisor_override; ONNX
-Runtime's integer kernel divides by the whole window at borders that ceil_mode cuts.
+Runtime's integer kernel divides by the whole window at borders that ceil_mode cuts. It has no nn.Threshold but at 0, and of
+integers no pixel_unshuffle; qonnx can't run the branches that it writes of local response normalisation.
 """
 
 import copy
@@ -18,15 +19,14 @@ from qprune.networks.graph import add_module, module_of, source_of
 
 
 def with_export_forms(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> fx.GraphModule:
-    """A copy whose pooling and channel shuffles are written so, where the usual form wouldn't do, for such images."""
+    """A copy in which these are written so, where the usual form wouldn't do, for such images."""
     network = copy.deepcopy(network).eval()
     tensors = tensors_of(network, image_shape)
     for node in list(network.graph.nodes):
         module = _as_module(node)
         if module is None:
             continue
-        *_, height, width = tensors[source_of(node)].shape
-        form = _export_form(module, (height, width))
+        form = _export_form(module, tensors[source_of(node)].shape)
         if form is not None:
             name = add_module(network, f"{node.name}_export", form)
             node.op, node.target, node.args, node.kwargs = "call_module", name, (source_of(node),), {}
@@ -66,38 +66,57 @@ def tensors_of(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> di
 
 
 _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
+    F.avg_pool1d: nn.AvgPool1d,
     F.avg_pool2d: nn.AvgPool2d,
+    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.adaptive_max_pool1d: nn.AdaptiveMaxPool1d,
     F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
+    F.channel_shuffle: nn.ChannelShuffle,
+    F.pixel_unshuffle: nn.PixelUnshuffle,
+    F.threshold: nn.Threshold,
+    F.local_response_norm: nn.LocalResponseNorm,
 }
+_AVERAGE, _ADAPTIVE_AVERAGE = (nn.AvgPool1d, nn.AvgPool2d), (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+_ADAPTIVE_MAXIMUM = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
+_OF_ONE_AXIS = (nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)
 
 
 def _as_module(node: fx.Node) -> nn.Module | None:
-    """The layer of a node, also of one that calls pooling as a function."""
-    if node.op == "call_function" and node.target in _FUNCTIONS:
+    """The layer of a node, also of one that calls a function in its place, with numbers."""
+    if node.op == "call_function" and node.target in _FUNCTIONS and len(node.all_input_nodes) == 1:
         given = {name: value for name, value in node.kwargs.items() if name != "input"}
         return _FUNCTIONS[node.target](*node.args[1:], **given)
     return module_of(node)
 
 
-def _export_form(module: nn.Module, size: tuple[int, int]) -> nn.Module | None:
-    """The other form of a layer for images of a size, (height, width); None where it isn't needed."""
-    if isinstance(module, nn.AvgPool2d) and (module.ceil_mode or module.divisor_override):
-        return AverageProducts(*(_averages(module, size[axis], axis) for axis in (0, 1)))
-    if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
-        wanted = _pair(module.output_size)
+def _export_form(module: nn.Module, shape: torch.Size) -> nn.Module | None:
+    """The other form of a layer for a tensor of a shape, [n, c, height, width] or [n, c, length]; None where it isn't needed."""
+    size = tuple(shape[-1:] if isinstance(module, _OF_ONE_AXIS) else shape[-2:])
+    if isinstance(module, _AVERAGE) and (module.ceil_mode or getattr(module, "divisor_override", None)):
+        return AverageProducts(*(_averages(module, n, axis) for axis, n in enumerate(size)))
+    if isinstance(module, (*_ADAPTIVE_AVERAGE, *_ADAPTIVE_MAXIMUM)):
+        wanted = _along(module.output_size, len(size))
         windows = [_windows(n, m or n) for n, m in zip(size, wanted, strict=True)]
-        if any(n % len(spans) for n, spans in zip(size, windows, strict=True)):
-            if isinstance(module, nn.AdaptiveMaxPool2d):
+        whole = all(n % len(spans) == 0 for n, spans in zip(size, windows, strict=True))
+        if not whole or isinstance(module, _OF_ONE_AXIS):  # of which the exporter often doesn't know the length
+            if isinstance(module, _ADAPTIVE_MAXIMUM):
                 return GatheredMaxima(*windows)
             return AverageProducts(*(_means(n, spans) for n, spans in zip(size, windows, strict=True)))
     if isinstance(module, nn.ChannelShuffle):
         return Shuffle(module.groups)
+    if isinstance(module, nn.PixelUnshuffle):
+        return Unshuffle(module.downscale_factor)
+    if isinstance(module, nn.Threshold):
+        return Selected(module.threshold, module.value)
+    if isinstance(module, nn.LocalResponseNorm):
+        return NormByNeighbours(module, shape[1])
     return None
 
 
-def _pair(value: Any) -> tuple:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+def _along(value: Any, axes: int) -> tuple:
+    """What is given for each axis, or once for all."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
 
 
 def _windows(n: int, m: int) -> list[range]:
@@ -113,9 +132,10 @@ def _means(n: int, spans: list[range]) -> Tensor:
     return matrix
 
 
-def _averages(pool: nn.AvgPool2d, n: int, axis: int) -> Tensor:
-    """[m, n]: what nn.AvgPool2d does along one axis; its divisor, where it has one of its own, along the first."""
-    kernel, stride, padding = (_pair(value)[axis] for value in (pool.kernel_size, pool.stride, pool.padding))
+def _averages(pool: nn.AvgPool1d | nn.AvgPool2d, n: int, axis: int) -> Tensor:
+    """[m, n]: what average pooling does along one axis; its divisor, where it has one of its own, along the first."""
+    kernel, stride, padding = (_along(value, 2)[axis] for value in (pool.kernel_size, pool.stride, pool.padding))
+    divisor = getattr(pool, "divisor_override", None)
     steps = (n + 2 * padding - kernel) / stride
     m = (math.ceil(steps) if pool.ceil_mode else math.floor(steps)) + 1
     if (m - 1) * stride >= n + padding:  # a window has to start inside the image or before it
@@ -125,8 +145,8 @@ def _averages(pool: nn.AvgPool2d, n: int, axis: int) -> Tensor:
         start, stop = i * stride - padding, min(i * stride - padding + kernel, n + padding)
         inside = range(max(start, 0), min(stop, n))
         among = stop - start if pool.count_include_pad else len(inside)
-        if pool.divisor_override:
-            among = pool.divisor_override if axis == 0 else 1
+        if divisor:
+            among = divisor if axis == 0 else 1
         row[inside.start : inside.stop] = 1 / among
     return matrix
 
@@ -140,22 +160,27 @@ def in_float(values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 class AverageProducts(nn.Module):
-    """rows @ images @ columns^T: images [n, c, h, w], rows [h', h], columns [w', w] -> [n, c, h', w']."""
+    """rows @ images @ columns^T: images [n, c, h, w], rows [h', h], columns [w', w] -> [n, c, h', w']; or columns alone, of [n, c, w]."""
 
-    rows: Tensor
+    rows: Tensor | None
     columns: Tensor
 
-    def __init__(self, rows: Tensor, columns: Tensor):
+    def __init__(self, *rows_and_columns: Tensor):
         super().__init__()
-        self.register_buffer("rows", rows)
+        *rows, columns = rows_and_columns
+        self.register_buffer("rows", rows[0] if rows else None)
         self.register_buffer("columns", columns.T.contiguous())
 
     def forward(self, images: Tensor) -> Tensor:
-        return in_float(images, lambda v: self.rows.to(v.dtype) @ (v @ self.columns.to(v.dtype)))
+        def products(values: Tensor) -> Tensor:
+            values = values @ self.columns.to(values.dtype)
+            return values if self.rows is None else self.rows.to(values.dtype) @ values
+
+        return in_float(images, products)
 
 
 class GatheredMaxima(nn.Module):
-    """The maximum of each window, windows of one axis repeated to one length: images [n, c, h, w] -> [n, c, h', w']."""
+    """The maximum of each window, windows of one axis repeated to one length: [n, c, h, w] -> [n, c, h', w'], [n, c, l] -> [n, c, l']."""
 
     def __init__(self, *windows: list[range]):
         super().__init__()
@@ -166,8 +191,10 @@ class GatheredMaxima(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         def maxima(values: Tensor) -> Tensor:
-            values = values.index_select(2, self.get_buffer("places_0")).index_select(3, self.get_buffer("places_1"))
-            return F.max_pool2d(values, self.lengths, self.lengths)
+            for axis in range(len(self.lengths)):
+                values = values.index_select(2 + axis, self.get_buffer(f"places_{axis}"))
+            pool = F.max_pool1d if len(self.lengths) == 1 else F.max_pool2d
+            return pool(values, self.lengths, self.lengths)
 
         return in_float(images, maxima)
 
@@ -182,3 +209,45 @@ class Shuffle(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         order = torch.arange(images.shape[1]).view(self.groups, -1).T.flatten()
         return in_float(images, lambda v: v.index_select(1, order))
+
+
+class Unshuffle(nn.Module):
+    """nn.PixelUnshuffle."""
+
+    def __init__(self, factor: int):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return in_float(images, lambda v: F.pixel_unshuffle(v, self.factor))
+
+
+class Selected(nn.Module):
+    """nn.Threshold: values above the threshold as they are, others as one value."""
+
+    def __init__(self, threshold: float, value: float):
+        super().__init__()
+        self.threshold, self.value = threshold, value
+
+    def forward(self, values: Tensor) -> Tensor:
+        return in_float(values, lambda v: torch.where(v > self.threshold, v, torch.full_like(v, self.value)))
+
+
+class NormByNeighbours(nn.Module):
+    """nn.LocalResponseNorm, the squares of neighbouring channels added up by a product: [n, c, ...] -> [n, c, ...]."""
+
+    near: Tensor
+
+    def __init__(self, norm: nn.LocalResponseNorm, channels: int):
+        super().__init__()
+        self.scale, self.beta, self.k = norm.alpha / norm.size, norm.beta, norm.k
+        place = torch.arange(channels)
+        ahead = place[None] - place[:, None] + norm.size // 2  # of the row's channel's window: 0 .. size - 1
+        self.register_buffer("near", ((ahead >= 0) & (ahead < norm.size)).float())
+
+    def forward(self, values: Tensor) -> Tensor:
+        def normed(v: Tensor) -> Tensor:
+            squares = (self.near @ v.square().flatten(2)).reshape(v.shape)
+            return v / (squares * self.scale + self.k) ** self.beta
+
+        return in_float(values, normed)

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from qprune.networks.graph import Leaf, add_module, module_of
+from qprune.networks.modes import tensor_at
 from qprune.precision.fp16 import HalfConv2d, HalfLinear, RoundHalf
 
 
@@ -44,10 +45,10 @@ class ToHalf(Leaf):
 
 
 class ToFloat(Leaf):
-    """To FP32."""
+    """To FP32; hands on what is no float tensor."""
 
-    def forward(self, values: Tensor) -> Tensor:
-        return values.float()
+    def forward(self, values):
+        return values.float() if isinstance(values, Tensor) and values.is_floating_point() else values
 
 
 _STORED = {HalfConv2d: StoredConv2d, HalfLinear: StoredLinear}
@@ -74,7 +75,9 @@ def stored_half(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def native_half(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy whose tensors between layers are half; modules with other parameters (normalisation) run in FP32."""
+    """A copy whose tensors between layers are half; what has other parameters of its own (normalisation, F.conv2d of a tensor
+    of the network's) runs in FP32, and so does local response normalisation, whose squares half can't hold, and CELU, which ONNX
+    has in FP32 alone."""
     network = _with_half_layers(network, _NATIVE, ToHalf)
     to_float = add_module(network, "to_float", ToFloat())
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
@@ -83,17 +86,24 @@ def native_half(network: fx.GraphModule) -> fx.GraphModule:
         if isinstance(module, ToHalf) and type(module_of(node.args[0])) in (nn.Conv2d, nn.Linear):
             node.replace_all_uses_with(node.args[0])  # half already
             network.graph.erase_node(node)
-        elif _computes_in_float(module) and node.args[0] is not image or node.op == "output":
-            with network.graph.inserting_before(node):
-                node.update_arg(0, network.graph.call_module(to_float, (node.args[0],)))
+        elif _computes_in_float(node) or node.op == "output":
+            for source in node.all_input_nodes:
+                if source is not image and source.op != "get_attr":
+                    with network.graph.inserting_before(node):
+                        node.replace_input_with(source, network.graph.call_module(to_float, (source,)))
     network.graph.lint()
     network.recompile()
     return network.eval()
 
 
-def _computes_in_float(module: nn.Module | None) -> bool:
-    """Whether a module has float parameters or buffers of its own."""
-    if module is None or type(module) in (nn.Conv2d, nn.Linear):
+def _computes_in_float(node: fx.Node) -> bool:
+    """Whether a node has float parameters or buffers of its own, or can't be computed in half."""
+    module = module_of(node)
+    if module is None:
+        return node.target in (F.local_response_norm, F.celu, torch.celu) or any(
+            source.op == "get_attr" and tensor_at(source).dtype == torch.float32 for source in node.all_input_nodes
+        )
+    if type(module) in (nn.Conv2d, nn.Linear):
         return False
     tensors = [*module.parameters(), *module.buffers()]
-    return any(tensor.dtype == torch.float32 for tensor in tensors)
+    return isinstance(module, (nn.LocalResponseNorm, nn.CELU)) or any(t.dtype == torch.float32 for t in tensors)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
@@ -31,6 +31,7 @@ from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.half import native_half
 from qprune.deploy.symbolics import OPSET, integer_operators
 from qprune.precision import PRECISIONS
+from qprune.registry.errors import UserError
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
@@ -39,6 +40,7 @@ INPUT, OUTPUT = "images", "logits"
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's network to one .onnx file."""
     entry = PRECISIONS.get(cell.spec.precision)
+    refuse_batch_statistics(cell.network)
     example = torch.rand(2, *cell.spec.image_shape)
     options: dict[str, Any] = {
         "input_names": [INPUT],
@@ -64,6 +66,16 @@ def write(cell: DeployedCell, path: Path) -> None:
             options["keep_initializers_as_inputs"] = False
             export_onnx_qcdq(network, args=example, export_path=str(path), **options)
     add_metadata(cell, path)
+
+
+def refuse_batch_statistics(network: fx.GraphModule) -> None:
+    """UserError where batch normalisation goes by the batch at hand, which no operator of ONNX does."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise UserError(
+                f"layer {name} ({type(module).__name__}) normalises by the batch at hand, which ONNX can't say; give it running "
+                "statistics (track_running_stats=True), or use --format torch"
+            )
 
 
 def load(path: Path, cell: DeployedCell) -> Run:

@@ -13,13 +13,14 @@ from torch import Tensor
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.export_forms import with_export_forms
-from qprune.deploy.onnx_file import INPUT, OUTPUT, add_metadata, quiet
+from qprune.deploy.onnx_file import INPUT, OUTPUT, add_metadata, quiet, refuse_batch_statistics
 
 SUFFIX = ".qonnx.onnx"
 
 
 def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's network to one .onnx file with qonnx.custom_op.general operators."""
+    refuse_batch_statistics(cell.network)
     example = torch.rand(1, *cell.spec.image_shape)
     with quiet(), torch.no_grad():
         from brevitas.export import export_qonnx

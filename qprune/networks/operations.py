@@ -150,10 +150,20 @@ _row(torch.matmul, operator.matmul, "matmul", torch.mm, "mm", torch.bmm, "bmm", 
 _row(torch.addmm, "addmm", macs="matmul", operands=((1, "mat1"), (2, "mat2")))
 
 # Pooling, regularising, reshaping
-_row(nn.MaxPool2d, F.max_pool2d, torch.max_pool2d, moves=True)
-_row(nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, moves=True)
-_row(nn.AvgPool2d, F.avg_pool2d, averages=True, keeps_sign=True)
-_row(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, averages=True, keeps_sign=True)
+_row(
+    nn.MaxPool1d, F.max_pool1d, torch.max_pool1d, nn.MaxPool2d, F.max_pool2d, torch.max_pool2d,
+    nn.MaxPool3d, F.max_pool3d, torch.max_pool3d, moves=True,
+)  # fmt: skip
+_row(
+    nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d, nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d,
+    nn.AdaptiveMaxPool3d, F.adaptive_max_pool3d, moves=True,
+)  # fmt: skip
+_row(nn.AvgPool1d, F.avg_pool1d, nn.AvgPool2d, F.avg_pool2d, nn.AvgPool3d, F.avg_pool3d, averages=True, keeps_sign=True)
+_row(
+    nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d,
+    nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, averages=True, keeps_sign=True,
+)  # fmt: skip
+_row(nn.LPPool1d, F.lp_pool1d, nn.LPPool2d, F.lp_pool2d, nn.LPPool3d, F.lp_pool3d, by_channel=True)
 _row(torch.mean, "mean", averages=True, keeps_sign=True)
 _row(nn.Dropout, nn.Dropout2d, F.dropout, F.dropout2d, moves=True)
 _row("torchvision.ops.stochastic_depth.StochasticDepth", moves=True)
@@ -167,7 +177,17 @@ _row(torch.unsqueeze, "unsqueeze", "expand", "expand_as", exact=True, rearranges
 _row(torch.transpose, "transpose", torch.swapaxes, torch.permute, "permute", exact=True, rearranges=True)
 _row(torch.chunk, "chunk", torch.split, "split", torch.stack, operator.getitem, exact=True, rearranges=True)
 _row("size", "dim", "numel", getattr, exact=True, asks_shape=True)
-_row(nn.Unflatten, nn.ZeroPad2d, F.pad, nn.ChannelShuffle, torch.channel_shuffle, nn.PixelShuffle, rearranges=True)
+_row(
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d,
+    nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d, moves=True,
+)  # fmt: skip
+_row(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, exact=True, keeps_width=True, keeps_sign=True, rearranges=True)
+_row(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+_row(nn.Unflatten, F.pad, nn.ChannelShuffle, torch.channel_shuffle, nn.PixelShuffle, rearranges=True)
+_row(
+    nn.PixelUnshuffle, F.pixel_shuffle, F.pixel_unshuffle, torch.roll, "roll",
+    exact=True, keeps_width=True, keeps_sign=True, rearranges=True,
+)  # fmt: skip
 _row(nn.Upsample, F.interpolate, by_channel=True)
 
 # Activations
@@ -178,14 +198,22 @@ _row(
 _row(nn.ReLU6, F.relu6, exact=True, non_negative=True, keeps_zero=True, piecewise_linear=True)
 _row(nn.LeakyReLU, F.leaky_relu, keeps_zero=True, piecewise_linear=True)
 _row(nn.Hardtanh, F.hardtanh, piecewise_linear=True)
+_row(nn.RReLU, nn.Softshrink, F.softshrink, keeps_zero=True, piecewise_linear=True)
+_row(
+    nn.Hardshrink, F.hardshrink, torch.hardshrink,
+    exact=True, keeps_width=True, keeps_sign=True, keeps_zero=True, piecewise_linear=True,
+)  # fmt: skip
+_row(nn.Threshold, F.threshold, torch.threshold, piecewise_linear=True)
 _row(nn.PReLU, nn.ELU, F.elu, nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Hardswish, F.hardswish, keeps_zero=True)
+_row(nn.SELU, F.selu, torch.selu, nn.CELU, F.celu, torch.celu, keeps_zero=True)
+_row(nn.Softsign, F.softsign, nn.Tanhshrink, F.tanhshrink, keeps_zero=True)
 _row(nn.Tanh, torch.tanh, F.tanh, "tanh", keeps_zero=True)
 _row(
     nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", nn.Hardsigmoid, F.hardsigmoid, non_negative=True, elementwise=True
 )
-_row(nn.Softmax, torch.softmax, F.softmax, "softmax", non_negative=True)
+_row(nn.Softmax, torch.softmax, F.softmax, "softmax", nn.Softmax2d, nn.Softmin, F.softmin, non_negative=True)
 _row(nn.Softplus, F.softplus, non_negative=True, elementwise=True)
-_row(nn.Mish, F.mish, elementwise=True)
+_row(nn.Mish, F.mish, nn.LogSigmoid, F.logsigmoid, elementwise=True)
 _row(nn.LogSoftmax, F.log_softmax)
 
 # Arithmetic
@@ -207,13 +235,18 @@ _row(torch.sum, "sum", torch.amax, "amax", torch._assert)
 _row(
     _BatchNorm,
     F.batch_norm,
+    nn.InstanceNorm1d,
     nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
     F.instance_norm,
     nn.LayerNorm,
     F.layer_norm,
     nn.GroupNorm,
     F.group_norm,
+    nn.RMSNorm,
+    F.rms_norm,
     nn.LocalResponseNorm,
+    F.local_response_norm,
     F.normalize,
 )
 _row(FakeQuantizeBase, torch.quantize_per_tensor, BNReLU2d)

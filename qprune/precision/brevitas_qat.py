@@ -87,7 +87,9 @@ def place(network: fx.GraphModule, calibration: Tensor | None, widths: Mapping[s
     network = copy.deepcopy(network)
     for name, module in network.named_modules():
         if isinstance(module, _UNSUPPORTED):
-            raise UserError(f"layer {name}: {type(module).__name__} can't be quantised with Brevitas here.")
+            raise UserError(
+                f"layer {name}: {type(module).__name__} can't be quantised with Brevitas here: Conv2d and Linear can be."
+            )
     layers = weight_layers(network)
     if not layers:
         raise UserError("the network has no convolution or linear layer to quantise.")

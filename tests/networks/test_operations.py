@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from networks import batch, warm_up
+from networks import Body, batch, warm_up
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
@@ -182,3 +182,105 @@ def test_what_is_no_operation_is_refused(registered):
     with pytest.raises(ValueError, match="joins='sum'"):
         qprune.register_operation("cumsum", macs=0, joins="sum")
     assert "cumsum" not in operations._TABLE
+
+
+# torch's own layers ---------------------------------------------------------------------------------------------------
+
+LAYERS = {
+    name: layer
+    for name, layer in vars(nn).items()
+    if isinstance(layer, type) and issubclass(layer, nn.Module) and layer.__name__ == name
+}
+NO_LAYERS = {
+    "Module",
+    "Container",
+    "Sequential",
+    "ModuleList",
+    "ModuleDict",
+    "ParameterList",
+    "ParameterDict",
+    "DataParallel",
+}
+UNKNOWN = {  # what would have to be guessed at
+    *("Bilinear", "CosineSimilarity", "PairwiseDistance"),  # of two tensors
+    *("RNNBase", "RNN", "LSTM", "GRU", "RNNCellBase", "RNNCell", "LSTMCell", "GRUCell", "Embedding", "EmbeddingBag"),
+    *("MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoder"),
+    *("TransformerDecoderLayer", "AdaptiveLogSoftmaxWithLoss"),
+    *("FractionalMaxPool2d", "FractionalMaxPool3d"),  # whose windows are drawn anew for each batch
+    *("MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "CrossMapLRN2d"),
+    *("Fold", "Unfold", "GLU"),  # of channels that pruning couldn't follow
+}
+
+
+def test_each_of_torchs_layers_is_known_or_unknown_on_purpose():
+    losses = {name for name, layer in LAYERS.items() if layer.__module__ == "torch.nn.modules.loss"}
+    lazy = {name for name, layer in LAYERS.items() if issubclass(layer, nn.modules.lazy.LazyModuleMixin)}
+    unknown = {name for name, layer in LAYERS.items() if operations.look_up(layer) is operations.UNKNOWN}
+    assert len(LAYERS) > 150 and unknown - losses - lazy == NO_LAYERS | UNKNOWN
+
+
+TRIED = {
+    "GLU": lambda: nn.GLU(1), "Unfold": lambda: nn.Sequential(nn.Unfold(2), nn.Flatten(), nn.Unflatten(1, (4, 28, 7))),
+    "CrossMapLRN2d": lambda: nn.CrossMapLRN2d(3), "FractionalMaxPool2d": lambda: nn.FractionalMaxPool2d(2, output_ratio=0.5),
+    "TransformerEncoderLayer": lambda: nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(64, 1, 8), nn.Unflatten(2, (8, 8))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_an_unknown_layer_is_named_with_the_remedy(name):
+    network = with_normalize(Body(TRIED[name](), 2 if name == "GLU" else 4), (0.5,), (0.25,))
+    with pytest.raises(
+        UserError, match=rf"^the cost of layer 'tried[.01]*' \({name}\) isn't known.*qprune.register_operation"
+    ):
+        count_cost(network, GREY)
+
+
+ARGUMENTS = {
+    "pool": (2,), "pad": (1,), "ConstantPad": (1, 0.3), "PixelShuffle": (2,), "PixelUnshuffle": (2,), "ChannelShuffle": (2,),
+    "Threshold": (0.1, 0.2), "Unflatten": (1, (2, 2)), "Softmax": (1,), "Softmin": (1,), "LogSoftmax": (1,), "LPPool": (2, 2),
+    "Norm": (4,), "LayerNorm": (8,), "RMSNorm": (8,), "GroupNorm": (2, 4), "LocalResponseNorm": (2,), "Upsampl": (None, 2), "Softmax2d": (),
+}  # fmt: skip  # of the layers whose names have this in them; the last that fits
+
+
+def without_weights() -> dict[str, nn.Module]:
+    """A layer of each kind that the table has at no cost and that makes [2, 4, 8, 8] of something."""
+    made = {}
+    for name, layer in LAYERS.items():
+        if operations.look_up(layer) is operations.UNKNOWN or operations.look_up(layer).macs != 0 or "Lazy" in name:
+            continue
+        given = [given for part, given in ARGUMENTS.items() if part.lower() in name.lower()]
+        made[name] = layer(*(given[-1] if given else ())).eval()
+    return made
+
+
+WITHOUT_WEIGHTS = without_weights()
+
+
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_a_rows_traits_are_so(name):
+    """On half-precision values, and on integers of two bits."""
+    layer, operation = WITHOUT_WEIGHTS[name], operations.look_up(LAYERS[name])
+    axes = 1 if "1d" in name else 3 if "3d" in name else 2
+    values = torch.randn(2, 4, *(8,) * axes, generator=torch.Generator().manual_seed(0)).half().float()
+    result = layer(values)
+    positive = layer(values.abs())
+    if operation.exact:
+        assert torch.equal(result.half().float(), result)
+    if operation.moves:
+        assert set(result.unique().tolist()) <= set(values.unique().tolist())
+    if operation.keeps_width:
+        integers = values.mul(2).round().clamp(-2, 1)
+        assert set(layer(integers).unique().tolist()) <= {-2, -1, 0, 1}
+    if operation.keeps_sign:
+        assert positive.min() >= 0
+    if operation.non_negative:
+        assert result.min() >= 0
+    if operation.keeps_zero:
+        assert torch.equal(layer(torch.zeros_like(values)), torch.zeros_like(values))
+    if operation.piecewise_linear:  # the slope is the same a little further
+        near = [torch.func.jvp(layer, (values + step,), (torch.ones_like(values),))[1] for step in (0.0, 1e-4)]
+        assert torch.isclose(*near).float().mean() > 0.99
+    if operation.averages:
+        assert torch.allclose(result.mean(), values.mean(), atol=1e-6)
+    claimed = [trait for trait in ("exact", "keeps_sign", "keeps_zero") if getattr(operation, trait)]
+    assert claimed or not operation.moves
