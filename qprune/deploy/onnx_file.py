@@ -12,13 +12,14 @@ w*a*   Brevitas' QCDQ: integer weights stored as INT8 and a Clip between Quantiz
        in FP32. Nothing is folded: fused kernels round a bias to multiples of (input scale x weight scale), which are
        a large part of the next quantiser's step here (with folding 92% of 449 digits agreed, without it all).
 
-Written by torch's TorchScript exporter: the Dynamo one drops quantised tensors in residual adds, and takes neither
-torch.ao's packed weights nor Brevitas' integer weights. Pooling and shuffles that it or ONNX Runtime gets wrong are
-written otherwise first (qprune.deploy.export_forms); what it lacks of integer operators is in qprune.deploy.symbolics.
+Written by torch's TorchScript exporter; where torch has none any more, by that of torch.export (dynamo), which gives the same
+logits of fp32, fp16 and w*a*, but keeps the weights of w*a* in float in the file, before a QuantizeLinear, is several times
+slower, and can't follow torch.ao's packed weights (int8). Pooling and shuffles that they or ONNX Runtime get wrong are written
+otherwise first (qprune.deploy.export_forms); what TorchScript's lacks of integer operators is in qprune.deploy.symbolics.
 """
 
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ from qprune.deploy.check import Run
 from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.half import native_half
 from qprune.deploy.symbolics import OPSET, integer_operators
+from qprune.networks.torch_ao import LAST_TORCH
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
+from qprune.registry.packages import have
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
+DYNAMO_OPSET = 18  # the least that the newer exporter writes
 
 
 def write(cell: DeployedCell, path: Path) -> None:
@@ -42,18 +46,21 @@ def write(cell: DeployedCell, path: Path) -> None:
     entry = PRECISIONS.get(cell.spec.precision)
     refuse_batch_statistics(cell.network)
     example = torch.rand(2, *cell.spec.image_shape)
-    options: dict[str, Any] = {
-        "input_names": [INPUT],
-        "output_names": [OUTPUT],
-        "dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-        "opset_version": OPSET,
-        "dynamo": False,
-    }
+    if entry.layers == "torch.ao" and not has_torchscript_exporter():
+        raise UserError(
+            f"{cell.spec.precision} is written as onnx by torch's TorchScript exporter, which torch {torch.__version__} hasn't; "
+            f"install one that has it (pip install 'torch=={LAST_TORCH}.*'), take w8a8, or use --format torch"
+        )
+    options = exporter_options()
+    if options["dynamo"]:
+        options["dynamic_shapes"] = ({0: torch.export.Dim("batch", min=1)},)
+    else:
+        options |= {"dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}, "opset_version": OPSET}
     with quiet(), torch.no_grad():
         if entry.layers != "brevitas":
             network = native_half(cell.network) if entry.weights == "half" else cell.network
             network = with_export_forms(network, cell.spec.image_shape)
-            with integer_operators():
+            with nullcontext() if options["dynamo"] else integer_operators():
                 torch.onnx.export(network, (example,), str(path), **options)
         else:
             from brevitas.export import export_onnx_qcdq
@@ -63,9 +70,28 @@ def write(cell: DeployedCell, path: Path) -> None:
             all_8_bits = entry.bits == (8, 8) and cell.spec.first_last_bits in (None, 8)
             network = fold_batch_norms(cell.network) if all_8_bits else cell.network
             network = with_export_forms(network, cell.spec.image_shape)
-            options["keep_initializers_as_inputs"] = False
             export_onnx_qcdq(network, args=example, export_path=str(path), **options)
     add_metadata(cell, path)
+
+
+def has_torchscript_exporter() -> bool:
+    """Whether torch has its older exporter, which is deprecated."""
+    return have("torch.onnx.symbolic_opset9")
+
+
+def exporter_options() -> dict[str, Any]:
+    """Names, and which exporter of torch's is to be used: for torch.onnx.export and Brevitas' functions. Raises UserError
+    where the newer one is needed, and a package of it is missing."""
+    options: dict[str, Any] = {
+        "input_names": [INPUT],
+        "output_names": [OUTPUT],
+        "dynamo": not has_torchscript_exporter(),
+    }
+    if not options["dynamo"]:
+        return options | {"keep_initializers_as_inputs": False}
+    if not have("onnxscript"):
+        raise UserError(f"torch {torch.__version__} writes ONNX by onnxscript; install it with: pip install onnxscript")
+    return options | {"opset_version": DYNAMO_OPSET, "external_data": False, "verbose": False}
 
 
 def refuse_batch_statistics(network: fx.GraphModule) -> None:

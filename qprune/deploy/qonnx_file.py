@@ -1,6 +1,6 @@
 """Format `qonnx`: Brevitas networks with arbitrary-width Quant nodes, for FPGA tools (FINN, hls4ml), batch 1.
 
-Written by brevitas.export.export_qonnx with the TorchScript exporter, checked by qonnx's own executor.
+Written by brevitas.export.export_qonnx with the exporter that onnx_file takes, checked by qonnx's own executor.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import Tensor
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.export_forms import with_export_forms
-from qprune.deploy.onnx_file import INPUT, OUTPUT, add_metadata, quiet, refuse_batch_statistics
+from qprune.deploy.onnx_file import add_metadata, exporter_options, quiet, refuse_batch_statistics
 
 SUFFIX = ".qonnx.onnx"
 
@@ -25,10 +25,8 @@ def write(cell: DeployedCell, path: Path) -> None:
     with quiet(), torch.no_grad():
         from brevitas.export import export_qonnx
 
-        export_qonnx(
-            with_export_forms(cell.network, cell.spec.image_shape), args=example, export_path=str(path), input_names=[INPUT], output_names=[OUTPUT],
-            keep_initializers_as_inputs=False, dynamo=False,
-        )  # fmt: skip
+        network = with_export_forms(cell.network, cell.spec.image_shape)
+        export_qonnx(network, args=example, export_path=str(path), **exporter_options())
         _fold_constants(path)
     add_metadata(cell, path)
 

@@ -377,6 +377,31 @@ def test_onnx_of_small_networks(kind, precision, tmp_path):
     assert share >= (1.0 if precision == "fp32" else 0.99), (found - expected).abs().max()
 
 
+@pytest.mark.parametrize("form, precision", [("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "w4a4"), ("qonnx", "w4a4")])
+def test_without_torchs_older_exporter(form, precision, tmp_path, monkeypatch, capfd):
+    """Its newer one gives the same logits, in one file, at any batch, and says nothing."""
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(onnx_file, "has_torchscript_exporter", lambda: False)
+    cell, module = small_cell(Residual, precision), FORMATS.load(form)
+    module.write(cell, tmp_path / "file.onnx")
+    expected, found = (logits_of(run, cell.test) for run in (cell.network, module.load(tmp_path / "file.onnx", cell)))
+    assert (found - expected).abs().le(5e-3 if precision == "fp16" else 1e-4).float().mean() >= 0.99
+    assert [file.name for file in tmp_path.iterdir()] == ["file.onnx"]
+    assert "torch.onnx" not in "".join(capfd.readouterr())
+
+
+def test_what_torchs_newer_exporter_lacks_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "has_torchscript_exporter", lambda: False)
+    with pytest.raises(
+        UserError, match=r"^int8 is written as onnx by torch's TorchScript exporter, which torch .* hasn't; inst"
+    ):
+        onnx_file.write(small_cell(Plain, "int8"), tmp_path / "file.onnx")
+    find_spec = packages.find_spec
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    with pytest.raises(UserError, match="writes ONNX by onnxscript; install it with: pip install onnxscript"):
+        onnx_file.write(small_cell(Plain, "fp32"), tmp_path / "file.onnx")
+
+
 def test_an_onnx_file_says_what_it_is_and_takes_any_batch(tmp_path):
     cell = small_cell(Residual, "w4a4")
     onnx_file.write(cell, tmp_path / "file.onnx")
