@@ -36,6 +36,7 @@ def compared(tmp_path_factory):
             known.enter_context(registry.temporarily(*entries))
         patch.setattr(compare_peers, "CHOOSING", (0,))
         patch.setattr(compare_peers, "RATES", (1.0,))
+        patch.setattr("peers.contenders.RATIOS", (0.0, 0.5))
         comparison = compare_peers.Comparison(options, lambda stages, store: Inline(store))
         choices = comparison.choose()
         yield out, choices, comparison.claim(choices)

@@ -23,8 +23,9 @@ def test_bit_operations(kind, name, first_last, tmp_path):
     assert theirs["total_mem_w_bits"] == sum(layer.weight_elements * layer.w_bits for layer in ours.layers)
 
 
-@pytest.mark.parametrize("model", ["vgg_tiny", "resnet20", pytest.param("resnet18", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["w4a4", "w8a8"])
+@pytest.mark.parametrize(
+    "model, name", [("vgg_tiny", "w4a4"), ("vgg_tiny", "w8a8"), ("resnet20", "w4a4"), ("resnet18", "w8a8")]
+)
 def test_bit_operations_of_whole_networks(model, name, tmp_path):
     images, labels = batch(4)
     theirs, ours = total_cost(warm_up(make(model), images, labels, steps=1), name, images, tmp_path)

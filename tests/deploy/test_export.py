@@ -36,10 +36,10 @@ name: trained
 data: digits
 model: [{name: vgg_tiny, width: 0.5}, {name: resnet20, width: 0.25}]
 seeds: [0]
-train: {updates: 300, batch_size: 64, lr: 0.1}
+train: {updates: 150, batch_size: 64, lr: 0.1}
 prune: {ratios: [0, 0.5], channels_per_step: 16, updates_between: 5}
-finetune: {updates: 300, lr: 0.05}
-quantize: {updates: 60}
+finetune: {updates: 60, lr: 0.05}
+quantize: {updates: 10}
 precisions: [fp32, fp16, int8, w8a8, int4]
 protocol: classic
 """
