@@ -3,10 +3,12 @@
 python tests/benchmarks/zoo.py [NAME ...] [--timm] [--out results/benchmarks/zoo.csv]
 
 Each network, for 10 classes, on random weights and images: cut to half of its maps (prune), then at each precision prepared,
-counted, finished, counted, run (what `qprune plan` tries), and written and run as ONNX. A row a network; "ok", or why not.
+counted, finished, counted, run (what `qprune plan` tries), its weight_bytes held against its tensors (bytes), and written and
+run as ONNX. A row a network; "ok", or why not. timm has to be installed for --timm (`pip install timm`).
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,15 @@ import pandas as pd
 import torch
 from torch import fx, nn
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
+from stored_bytes import stored_bytes  # noqa: E402
+
+from qprune.cost import count_cost
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.export import try_export
 from qprune.deploy.formats import FORMATS
+from qprune.networks.free_sizes import free_sizes
+from qprune.networks.graph import with_normalize
 from qprune.registry.errors import UserError
 from qprune.stages.saved import NetworkSpec
 from qprune.sweep.trial import Rehearsal, cut, finish_at
@@ -45,11 +53,11 @@ class Timm(NetworkSpec):
     def build(self, pretrained: bool = False) -> fx.GraphModule:
         import timm
 
-        from qprune.networks.graph import with_normalize
-
         options = {"img_size": self.image_size} if self.model["name"].startswith(("vit", "deit")) else {}
         model: nn.Module = timm.create_model(self.model["name"], num_classes=self.num_classes, **options)
-        return with_normalize(model, self.mean, self.std)
+        network = with_normalize(model, self.mean, self.std)
+        free_sizes(network, self.image_shape)
+        return network
 
 
 def row_of(spec: NetworkSpec) -> dict[str, str]:
@@ -65,6 +73,7 @@ def row_of(spec: NetworkSpec) -> dict[str, str]:
         if network is not None:
             found = _tried(row, precision, lambda precision=precision: finish_at(rehearsal, network, precision))
         if found is not None:
+            _tried(row, f"{precision}, bytes", lambda found=found: _count_bytes(found))
             _tried(row, f"{precision}, onnx", lambda found=found: _export(found))
     return row
 
@@ -79,6 +88,13 @@ def _tried(row: dict[str, str], what: str, attempt: Callable):
         return None
     row[what] = OK
     return given
+
+
+def _count_bytes(made: DeployedCell) -> bool:
+    counted = count_cost(made.network, made.spec.image_shape).weight_bytes
+    if counted != (stored := stored_bytes(made.network)):
+        raise UserError(f"{counted:,} bytes are counted, and its tensors have {stored:,}")
+    return True
 
 
 def _export(made: DeployedCell) -> bool:
