@@ -16,11 +16,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from qprune.networks.graph import add_module, module_of, source_of
+from qprune.precision.equal_forms import affine_norms
 
 
 def with_export_forms(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> fx.GraphModule:
     """A copy in which these are written so, where the usual form wouldn't do, for such images."""
     network = copy.deepcopy(network).eval()
+    affine_norms(network)
     tensors = tensors_of(network, image_shape)
     for node in list(network.graph.nodes):
         module = _as_module(node)
@@ -103,6 +105,10 @@ def _export_form(module: nn.Module, shape: torch.Size) -> nn.Module | None:
             if isinstance(module, _ADAPTIVE_MAXIMUM):
                 return GatheredMaxima(*windows)
             return AverageProducts(*(_means(n, spans) for n, spans in zip(size, windows, strict=True)))
+    if isinstance(module, nn.InstanceNorm2d) and module.running_mean is not None:
+        norm = nn.BatchNorm2d(module.num_features, module.eps)
+        norm.load_state_dict({**norm.state_dict(), **module.state_dict()})
+        return norm.eval()
     if isinstance(module, nn.ChannelShuffle):
         return Shuffle(module.groups)
     if isinstance(module, nn.PixelUnshuffle):

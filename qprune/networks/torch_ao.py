@@ -13,7 +13,7 @@ from qprune.registry.errors import UserError
 __all__ = [
     "INT_FUNCTIONS", "LAST_TORCH", "BNReLU2d", "BackendConfig", "BackendPatternConfig", "DTypeConfig", "ObservationType",
     "get_native_backend_config", "ConvBn2d", "ConvBnReLU2d", "FakeQuantize", "FakeQuantizeBase", "IntConv",
-    "IntELU", "IntLinear", "LinearBn1d", "MinMaxObserver", "PerChannelMinMaxObserver", "PrepareCustomConfig", "QConfig",
+    "IntELU", "IntGroupNorm", "IntInstanceNorm2d", "IntLinear", "LinearBn1d", "MinMaxObserver", "PerChannelMinMaxObserver", "PrepareCustomConfig", "QConfig",
     "QConfigMapping", "QatConvBn", "convert_fx", "prepare_qat_fx", "require_torch_ao",
 ]  # fmt: skip
 
@@ -22,7 +22,10 @@ LAST_TORCH = "2.14"  # the newest that int8 was run with
 # torch's integer operators that a converted network calls as functions
 INT_FUNCTIONS = [
     getattr(torch.ops.quantized, name)
-    for name in ("add", "add_relu", "mul", "mul_relu", "cat", "batch_norm2d", "batch_norm2d_relu", "hardswish", "leaky_relu")
+    for name in (
+        "add", "add_relu", "mul", "mul_relu", "cat", "batch_norm2d", "batch_norm2d_relu", "hardswish", "leaky_relu", "elu",
+        "layer_norm",
+    )
     if hasattr(torch.ops.quantized, name)
 ]  # fmt: skip
 
@@ -31,6 +34,8 @@ try:
     from torch.ao.nn.intrinsic.qat import ConvBn2d, ConvBnReLU2d, LinearBn1d
     from torch.ao.nn.intrinsic.qat.modules.conv_fused import _ConvBnNd as QatConvBn
     from torch.ao.nn.quantized import ELU as IntELU
+    from torch.ao.nn.quantized import GroupNorm as IntGroupNorm
+    from torch.ao.nn.quantized import InstanceNorm2d as IntInstanceNorm2d
     from torch.ao.nn.quantized import Linear as IntLinear
     from torch.ao.nn.quantized.modules.conv import _ConvNd as IntConv
     from torch.ao.quantization import (

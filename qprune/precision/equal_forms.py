@@ -4,6 +4,8 @@ All work in place on a traced network and leave what it computes. Parameters kee
 given to functions (`functions_as_layers`).
 """
 
+import copy
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qprune.networks.graph import add_module, module_of
+from qprune.networks.graph import add_module, insert_behind, module_of
 from qprune.networks.layers import Pad
 from qprune.networks.modes import tensor_at
+from qprune.networks.operations import register_operation
 
 
 def views_as_reshapes(network: fx.GraphModule) -> None:
@@ -93,6 +96,76 @@ def _layer(linear: bool, weight: Tensor, bias: bool, geometry: dict) -> nn.Modul
     return nn.Conv2d(in_channels, weight.shape[0], kernel, bias=bias, device="meta", **geometry)  # type: ignore[arg-type]  # of two numbers
 
 
+def affine_norms(network: fx.GraphModule) -> None:
+    """Batch normalisation without gain and shift gets ones and zeros, which aren't trained: torch.ao folds no other."""
+    for module in network.modules():
+        if (
+            isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+            and not module.affine
+            and module.running_mean is not None
+        ):
+            ones = torch.ones_like(module.running_mean)
+            module.weight, module.bias = (nn.Parameter(each, requires_grad=False) for each in (ones, ones * 0))
+            module.affine = True
+
+
+_JOINED = {operator.add: "add", torch.add: "add", operator.mul: "mul", torch.mul: "mul"}
+
+
+def numbers_in_float(network: fx.GraphModule) -> None:
+    """A tensor plus or times a number, and a sum with `alpha`, as methods, which torch.ao computes in float.
+
+    As functions it would clip them to the range of the tensor, and lose alpha.
+    """
+    for node in network.graph.nodes:
+        if node.op != "call_function" or node.target not in _JOINED or len(node.args) != 2:
+            continue
+        if len(node.all_input_nodes) == 1 and not all(isinstance(arg, fx.Node) for arg in node.args) or node.kwargs:
+            if not isinstance(node.args[0], fx.Node):
+                node.args = node.args[::-1]
+            node.op, node.target = "call_method", _JOINED[node.target]
+
+
+def one_call_each(network: fx.GraphModule) -> None:
+    """A layer without tensors that runs several times becomes as many, for each of them has the scale of its own result."""
+    seen: set[str] = set()
+    for node in network.graph.nodes:
+        module = module_of(node)
+        if module is None or any(True for _ in (*module.parameters(), *module.buffers())):
+            continue
+        if node.target in seen:
+            node.target = add_module(network, node.target.replace(".", "_"), copy.deepcopy(module))
+        seen.add(node.target)
+
+
+def keep_apart(network: fx.GraphModule) -> None:
+    """An Identity behind a layer that runs several times and isn't always followed by the same: torch.ao, which makes one
+    layer of it and what follows it (batch normalisation, ReLU), would do so for all of its runs."""
+    runs: dict[Any, list[fx.Node]] = {}
+    for node in network.graph.nodes:
+        module = module_of(node)
+        if isinstance(module, _FUSED):
+            runs.setdefault(module, []).append(node)
+    for nodes in runs.values():
+        if len({_follower(node) for node in nodes}) > 1:
+            for node in nodes:
+                insert_behind(node, f"{node.name}_apart", nn.Identity())
+
+
+_FUSED = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def _follower(node: fx.Node) -> Any:
+    """The one thing that reads a node's result: a batch normalisation, "ReLU", or nothing that torch.ao joins with a layer."""
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    module = module_of(user)
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return module
+    return "ReLU" if isinstance(module, nn.ReLU) or user.target in (F.relu, torch.relu, "relu") else None
+
+
 class FloatPReLU(nn.PReLU):
     """PReLU that stays in float: torch.ao's rounds its slopes, by a scale for each of which there is no kernel."""
 
@@ -109,12 +182,24 @@ class FloatInstanceNorm2d(nn.InstanceNorm2d):
     """Instance normalisation by running statistics in eval mode, which torch.ao's goes without."""
 
 
+class FloatInstanceNorm(nn.Module):
+    """F.instance_norm, for which torch's integer kernel is wrong on small maps."""
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        return F.instance_norm(*args, **kwargs)
+
+
+register_operation(FloatInstanceNorm, macs=0)
+
+
 class FloatConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution with output padding, which onednn's kernels haven't."""
 
 
 _FLOAT = {nn.PReLU: FloatPReLU, nn.BatchNorm1d: BatchStatistics1d, nn.BatchNorm2d: BatchStatistics2d}
-IN_FLOAT: tuple[Callable[..., Any], ...] = (*_FLOAT.values(), FloatInstanceNorm2d, FloatConvTranspose2d, *_ARGUMENTS)
+IN_FLOAT: tuple[Callable[..., Any], ...] = (
+    *_FLOAT.values(), FloatInstanceNorm, FloatInstanceNorm2d, FloatConvTranspose2d, *_ARGUMENTS
+)  # fmt: skip
 
 
 def keep_in_float(network: fx.GraphModule) -> None:
@@ -126,3 +211,6 @@ def keep_in_float(network: fx.GraphModule) -> None:
             module.__class__ = FloatInstanceNorm2d
         if type(module) is nn.ConvTranspose2d and any(module.output_padding):
             module.__class__ = FloatConvTranspose2d
+    for node in network.graph.nodes:
+        if node.op == "call_function" and node.target is F.instance_norm:
+            node.op, node.target = "call_module", add_module(network, node.name, FloatInstanceNorm())

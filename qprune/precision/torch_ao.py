@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from qprune.networks.gate import Gate
 from qprune.networks.graph import layer_of, module_of, source_of
 from qprune.networks.layers import Pad
-from qprune.networks.operations import is_leaf
+from qprune.networks.operations import is_leaf, register_operation
 from qprune.networks.torch_ao import (
     BackendConfig,
     BackendPatternConfig,
@@ -32,6 +32,8 @@ from qprune.networks.torch_ao import (
     ConvBnReLU2d,
     DTypeConfig,
     FakeQuantize,
+    IntGroupNorm,
+    IntInstanceNorm2d,
     MinMaxObserver,
     ObservationType,
     PerChannelMinMaxObserver,
@@ -45,8 +47,12 @@ from qprune.networks.torch_ao import (
 )
 from qprune.precision.equal_forms import (
     IN_FLOAT,
+    affine_norms,
     functions_as_layers,
+    keep_apart,
     keep_in_float,
+    numbers_in_float,
+    one_call_each,
     pad_before_convolutions,
     views_as_reshapes,
 )
@@ -126,14 +132,17 @@ class ActivationFakeQuantize(_LeanFakeQuantize):
     """Per tensor, over a moving range that moves in train mode only; `calibrating` sets it from one batch.
 
     The integers 0..quant_max belong to its state: scales that were learned for one range don't fit another.
+    calls: how many tensors of a forward pass it sees before its range moves, towards what holds them all
     """
 
     calibrating = False
+    calls = 1
     integers: Tensor
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.register_buffer("integers", torch.tensor([self.quant_min, self.quant_max], dtype=torch.int32))
+        self.seen: list[list[float]] = []  # (least, largest) of each call
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -151,7 +160,11 @@ class ActivationFakeQuantize(_LeanFakeQuantize):
 
     def _observe(self, values: Tensor) -> None:
         observer = self.activation_post_process
-        low, high = torch.stack(torch.aminmax(values)).tolist()
+        self.seen.append(torch.stack(torch.aminmax(values)).tolist())
+        if len(self.seen) < self.calls:
+            return
+        low, high = min(low for low, _ in self.seen), max(high for _, high in self.seen)
+        self.seen = []
         if not math.isfinite(high - low):
             return  # a diverged network: its loss will tell
         old_low, old_high = float(observer.min_val), float(observer.max_val)
@@ -219,6 +232,32 @@ class RoundedConvTranspose2d(nn.ConvTranspose2d):
         return F.conv_transpose2d(images, weight, self.bias, *geometry)
 
 
+class RoundedGroupNorm(IntGroupNorm):
+    """Group normalisation of integers, in float: torch's kernel is wrong for groups of few values, and not the same twice."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def forward(self, values: Tensor) -> Tensor:
+        result = F.group_norm(values.dequantize(), self.num_groups, self.weight, self.bias, self.eps)
+        return torch.quantize_per_tensor(result, self.scale, self.zero_point, values.dtype)
+
+
+class RoundedInstanceNorm2d(IntInstanceNorm2d):
+    """Likewise, of each map by itself."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def forward(self, values: Tensor) -> Tensor:
+        result = F.instance_norm(values.dequantize(), weight=self.weight, bias=self.bias, eps=self.eps)
+        return torch.quantize_per_tensor(result, self.scale, self.zero_point, values.dtype)
+
+
+_ROUNDED: dict[type[nn.Module], type[nn.Module]] = {
+    IntGroupNorm: RoundedGroupNorm,
+    IntInstanceNorm2d: RoundedInstanceNorm2d,
+}
 _LEAN: dict[type[nn.Module], type[nn.Module]] = {
     ConvBn2d: LeanConvBn2d,
     ConvBnReLU2d: LeanConvBnReLU2d,
@@ -276,6 +315,10 @@ def prepare(network: GraphModule, calibration: Tensor | None) -> GraphModule:
     training = network.training
     network = copy.deepcopy(network).train()
     functions_as_layers(network)
+    affine_norms(network)
+    numbers_in_float(network)
+    one_call_each(network)
+    keep_apart(network)
     views_as_reshapes(network)
     pad_before_convolutions(network)
     keep_in_float(network)
@@ -287,6 +330,7 @@ def prepare(network: GraphModule, calibration: Tensor | None) -> GraphModule:
     with _quiet():  # the example inputs are unused by this entry point, but must be given
         prepared = prepare_qat_fx(network, _qconfigs(kernels()), (torch.zeros(1),), custom, _backend())
     _quantize_once_at_gates(prepared)
+    _one_range_for_a_layer(prepared)
     for module in list(prepared.modules()):
         module.__class__ = _LEAN.get(type(module), type(module))
         if isinstance(module, RoundedConvTranspose2d):
@@ -309,16 +353,38 @@ def _quantize_once_at_gates(prepared: GraphModule) -> None:
         if not isinstance(kept, ActivationFakeQuantize) or not after:
             continue
         for node in after:
-            replaced = module_of(node)
-            for name, module in list(prepared.named_modules(remove_duplicate=False)):
-                if module is replaced:
-                    prepared.set_submodule(name, kept)
+            _replace(prepared, prepared.get_submodule(layer_of(node)), kept)
         gate.replace_input_with(before, source_of(before))
         if not before.users:
             prepared.graph.erase_node(before)
             prepared.delete_submodule(layer_of(before))
     prepared.graph.lint()
     prepared.recompile()
+
+
+def _one_range_for_a_layer(prepared: GraphModule) -> None:
+    """A layer that runs several times gets one quantiser for its results, in place: converted, it has one scale for them."""
+    runs: dict[str, list[fx.Node]] = {}
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and not _quantizes(node) and type(module_of(node)) not in IN_FLOAT:
+            runs.setdefault(layer_of(node), []).append(node)
+    shared = set()
+    for nodes in runs.values():
+        behind = [module_of(user) for node in nodes for user in node.users]
+        quantizers = [module for module in behind if isinstance(module, ActivationFakeQuantize)]
+        if len(nodes) > 1 and quantizers:
+            for other in quantizers[1:]:
+                _replace(prepared, other, quantizers[0])
+            shared.add(quantizers[0])
+    for quantizer in shared:
+        quantizer.calls = sum(module_of(node) is quantizer for node in prepared.graph.nodes)
+
+
+def _replace(prepared: GraphModule, replaced: nn.Module, kept: nn.Module) -> None:
+    """Put one module wherever another is, in place."""
+    for name, module in list(prepared.named_modules(remove_duplicate=False)):
+        if module is replaced:
+            prepared.set_submodule(name, kept)
 
 
 def _quantizes(node: fx.Node) -> bool:
@@ -352,6 +418,16 @@ def calibrate(prepared: GraphModule, images: Tensor) -> None:
         quantizer.calibrating = False
 
 
+def mean(values: Tensor, *args, **kwargs) -> Tensor:
+    """torch.mean, whose integer kernel doesn't take images of one pixel that are laid out channels last."""
+    if values.dim() == 4 and values.shape[2:] == (1, 1):
+        values = values.clone(memory_format=torch.contiguous_format)
+    return torch.mean(values, *args, **kwargs)
+
+
+register_operation(mean, macs=0, averages=True, keeps_sign=True)
+
+
 def finish(trained: GraphModule) -> GraphModule:
     """The converted network: torch.ao's quantised modules on the CPU, in eval mode.
 
@@ -373,6 +449,12 @@ def finish(trained: GraphModule) -> GraphModule:
         module.__class__ = _FULL.get(type(module), type(module))
     with _quiet(), _engine(here.engine):
         converted = convert_fx(trained, backend_config=_backend()).eval()
+    for module in converted.modules():
+        module.__class__ = _ROUNDED.get(type(module), type(module))
+    for node in converted.graph.nodes:
+        if node.op in ("call_method", "call_function") and node.target in ("mean", torch.mean):
+            node.op, node.target = "call_function", mean
+    converted.recompile()
     converted.meta["activation_range"] = max(used)
     return converted
 

@@ -17,7 +17,7 @@ def shrink(network: fx.GraphModule, groups: ChannelGroups, alive: Tensor) -> fx.
 
     alive: bool [groups.total]. In eval mode the copy's outputs are those of the masked network.
     """
-    smaller = copy.deepcopy(network)
+    smaller, device = copy.deepcopy(network), next(network.parameters()).device
     remove_gates(smaller)
     kept: dict[tuple[str, str], Tensor] = {}  # (layer, side) -> bool [channels]
     for member in groups.members:
@@ -27,7 +27,7 @@ def shrink(network: fx.GraphModule, groups: ChannelGroups, alive: Tensor) -> fx.
     for name in {layer for layer, _ in kept}:
         module = network.get_submodule(name)
         resized = _sliced(module, kept.get((name, "out")), kept.get((name, "in")))
-        smaller.set_submodule(name, resized.to(next(module.parameters()).device).train(module.training))
+        smaller.set_submodule(name, resized.to(device).train(module.training))
     return smaller
 
 

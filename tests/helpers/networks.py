@@ -35,7 +35,7 @@ def warm_up(network, images, labels, steps: int = 3, lr: float = 0.02):
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     network.train()
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.uniform_(module.bias, -0.3, 0.3)
     for _ in range(steps):
         optimizer.zero_grad()

@@ -25,6 +25,8 @@ def stored_bytes(finished: nn.Module) -> float:
             inside.append(place)
             total += SCALE * sum(one.numel() for one in module.parameters())
             continue
+        if isinstance(module, nnq.ELU):  # whose scale and zero point are plain numbers
+            total += SCALE + ZERO_POINT
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if tensor.untyped_storage().data_ptr() not in seen and name != "num_batches_tracked":
                 seen.add(tensor.untyped_storage().data_ptr())

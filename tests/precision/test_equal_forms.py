@@ -197,3 +197,91 @@ def test_one_scale_for_all_weights_of_a_transposed_convolution():
     converted = get_precision("int8").finish(train(get_precision("int8").prepare(network, images), images, labels))
     weight, _ = converted.get_submodule("tried")._weight_bias()
     assert weight.qscheme() == torch.per_tensor_affine and int(weight.int_repr().abs().max()) == 127
+
+
+class Runs(nn.Module):
+    """A layer that runs twice, with something between its runs and after them."""
+
+    def __init__(self, layer, between=None, after=None):
+        super().__init__()
+        self.layer, self.between, self.after = layer, between or nn.Identity(), after or nn.Identity()
+
+    def forward(self, x):
+        return self.after(self.layer(self.between(self.layer(x))))
+
+
+class Applied(nn.Module):
+    """A function of a tensor."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def times(number):
+    return Applied(lambda x: x.mul(number))
+
+
+ALIKE = {  # that torch.ao trains, or converts, as another network
+    "times 8": lambda: Applied(lambda x: 8 * x),
+    "times -2": lambda: Applied(lambda x: torch.mul(x, -2)),
+    "plus 1": lambda: Applied(lambda x: F.relu(x + 1)),
+    "alpha": lambda: Applied(lambda x: torch.add(F.max_pool2d(x, 3, 1, 1), x, alpha=2)),
+    "F.elu": lambda: Applied(lambda x: F.elu(x - 1)),
+    "F.layer_norm": lambda: Applied(lambda x: F.layer_norm(x, [4, 8, 8])),
+    "F.instance_norm": lambda: Applied(F.instance_norm),
+    "BN without gain": lambda: nn.BatchNorm2d(4, affine=False),
+    "convolution, BN without gain": lambda: nn.Sequential(conv(padding=1), nn.BatchNorm2d(4, affine=False), nn.ReLU()),
+    "linear, BN without gain": lambda: nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.Unflatten(1, (4, 1, 1))
+    ),
+    "small groups": lambda: nn.Sequential(nn.MaxPool2d(4), nn.GroupNorm(2, 4), nn.ReLU()),
+    "small maps": lambda: nn.Sequential(nn.MaxPool2d(4), nn.InstanceNorm2d(4), nn.ReLU()),
+    "convolution twice": lambda: Runs(conv(padding=1), times(0.1)),
+    "convolution twice, larger": lambda: Runs(conv(padding=1), times(8)),
+    "ReLU behind its second run": lambda: Runs(conv(padding=1), times(8), nn.ReLU()),
+    "ReLU behind its first run": lambda: Runs(conv(padding=1), nn.ReLU()),
+    "BN behind its first run": lambda: Runs(conv(padding=1), nn.BatchNorm2d(4)),
+    "two BNs": lambda: Runs(conv(padding=1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), times(8)), nn.BatchNorm2d(4)),
+    "block twice": lambda: Runs(nn.Sequential(conv(padding=1), nn.BatchNorm2d(4)), times(8), nn.ReLU()),
+    "BN twice": lambda: Runs(nn.BatchNorm2d(4), nn.ReLU()),
+    "LeakyReLU twice": lambda: Runs(nn.LeakyReLU(), times(8)),
+    "Hardswish twice": lambda: Runs(nn.Hardswish(), times(0.1), times(8)),
+    "group normalisation twice": lambda: Runs(nn.GroupNorm(2, 4), times(8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_in_integers_it_is_the_network_that_it_was(name):
+    """Calibrated: close to the float network; trained and converted: to what was trained, and the same at every run."""
+    network, images, labels = warm(lambda: Body(ALIKE[name]()))
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # running statistics of these images
+    network.train()(images)
+    expected = network.eval()(images)
+    prepared = get_precision("int8").prepare(network, images)
+    assert (prepared(images) - expected).abs().max() <= 0.05 * (expected.max() - expected.min())
+    expected = train(prepared, images, labels)(images)
+    converted = get_precision("int8").finish(prepared)
+    found = converted(images)
+    assert (found - expected).abs().max() <= 0.02 * (expected.max() - expected.min())
+    assert torch.equal(converted(images), found)
+    assert count_cost(converted, (1, 8, 8)).macs == count_cost(network, (1, 8, 8)).macs
+
+
+def test_a_range_holds_the_results_of_all_runs():
+    network, images, _ = warm(lambda: Body(Runs(conv(padding=1), times(8))))
+    prepared = get_precision("int8").prepare(network, images)
+    runs = [node for node in prepared.graph.nodes if node.target == "tried.layer"]
+    first, second = (prepared.get_submodule(user.target) for node in runs for user in node.users)
+    assert first is second
+    least, largest = first.activation_post_process.min_val.item(), first.activation_post_process.max_val.item()
+    results = []
+    hook = network.tried.layer.register_forward_hook(lambda *given: results.append(given[2]))
+    network.eval()(images), hook.remove()
+    assert least == pytest.approx(min(each.min().item() for each in results), rel=0.1)
+    assert largest == pytest.approx(max(each.max().item() for each in results), rel=0.1)
