@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import qprune
 from qprune.cost import count_cost
@@ -40,6 +41,7 @@ from qprune.sweep.plan import Cell, Plan, short_names
 CLOSE = 1e-3  # of the largest logit: by how much an image's logits may differ alone and beside another one
 PASSED = Path("~/.cache/qprune/trials")  # one small file for each network, cut, precision and format that passed
 EXPORTED = ("onnx",)  # the formats that are tried unasked
+SETTLED_ON = 16  # images whose statistics batch normalisation is given
 IMAGES = 4  # that an exported file is tried on
 
 
@@ -174,13 +176,16 @@ def cut(rehearsal: Rehearsal) -> fx.GraphModule:
     depend on those beside it."""
     network = rehearsal.spec.build()
     _check_alone(_run(network, rehearsal.spec, "the network"), network)
+    _settle(network, rehearsal.spec)
     if rehearsal.until == 0:
         return network
     gated = GatedNetwork(network, rehearsal.spec.image_shape, rehearsal.linear, rehearsal.ignore)
     kept = (rehearsal.min_channels, rehearsal.round_to, rehearsal.max_layer_ratio)
     scores, gone = torch.rand(gated.groups.total), int(rehearsal.until * gated.groups.total)
     gated.mask(select(scores, gated.alive, gated.groups, gone, *kept))
-    return gated.shrink()
+    smaller = gated.shrink()
+    _settle(smaller, rehearsal.spec)
+    return smaller
 
 
 def finish_at(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> DeployedCell:
@@ -204,6 +209,23 @@ def finish_at(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> Depl
     some = Split((images_of(spec, IMAGES) * 255).byte(), torch.zeros(IMAGES, dtype=torch.int64))
     classes = tuple(map(str, range(spec.num_classes)))
     return DeployedCell("untrained", {}, made, trained.state_dict(), finished, some, classes)
+
+
+def _settle(network: fx.GraphModule, spec: NetworkSpec) -> None:
+    """Give batch normalisation the statistics of random images, in place: with those that it starts from, a deep network's
+    logits are all alike, and whether a file gives the same can't be seen."""
+    norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.running_mean is not None]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    network.train()
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network(torch.rand(SETTLED_ON, *spec.image_shape, generator=torch.Generator().manual_seed(1)))
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def images_of(spec: NetworkSpec, n: int = 2) -> Tensor:
@@ -248,6 +270,6 @@ def _statistics(network: nn.Module) -> str:
     own = [
         name
         for name, module in network.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+        if isinstance(module, _BatchNorm) and module.running_mean is None
     ]
     return f" Give {', '.join(own)} running statistics (track_running_stats=True)." if own else ""
