@@ -33,11 +33,6 @@ class Parity:
         return self.agreement >= REQUIRED_AGREEMENT
 
 
-def share_close(found: Tensor, expected: Tensor, close: float) -> float:
-    """The share of images all of whose logits [n, classes] are as expected, up to `close` of the largest."""
-    return ((found - expected).abs().amax(1) <= close * expected.abs().max()).float().mean().item()
-
-
 @torch.no_grad()
 def logits_of(run: Run, split: Split) -> Tensor:
     """Logits of all images of a split, float [n, classes], in batches of BATCH."""

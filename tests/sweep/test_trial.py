@@ -250,7 +250,7 @@ def test_what_cannot_be_exported_is_said_and_measured_all_the_same(tmp_path, use
 
 def test_a_file_that_gives_other_logits_is_found(tmp_path, monkeypatch):
     """Another network's in each precision; the trial of a network whose logits are other ones by rounding passes (see
-    deploy.check.share_close)."""
+    deploy.export.try_export)."""
     write = onnx_file.write
 
     def write_other(made, path):
