@@ -142,7 +142,7 @@ def _try(
         wanted = [form for form in formats if form.can_hold(precision) and not _passed(rehearsal.name(precision, form))]
         if _passed(rehearsal.name(precision)) and not wanted:
             continue
-        smaller = cut(rehearsal) if smaller is None else smaller
+        smaller = settle(cut(rehearsal), rehearsal.spec) if smaller is None else smaller
         try:
             made = finish_at(rehearsal, smaller, precision)
         except UserError as error:
@@ -176,16 +176,13 @@ def cut(rehearsal: Rehearsal) -> fx.GraphModule:
     depend on those beside it."""
     network = rehearsal.spec.build()
     _check_alone(_run(network, rehearsal.spec, "the network"), network)
-    _settle(network, rehearsal.spec)
     if rehearsal.until == 0:
         return network
     gated = GatedNetwork(network, rehearsal.spec.image_shape, rehearsal.linear, rehearsal.ignore)
     kept = (rehearsal.min_channels, rehearsal.round_to, rehearsal.max_layer_ratio)
     scores, gone = torch.rand(gated.groups.total), int(rehearsal.until * gated.groups.total)
     gated.mask(select(scores, gated.alive, gated.groups, gone, *kept))
-    smaller = gated.shrink()
-    _settle(smaller, rehearsal.spec)
-    return smaller
+    return gated.shrink()
 
 
 def finish_at(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> DeployedCell:
@@ -211,12 +208,12 @@ def finish_at(rehearsal: Rehearsal, network: fx.GraphModule, typed: str) -> Depl
     return DeployedCell("untrained", {}, made, trained.state_dict(), finished, some, classes)
 
 
-def _settle(network: fx.GraphModule, spec: NetworkSpec) -> None:
+def settle(network: fx.GraphModule, spec: NetworkSpec) -> fx.GraphModule:
     """Give batch normalisation the statistics of random images, in place: with those that it starts from, a deep network's
     logits are all alike, and whether a file gives the same can't be seen."""
     norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.running_mean is not None]
     if not norms:
-        return
+        return network
     momenta = [norm.momentum for norm in norms]
     network.train()
     for norm in norms:
@@ -226,6 +223,7 @@ def _settle(network: fx.GraphModule, spec: NetworkSpec) -> None:
     network.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+    return network
 
 
 def images_of(spec: NetworkSpec, n: int = 2) -> Tensor:

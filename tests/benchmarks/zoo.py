@@ -28,7 +28,7 @@ from qprune.networks.free_sizes import free_sizes
 from qprune.networks.graph import with_normalize
 from qprune.registry.errors import UserError
 from qprune.stages.saved import NetworkSpec
-from qprune.sweep.trial import Rehearsal, cut, finish_at
+from qprune.sweep.trial import Rehearsal, cut, finish_at, settle
 
 SMALLEST = {  # of each family of torchvision, and the least size of image that it takes, from 64 on
     "alexnet": 64, "convnext_tiny": 64, "densenet121": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64, "googlenet": 64,
@@ -67,7 +67,9 @@ def row_of(spec: NetworkSpec) -> dict[str, str]:
     whole = Rehearsal(spec, "", 0.0, linear, (), 1, 1, None, 8)
     row: dict[str, str] = {}
     torch.manual_seed(0)
-    network = _tried(row, "prune", lambda: cut(rehearsal)) or _tried(row, "fp32", lambda: cut(whole))
+    network = _tried(row, "prune", lambda: settle(cut(rehearsal), spec)) or _tried(
+        row, "fp32", lambda: settle(cut(whole), spec)
+    )
     for precision in ("fp32", *PRECISIONS):
         found = None
         if network is not None:
