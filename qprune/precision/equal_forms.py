@@ -26,6 +26,17 @@ def views_as_reshapes(network: fx.GraphModule) -> None:
             node.target = "reshape"
 
 
+def without_expand_as(network: fx.GraphModule) -> None:
+    """`a.expand_as(b)` is `a` where it only meets b, element by element: torch broadcasts, and torch's exporter loses its type."""
+    for node in list(network.graph.nodes):
+        if node.op != "call_method" or node.target != "expand_as":
+            continue
+        values, other = node.args
+        if all(user.target in _JOINED and other in user.args for user in node.users):
+            node.replace_all_uses_with(values)
+            network.graph.erase_node(node)
+
+
 def pad_before_convolutions(network: fx.GraphModule) -> None:
     """Padding that integer convolutions haven't as a layer before them: circular, replicate, "same" with uneven sides.
 

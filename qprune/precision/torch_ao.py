@@ -55,6 +55,7 @@ from qprune.precision.equal_forms import (
     one_call_each,
     pad_before_convolutions,
     views_as_reshapes,
+    without_expand_as,
 )
 from qprune.registry.errors import UserError
 
@@ -320,6 +321,7 @@ def prepare(network: GraphModule, calibration: Tensor | None) -> GraphModule:
     one_call_each(network)
     keep_apart(network)
     views_as_reshapes(network)
+    without_expand_as(network)
     pad_before_convolutions(network)
     keep_in_float(network)
     network.graph.lint()

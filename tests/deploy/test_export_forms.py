@@ -50,6 +50,13 @@ class Flat(nn.Module):
         return self.layers(x.flatten(2)).unsqueeze(-1)
 
 
+class Excited(nn.Module):
+    """Squeeze and excitation, spread by hand."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(x.mean((2, 3), True)).expand_as(x)
+
+
 class Permuted(nn.Module):
     """Channels last and back."""
 
@@ -85,6 +92,7 @@ TRIED = {
     "softmax": lambda: nn.Softmax(1),
     "batch normalisation": lambda: nn.BatchNorm2d(4),
     "batch normalisation, ReLU": lambda: nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU()),
+    "expand_as": Excited,
     "transposed, biased": lambda: nn.ConvTranspose2d(4, 4, (2, 3), stride=2, padding=(0, 1), groups=2),
 }
 FORMS = list(TRIED)[:17]  # those that are written in another form

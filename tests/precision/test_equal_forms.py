@@ -230,6 +230,7 @@ ALIKE = {  # that torch.ao trains, or converts, as another network
     "times -2": lambda: Applied(lambda x: torch.mul(x, -2)),
     "plus 1": lambda: Applied(lambda x: F.relu(x + 1)),
     "alpha": lambda: Applied(lambda x: torch.add(F.max_pool2d(x, 3, 1, 1), x, alpha=2)),
+    "expand_as": lambda: Applied(lambda x: x * torch.sigmoid(x.mean((2, 3), True)).expand_as(x)),
     "F.elu": lambda: Applied(lambda x: F.elu(x - 1)),
     "F.layer_norm": lambda: Applied(lambda x: F.layer_norm(x, [4, 8, 8])),
     "F.instance_norm": lambda: Applied(F.instance_norm),
