@@ -22,9 +22,7 @@ from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 from qprune.storage.durable import write_whole
 
-MOVED = (
-    1e-3  # of each pixel at most: by how much images are moved to see how sure an untrained network is of its logits
-)
+MOVED = 1 / 255  # by which each pixel is moved at most, to see how sure an untrained network is of its logits
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ def try_export(cell: DeployedCell, form: Format) -> None:
     """Write an untrained network in a format and run it there on its few test images, together and the first alone.
 
     Raises UserError, naming the layer, where that can't be done, and where the logits are others: by more, on average, than
-    CLOSE of the largest, and than twice what the network's own are apart when each pixel is moved by a thousandth at most
+    CLOSE of the largest, and than twice what the network's own are apart when each pixel is moved by a level of 255 at most
     (random weights put sums close to where they are rounded up or down, the more so the fewer bits).
     """
     form.require()
     expected = logits_of(cell.network, cell.test)
-    shade = 1 - MOVED * torch.rand(cell.test.images.shape, generator=torch.Generator().manual_seed(0))
-    moved = logits_of(lambda images: cell.network(images * shade), cell.test)
+    noise = MOVED * (2 * torch.rand(cell.test.images.shape, generator=torch.Generator().manual_seed(0)) - 1)
+    moved = logits_of(lambda images: cell.network((images + noise).clamp(0, 1)), cell.test)
     with _draft(form) as draft:
         try:
             run = _written(cell, form, draft)
