@@ -52,7 +52,7 @@ def read_table(path: Path, remedy: str):
         _check_shape(path, header, rows, remedy)
         if _check_rows(path, header, rows, remedy):
             text = _text([line[:-1] for line in lines])  # what was checked is what is read
-        return pd.read_csv(io.StringIO(text))
+        return pd.read_csv(io.StringIO(text), float_precision="round_trip")  # pandas 3.0 would be off by a last bit
     except FileNotFoundError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors and those of the encoding are ValueErrors

@@ -99,18 +99,14 @@ def test_a_damaged_record_is_refused(results, damage):
 
 def test_a_damaged_network_is_refused(results, damage):
     path = network_file(results, CELL)
-    opened = open_cell(results, CELL)
     damage(path)
-    from qprune.deploy import torch_file
-
     refused(
         path,
         lambda: qprune.load_network(results, CELL),
         lambda: open_cell(results, CELL),
         lambda: export_command(results, CELL, "torch"),
-        lambda: torch_file.write(opened, results / "out.safetensors"),
     )
-    assert not (results / "out.safetensors").exists()
+    assert not (results / "exports").exists()
 
 
 def test_another_networks_file_is_refused(results):
