@@ -41,7 +41,7 @@ class Operation:
     piecewise_linear: an activation that is linear in pieces, element by element
     elementwise: each value that it gives is of the one value at its place, or of each tensor's one there; what is
         keeps_zero or piecewise_linear is so
-    rearranges: hands on values of its arguments in another order or shape, zeros between them maybe; what moves is so
+    rearranges: hands on values of its arguments in another order or shape, a number around them maybe; what moves is so
     averages: the mean over windows, or over positions
     by_channel: gives each channel from its own values, all alike (interpolation)
     joins: how it joins its tensors: its arguments, or for "concatenate" the list that is its first
@@ -182,7 +182,7 @@ _row(
     nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d, moves=True,
 )  # fmt: skip
 _row(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, exact=True, keeps_width=True, keeps_sign=True, rearranges=True)
-_row(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+_row(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, rearranges=True)
 _row(nn.Unflatten, F.pad, nn.ChannelShuffle, torch.channel_shuffle, nn.PixelShuffle, rearranges=True)
 _row(
     nn.PixelUnshuffle, F.pixel_shuffle, F.pixel_unshuffle, torch.roll, "roll",

@@ -52,7 +52,7 @@ class Net(nn.Module):
         )
         self.scale, self.spot = nn.Parameter(torch.ones(8, 1, 1)), conv(2, 1)
         self.wide, self.thin, self.flat = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(128, 8)
-        self.head, self.odd = nn.Linear(8, 5), Sorted()
+        self.head, self.odd, self.around = nn.Linear(8, 5), Sorted(), nn.ConstantPad2d(1, 0.5)
 
     def forward(self, x):
         x = self.tried(self, F.relu(self.b(F.relu(self.a(x)))))
@@ -164,6 +164,8 @@ FOLLOWED = {
     "upsample": (lambda net, x: net.c(net.up(x)), {"a": 8, "b": 8, "c": 8}, {}),
     "transposed": (lambda net, x: net.c(net.back(x)), {"a": 8, "c": 8}, {"b": 8}),
     "padded_with_ones": (lambda net, x: net.c(F.pad(x, (1, 1, 1, 1), value=1.0)), {"a": 8, "b": 8, "c": 8}, {}),
+    "padded_by_a_layer": (lambda net, x: net.c(net.around(x)), {"a": 8, "b": 8, "c": 8}, {}),
+    "reflected": (lambda net, x: net.c(F.pad(x, (1, 1, 1, 1), "reflect")), {"a": 8, "b": 8, "c": 8}, {}),
     "number_added": (lambda net, x: net.c(torch.clamp(x + 0.5, 0, 1)), {"a": 8, "b": 8, "c": 8}, {}),
     "padded_shortcut": (padded_shortcut, {"a": 8, "join": 8}, {"b": 8, "joined": 16}),
     "twice": (lambda net, x: net.c(F.relu(net.c(x))), {"a": 8, "b": 8}, {}),
