@@ -319,7 +319,7 @@ def test_rows_are_read_as_they_were_written(tmp_path):
 def test_the_sweeps_table_is_read_as_it_stands_in_memory(resumable, records):
     for cell in records.plan.cells:
         records.finish(cell)
-    written = pd.read_csv(io.StringIO(records.frame().to_csv(index=False)))
+    written = pd.read_csv(io.StringIO(records.frame().to_csv(index=False)), float_precision="round_trip")
     pd.testing.assert_frame_equal(read_cells(records.folder), written, check_exact=True)
     for number, row in enumerate(read_cells(records.folder).itertuples()):
         assert row.accuracy == records.frame().accuracy[number]
