@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
 from qprune.networks.given import as_image_shape, check_module, is_channels_last
-from qprune.networks.graph import Leaf, layer_of, module_of, operation_of, refuse_ties, trace
+from qprune.networks.graph import Leaf, kind_of, layer_of, module_of, operation_of, refuse_ties, trace
 from qprune.networks.operations import UNKNOWN, Operation
 from qprune.networks.torch_ao import FakeQuantize, IntConv, IntELU, IntLinear, LinearBn1d, QatConvBn
 from qprune.registry.errors import BadInput, UserError
@@ -217,7 +217,7 @@ class _Run(fx.Interpreter):
         arriving, *others = (self.widths[source] for source in node.all_input_nodes)
         name, out = layer_of(node) if node.op == "call_module" else node.name, self.shapes[node]
         bits = (others[0] if others else FLOAT_BITS, arriving)
-        return LayerCost(name, _called(node), macs, *bits, 0, max(1, macs // math.prod(out)), math.prod(out[1:2]))
+        return LayerCost(name, kind_of(node), macs, *bits, 0, max(1, macs // math.prod(out)), math.prod(out[1:2]))
 
 
 def _given(node: fx.Node, place: int, names: str) -> fx.Node:
@@ -242,12 +242,6 @@ def _run(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> _Run:
     return run
 
 
-def _called(node: fx.Node) -> str:
-    """The class of a node's module, or the name of its function or method."""
-    module = module_of(node)
-    return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-
-
 def _unknown(node: fx.Node) -> str:
     if node.op == "call_module":
         what, form = f"layer {node.target!r}", torch.typename(module_of(node))
@@ -257,7 +251,7 @@ def _unknown(node: fx.Node) -> str:
             f'"{node.target}"' if isinstance(node.target, str) else _get_qualified_name(node.target).removeprefix("_")
         )
     return (
-        f"the cost of {what} ({_called(node)}) isn't known, and nothing unknown is counted as 0. Build it from Conv2d, "
+        f"the cost of {what} ({kind_of(node)}) isn't known, and nothing unknown is counted as 0. Build it from Conv2d, "
         "Linear or matmul, or say what it costs in the module that defines the network: "
         f"qprune.register_operation({form}, macs=0) if nothing, else help(qprune.register_operation) says how."
     )

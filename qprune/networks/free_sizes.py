@@ -1,11 +1,14 @@
 """Numbers of channels that forward writes out: taken from the tensor instead, so that fewer channels can come."""
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 
 from qprune.networks.graph import module_of, record_shapes, source_of
+from qprune.networks.operations import argument
 
-_RESHAPES, _SPLITS = (torch.reshape, "reshape", "view"), (torch.split, "split")
+RESHAPES, SPLITS = (torch.reshape, "reshape", "view"), (torch.split, "split")
 
 
 def free_sizes(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> None:
@@ -19,7 +22,7 @@ def free_sizes(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> No
         return
     record_shapes(network, image_shape)
     for node in nodes:
-        if node.target in _SPLITS:
+        if node.target in SPLITS:
             _free_split(node)
         else:
             _free_reshape(node)
@@ -30,18 +33,18 @@ def free_sizes(network: fx.GraphModule, image_shape: tuple[int, int, int]) -> No
 def _written(node: fx.Node) -> bool:
     if isinstance(module_of(node), nn.Unflatten):
         return True
-    sizes = _sizes(node) if node.target in (*_RESHAPES, *_SPLITS) else []
+    sizes = given_sizes(node) if node.target in (*RESHAPES, *SPLITS) else []
     return any(isinstance(size, int) and size > 1 for size in sizes)
 
 
-def _sizes(node: fx.Node) -> list:
+def given_sizes(node: fx.Node) -> list[Any]:
     """What a reshape or a split is given beside its tensor, in one list."""
     given = node.args[1:] or tuple(node.kwargs.values())
     return list(given[0] if given and isinstance(given[0], (tuple, list)) else given)
 
 
 def _free_split(node: fx.Node) -> None:
-    dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+    dim = argument(node, 2, "dim", 0)
     pieces = [piece.shape[dim] for piece in node.meta["tensor_meta"]]
     if len(set(pieces)) == 1:
         node.target, node.op = torch.chunk, "call_function"
@@ -51,13 +54,13 @@ def _free_split(node: fx.Node) -> None:
 def _free_reshape(node: fx.Node) -> None:
     source = source_of(node)
     before, after = source.meta["tensor_meta"].shape, node.meta["tensor_meta"].shape
-    sizes = _sizes(node) if module_of(node) is None else list(after)
+    sizes = given_sizes(node) if module_of(node) is None else list(after)
     if before[0] != after[0] or len(after) < 2 or len(sizes) != len(after):
         return  # what it gives isn't laid out by image
-    for first in range(1, len(after)):
-        if len(after) == first + 1 and before[1:first] == after[1:first]:  # the last axes become one
-            node.op, node.target, node.args, node.kwargs = "call_function", torch.flatten, (source, first), {}
-            return
+    last = len(after) - 1
+    if before[1:last] == after[1:last]:  # the axes from there on become one
+        node.op, node.target, node.args, node.kwargs = "call_function", torch.flatten, (source, last), {}
+        return
     if -1 in sizes[1:]:
         return
     into = _same_size(before[1:], after[1:])

@@ -196,6 +196,12 @@ def operation_of(node: fx.Node) -> Operation:
     return _QUANTIZER if found is UNKNOWN and is_brevitas(module) and hasattr(module, "act_quant") else found
 
 
+def kind_of(node: fx.Node) -> str:
+    """What a node runs: the class of its layer, or the name of its function or method."""
+    module = module_of(node)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+
+
 def image_shape_of(images: Tensor) -> tuple[int, int, int]:
     """(c, h, w) of a batch of images [n, c, h, w]."""
     _, channels, height, width = images.shape

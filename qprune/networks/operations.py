@@ -123,6 +123,11 @@ def is_brevitas(module: nn.Module | None) -> TypeGuard[Any]:
     return type(module).__module__.startswith("brevitas")
 
 
+def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+    """What a node is given by name, or else by place."""
+    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether tracing must not look into a module, for it is qprune's, registered or Brevitas' (torch's are known)."""
     known = any(_key(base) in _TABLE and not _is_of_torch(base) for base in type(module).__mro__)

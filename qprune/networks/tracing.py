@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from qprune.networks.operations import is_leaf, own_functions, register_operation
+from qprune.networks.operations import argument, is_leaf, own_functions, register_operation
 from qprune.registry.errors import UserError
 
 
@@ -76,7 +76,7 @@ class _Proxy(fx.Proxy):
 
 def _pieces(node: fx.Node) -> int | None:
     """How many tensors a chunk gives."""
-    number = node.kwargs.get("chunks", node.args[1] if len(node.args) > 1 else None)
+    number = argument(node, 1, "chunks")
     return number if node.target in (torch.chunk, "chunk") and isinstance(number, int) else None
 
 
@@ -97,10 +97,10 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         """As torch.fx does it; an argument with a default has that, for a network is called with images alone."""
         function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for place, argument in enumerate(arguments):
-            if isinstance(argument, fx.Proxy) and argument.node.args:
-                arguments[place] = argument.node.args[0]
-                self.graph.erase_node(argument.node)
+        for place, given in enumerate(arguments):
+            if isinstance(given, fx.Proxy) and given.node.args:
+                arguments[place] = given.node.args[0]
+                self.graph.erase_node(given.node)
         return function, arguments
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.padding import _ConstantPadNd
 
 from qprune.networks.gate import Gate
 from qprune.networks.graph import insert_behind, layer_of, module_of, operation_of, source_of
+from qprune.networks.operations import argument
 from qprune.pruning.groups import Carried
 from qprune.pruning.labels import is_depthwise
 from qprune.registry.errors import UserError
@@ -75,8 +76,8 @@ def _reads(node: fx.Node) -> bool:
 def _carries(node: fx.Node, total: int, followed: Followed) -> Tensor:
     """Which maps a tensor carries, or those that a tuple holds: bool [total]."""
     carried = torch.zeros(total, dtype=torch.bool)
-    inside = [node] if node in followed else [each for each in node.users if each in followed]
-    for each in inside if node in followed or operation_of(node).rearranges else []:
+    inside = [node] if node in followed or not operation_of(node).rearranges else list(node.users)
+    for each in [each for each in inside if each in followed]:
         maps = followed[each].maps
         carried[maps[maps >= 0]] = True
     return carried
@@ -103,8 +104,8 @@ def _hands_on(node: fx.Node) -> bool:
     operation, module = operation_of(node), module_of(node)
     value: object = module.value if isinstance(module, _ConstantPadNd) else 0
     if node.target is F.pad:
-        value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0)
-    hands = operation.moves or operation.averages or operation.rearranges or operation.joins == "concatenate"
+        value = argument(node, 3, "value", 0)
+    hands = operation.averages or operation.rearranges or operation.joins == "concatenate"
     return hands and not value
 
 

@@ -19,15 +19,17 @@ from torch.fx.node import map_arg
 from torch.nn import functional as F
 from torch.nn.modules.padding import _ConstantPadNd
 
-from qprune.networks.graph import layer_of, module_of, operation_of, record_shapes, source_of
+from qprune.networks.free_sizes import RESHAPES, SPLITS, given_sizes
+from qprune.networks.graph import kind_of, layer_of, module_of, operation_of, record_shapes, source_of
 from qprune.networks.layers import Pad
+from qprune.networks.modes import tensor_at
+from qprune.networks.operations import argument
 from qprune.pruning.classes import FIXED, NOTHING, Classes
 
 CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU)  # each channel by itself
 SLICEABLE = (nn.Conv2d, nn.Linear, nn.GroupNorm, *CHANNELWISE)
 OUTPUT, IGNORED = "its maps leave the network", "prune.ignore names it"
-_RESHAPES = (torch.reshape, "reshape", "view")
-_CHUNKS, _SPLITS = (torch.chunk, "chunk"), (torch.split, "split")
+_CHUNKS = (torch.chunk, "chunk")
 _REDUCTIONS = (torch.mean, "mean", torch.sum, "sum", torch.amax, "amax")
 _TURNS = (torch.permute, "permute", torch.transpose, "transpose", torch.swapaxes)
 _MEETING = ("add", "subtract", "multiply")
@@ -148,7 +150,7 @@ class Labels:
             handler = self._meet
         elif operation.asks_shape:
             handler = self._native
-        elif operation.moves or operation.rearranges or operation.joins == "concatenate":
+        elif operation.rearranges or operation.joins == "concatenate":
             handler = self._move
         elif operation.averages or operation.by_channel or node.target in _REDUCTIONS:
             handler = self._pool
@@ -178,10 +180,7 @@ class Labels:
         if node.target is F.pad:  # the value that is padded with is no label
             args, kwargs = args[:3], {name: value for name, value in kwargs.items() if name != "value"}
         if node.op == "get_attr":
-            value: Any = node.graph.owning_module
-            for name in str(node.target).split("."):
-                value = getattr(value, name)
-            return value
+            return tensor_at(node)
         if module is not None:
             return module(*args, **kwargs)
         if node.op == "call_method":
@@ -279,7 +278,7 @@ class Labels:
             if source.axis == 1 and len(shape) == values.dim() and shape[1] == values.shape[1]:
                 return self._spread(source, shape)
         else:
-            dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+            dims = argument(node, 1, "dim")
             given = (
                 (dims,) if isinstance(dims, int) else dims if isinstance(dims, (tuple, list)) else range(values.dim())
             )
@@ -297,21 +296,18 @@ class Labels:
         sources = [each for each in node.all_input_nodes if isinstance(self._values[each], Tensor)]
         if node.target is not torch.stack and operation_of(node).joins != "concatenate":
             sources = sources[:1]
-        if node.target in _CHUNKS:
-            self._couple_chunks(node)
-        if isinstance(module_of(node), nn.ChannelShuffle) or node.target in (torch.channel_shuffle,):
-            self._couple_shuffled(node)
+        self._couple_pieces(node)
         found = self._native(node)
         if not isinstance(found, Tensor):
             if (
-                node.target in _SPLITS
+                node.target in SPLITS
                 and isinstance(given, fx.Node)
                 and self._split_axis(node) == self._source(node).axis
             ):
                 self._fix_all(given, f"{_named(node)} counts its channels out, pieces that aren't equal")
             return found
         same_axes = found.dim() == self._values[sources[0]].dim() if sources else False
-        keeps = same_axes and node.target not in (*_RESHAPES, *_TURNS)
+        keeps = same_axes and node.target not in (*RESHAPES, *_TURNS)
         prefer = self.tensors[sources[0]].axis if keeps and sources else None
         sizes = _sizes(node, found.dim())
         free = [axis for axis, size in enumerate(sizes) if not isinstance(size, int) or size == -1]
@@ -345,28 +341,24 @@ class Labels:
         return self.tensors[source_of(node)]
 
     def _split_axis(self, node: fx.Node) -> int:
-        dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+        dim = argument(node, 2, "dim", 0)
         assert isinstance(dim, int)
         return dim % self._values[source_of(node)].dim()
 
-    def _couple_chunks(self, node: fx.Node) -> None:
-        """Chunks stay equal only if each loses the same of its channels."""
-        source = self._source(node)
-        if self._split_axis(node) != source.axis:
-            return
-        number = node.kwargs.get("chunks", node.args[1] if len(node.args) > 1 else 1)
-        assert isinstance(number, int)
-        self._couple(source.labels, number, f"{_named(node)} makes pieces of it that aren't equal")
-
-    def _couple_shuffled(self, node: fx.Node) -> None:
+    def _couple_pieces(self, node: fx.Node) -> None:
+        """Pieces of a chunk along the channels, and of a channel shuffle, stay equal only if each loses the same."""
         module = module_of(node)
-        number = module.groups if isinstance(module, nn.ChannelShuffle) else node.kwargs.get("groups", node.args[-1])
-        assert isinstance(number, int)
-        self._couple(self._source(node).labels, number, f"{_named(node)} makes pieces of it that aren't equal")
-
-    def _couple(self, labels: Tensor, number: int, why: str) -> None:
+        if node.target in _CHUNKS and self._split_axis(node) == self._source(node).axis:
+            number = argument(node, 1, "chunks")
+        elif isinstance(module, nn.ChannelShuffle):
+            number = module.groups
+        elif node.target is torch.channel_shuffle:
+            number = argument(node, 1, "groups")
+        else:
+            return
+        labels = self._source(node).labels
         if len(labels) % number:
-            self.classes.fix(labels, why)
+            self.classes.fix(labels, f"{_named(node)} makes pieces of it that aren't equal")
         else:
             self.classes.unite_all(labels.view(number, -1).T, "a piece of its size has channels that stay")
 
@@ -390,10 +382,9 @@ def _sizes(node: fx.Node, dims: int) -> list[Any]:
         given = list(module.unflattened_size)
         before = int(module.dim) % (dims - len(given) + 1)
         return [-1] * before + given + [-1] * (dims - before - len(given))
-    if node.target not in (*_RESHAPES, "expand"):
+    if node.target not in (*RESHAPES, "expand"):
         return []
-    args: Any = node.args[1:] if len(node.args) > 1 else (node.kwargs.get("shape", ()),)
-    sizes = list(args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args)
+    sizes = given_sizes(node)
     return sizes if len(sizes) == dims else []  # another tensor's shape
 
 
@@ -417,6 +408,4 @@ def _is_same_for_all(module: nn.Module) -> bool:
 
 
 def _named(node: fx.Node) -> str:
-    module = module_of(node)
-    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-    return f"{node.target} ({what})" if module is not None else what
+    return f"{node.target} ({kind_of(node)})" if node.op == "call_module" else kind_of(node)

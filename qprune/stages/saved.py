@@ -18,8 +18,8 @@ class NetworkSpec:
     """All that a network is but its tensors.
 
     model: settings as in the sweep file; in_channels, image_size, num_classes, mean, std: of its data;
-    widths: of each layer that pruning can cut, by name (qprune.pruning.shrink.layer_widths); precision: canonical name; layer_bits: layer -> width
-    where a mixed precision has chosen them.
+    widths: of each layer that pruning can cut, by name (qprune.pruning.shrink.layer_widths); precision: canonical name;
+    layer_bits: layer -> width where a mixed precision has chosen them.
     """
 
     model: dict

@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qprune.networks.gate import Gate
-from qprune.networks.graph import module_of, operation_of, source_of, sources_of
+from qprune.networks.graph import kind_of, module_of, operation_of, source_of, sources_of
+from qprune.networks.operations import argument
 from qprune.pruning.criteria.base import CurvatureCriterion
 from qprune.pruning.groups import ChannelGroups
 from qprune.registry.errors import UserError
@@ -100,23 +101,21 @@ def _known(node: fx.Node) -> bool:
     if operation.joins in ("add", "subtract"):
         return "alpha" not in node.kwargs
     if node.target in (torch.mean, "mean") and module is None:
-        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        dims = argument(node, 1, "dim")
         dims = (dims,) if isinstance(dims, int) else dims
         return isinstance(dims, (list, tuple)) and bool(dims) and set(dims) <= _SPATIAL
     return operation.moves or operation.piecewise_linear or operation.averages or operation.joins == "concatenate"
 
 
 def _named(node: fx.Node) -> str:
-    module = module_of(node)
-    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-    return f"{node.target if module is not None else node.name!r} ({what})"
+    return f"{node.target if node.op == 'call_module' else node.name!r} ({kind_of(node)})"
 
 
 def _backward(node: fx.Node, h: Tensor, values: dict[fx.Node, Tensor]) -> list[tuple[fx.Node, Tensor]]:
     """h at a node's output -> h at each of its inputs."""
     operation = operation_of(node)
     if operation.joins == "concatenate":
-        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        axis = argument(node, 1, "dim", 0)
         assert isinstance(axis, int)
         parts = sources_of(node)
         return list(zip(parts, h.split([values[part].shape[axis] for part in parts], axis), strict=True))
