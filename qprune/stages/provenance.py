@@ -11,7 +11,7 @@ import torch
 
 def provenance(device: torch.device) -> dict:
     """Versions and machine, as every record carries them."""
-    packages = ("qprune", "torch", "torchvision", "brevitas", "torch-pruning", "numpy")
+    packages = ("qprune", "torch", "torchvision", "brevitas", "numpy")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     versions = {package: version(package) for package in packages} | {"python": platform.python_version()}
     versions["qprune"] += f"+{_commit()}" if _commit() else ""
