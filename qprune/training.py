@@ -234,10 +234,16 @@ def train(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: mean cross-entropy; correct: bool [images], in the order of the split."""
+    """loss: mean cross-entropy; labels, predicted: of each image, int64 [images], in the order of the split."""
 
     loss: float
-    correct: Tensor
+    labels: Tensor
+    predicted: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """Which images are classified right, bool [images]."""
+        return self.predicted == self.labels
 
     @property
     def accuracy(self) -> float:
@@ -247,17 +253,17 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, split: Split, batch_size: int = 256) -> Evaluation:
-    """Loss and per-image correctness on a split, in eval mode and FP32; the network's mode is left as it was."""
+    """Loss and predicted classes on a split, in eval mode and FP32; the network's mode is left as it was."""
     training = network.training
     network.eval()
-    loss, correct = 0.0, []
+    loss, predicted = 0.0, []
     with tf32(False), autocast(Recipe(), split.labels.device):
         for start in range(0, len(split.labels), batch_size):
             labels = split.labels[start : start + batch_size]
             logits = network(split.images[start : start + batch_size].float().div_(255))
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            correct.append((logits.argmax(1) == labels).cpu())
+            predicted.append(logits.argmax(1).cpu())
     network.train(training)
     if not math.isfinite(loss):
         raise Diverged("the network's loss is not finite in evaluation; lower the learning rates")
-    return Evaluation(loss / len(split.labels), torch.cat(correct))
+    return Evaluation(loss / len(split.labels), split.labels.cpu(), torch.cat(predicted))

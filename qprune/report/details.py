@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from qprune.analysis.statistics import Interval, sampling_interval
-from qprune.storage.correctness import unpack_bits
+from qprune.storage.correctness import correct_of
 from qprune.storage.results import read_failure, read_record
 from qprune.storage.store import Store
 
@@ -114,7 +114,7 @@ def _thin(curve: list) -> list:
 def correct_images(record: dict | None, part: str = "test") -> np.ndarray | None:
     """Which images of the split the cell's network got right, bool [images]."""
     try:
-        return None if record is None else unpack_bits(record[part]["correct"], record[part]["images"])
+        return None if record is None else correct_of(record[part])
     except (KeyError, TypeError, ValueError):
         return None
 

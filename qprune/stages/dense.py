@@ -8,7 +8,7 @@ from qprune.pruning.shrink import layer_widths
 from qprune.registry.choice import Choice
 from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Phase, Result, TrainingStage, stage_input
-from qprune.stages.work import Work, evaluations, initial_network, recipe_of
+from qprune.stages.work import Work, correctness, evaluations, initial_network, recipe_of
 from qprune.training import COSINE, Rate, seed_of
 
 
@@ -46,5 +46,5 @@ class Dense(TrainingStage):
             seed, recipe = seed_of(self.seed, "dense"), recipe_of(self, data)
             work.partial.train("dense", network, data.train, recipe, updates, rate, seed)
         spec = dataclasses.replace(spec, widths=layer_widths(network))
-        report |= {"network": spec.to_json(), **evaluations(network, data)}
+        report |= {"network": spec.to_json(), **evaluations(network, data, correctness)}
         return report, network.state_dict()

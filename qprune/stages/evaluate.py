@@ -7,7 +7,7 @@ import torch
 
 from qprune.cost import Cost, count_cost
 from qprune.stages.base import DataStage, Result, stage_input
-from qprune.stages.work import Work, evaluations
+from qprune.stages.work import Work, classes, evaluations
 from qprune.storage.store import Store
 
 TOTALS = ("macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes")
@@ -18,7 +18,7 @@ class Evaluate(DataStage):
     """The source's network as it is handed over, on all validation and test images."""
 
     kind = "evaluate"
-    version = 1
+    version = 2
     networks_kept = 0
     evaluates = True
     ends_cell = True
@@ -39,7 +39,7 @@ class Evaluate(DataStage):
         cost = count_cost(trained, spec.image_shape)
         network = spec.number_format.finish(trained).eval()
         device = torch.device("cpu") if spec.number_format.entry.cpu_only else work.device
-        report = evaluations(network.to(device), work.data(self, device))
+        report = evaluations(network.to(device), work.data(self, device), classes)
         handed_over = {"weight_bytes": count_cost(network, spec.image_shape).weight_bytes}
         return {**report, "network": spec.to_json(), "cost": cost_as_dict(cost) | handed_over}, None
 

@@ -17,9 +17,9 @@ from qprune.stages.base import DataStage, Stage, TrainingStage
 from qprune.stages.partial import Partial
 from qprune.stages.provenance import provenance
 from qprune.stages.saved import NetworkSpec
-from qprune.storage.correctness import pack_bits
+from qprune.storage.correctness import pack_bits, pack_classes
 from qprune.storage.store import Store
-from qprune.training import Recipe, evaluate, minibatch, seed_of, tf32
+from qprune.training import Evaluation, Recipe, evaluate, minibatch, seed_of, tf32
 
 CALIBRATION_IMAGES = 256
 
@@ -170,15 +170,28 @@ def calibration_images(data: Dataset, seed: int) -> Tensor:
     return minibatch(data.train, calm, seed_of(seed, "calibration"), 0)[0]
 
 
-def evaluations(network: nn.Module, data: Dataset) -> dict:
-    """Accuracy, loss and per-image correctness on the validation and test images, as plain JSON."""
+def correctness(evaluation: Evaluation) -> dict[str, str]:
+    """Which images are classified right, packed."""
+    return {"correct": pack_bits(evaluation.correct.numpy())}
+
+
+def classes(evaluation: Evaluation) -> dict[str, str]:
+    """The label and the predicted class of each image, packed."""
+    return {
+        "labels": pack_classes(evaluation.labels.numpy()),
+        "predicted": pack_classes(evaluation.predicted.numpy()),
+    }
+
+
+def evaluations(network: nn.Module, data: Dataset, of_images: Callable[[Evaluation], dict[str, str]]) -> dict:
+    """Accuracy, loss and what of_images keeps of the single images, on the validation and test images, as plain JSON."""
     report = {}
     for name, split in (("val", data.val), ("test", data.test)):
         evaluation = evaluate(network, split)
         report[name] = {
             "accuracy": evaluation.accuracy,
             "loss": evaluation.loss,
-            "correct": pack_bits(evaluation.correct.numpy()),
-            "images": len(evaluation.correct),
+            **of_images(evaluation),
+            "images": len(evaluation.labels),
         }
     return report

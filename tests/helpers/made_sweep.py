@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from qprune.storage.correctness import pack_classes
 from qprune.storage.results import COLUMNS
 from qprune.storage.seal import sealed_json
 
 BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
-TEST_IMAGES, VAL_IMAGES = 400, 200
+TEST_IMAGES, VAL_IMAGES, CLASSES = 400, 200, 10
 LATER = ("dense_val_accuracy", "baseline_val_accuracy")  # columns that not every table has
 NO_VALUES = dict.fromkeys(
     (*COLUMNS, "reason", *LATER, "method", "quantization", "device", "host", "threads", "versions")
@@ -81,7 +82,7 @@ def make_sweep(
         record = {
             **{key: value.item() if hasattr(value, "item") else value for key, value in row.items()},
             "cost": {"layers": shapes},
-            **{part: {"correct": _pack(right), "images": len(right)} for part, right in correct.items()},
+            **{part: _images(right, old) for part, right in correct.items()},
             "stages": {kind: {"id": _file(stage), "seconds": 1} for kind, stage in stages.items()},
         }
         (out / "cells" / f"{cell}.json").write_bytes(sealed_json(record))
@@ -130,8 +131,13 @@ def _is_dense(row: dict) -> bool:
 _SPLITS = {"validation": VAL_IMAGES, "test": TEST_IMAGES}
 
 
-def _pack(right: np.ndarray) -> str:
-    return base64.b64encode(np.packbits(right).tobytes()).decode()
+def _images(right: np.ndarray, old: bool) -> dict:
+    """What a record keeps of images of CLASSES classes, each as often: a wrong one is taken for the next class."""
+    if old:
+        return {"correct": base64.b64encode(np.packbits(right).tobytes()).decode(), "images": len(right)}
+    labels = np.arange(len(right)) % CLASSES
+    packed = {"labels": labels, "predicted": np.where(right, labels, (labels + 1) % CLASSES)}
+    return {name: pack_classes(values) for name, values in packed.items()} | {"images": len(right)}
 
 
 def _file(stage: str) -> str:

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -44,11 +45,19 @@ def records(finished):
     return {record["cell"]: record for record in (json.loads(file.read_text()) for file in files)}
 
 
+def classes(part: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Each image's label and predicted class, from base64 of zlib of uint8, without qprune."""
+    labels, predicted = (
+        np.array(list(zlib.decompress(base64.b64decode(part[key])))) for key in ("labels", "predicted")
+    )
+    assert len(labels) == len(predicted) == part["images"] and "correct" not in part
+    return labels, predicted
+
+
 def unpacked(part: dict) -> np.ndarray:
-    """Per-image correctness, from base64 of packed bits, without qprune."""
-    bits = "".join(f"{byte:08b}" for byte in base64.b64decode(part["correct"]))
-    assert len(bits) - part["images"] in range(8) and "1" not in bits[part["images"] :]
-    return np.array([bit == "1" for bit in bits[: part["images"]]])
+    """Per-image correctness."""
+    labels, predicted = classes(part)
+    return labels == predicted
 
 
 # The table ----------------------------------------------------------------------------------------------------------
@@ -193,7 +202,8 @@ def test_load_network_is_the_network_that_was_evaluated(finished, records, preci
         with torch.no_grad():
             logits = network(split.images.float() / 255)
         loss = functional.cross_entropy(logits, split.labels).item()
-        assert (logits.argmax(1) == split.labels).tolist() == unpacked(records[cell][part]).tolist()
+        labels, predicted = classes(records[cell][part])
+        assert logits.argmax(1).tolist() == predicted.tolist() and split.labels.tolist() == labels.tolist()
         assert loss == pytest.approx(records[cell]["test_loss" if part == "test" else "val_loss"], rel=1e-4)
 
 
