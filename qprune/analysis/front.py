@@ -10,7 +10,9 @@ POINT = [*GROUP, "precision", "pruning_ratio"]
 NO_CRITERION = "none"  # in the column `criterion`, of cells that no criterion has to do with
 BASELINES = ("narrower", "same_shape")  # methods of networks that pruning has to be better than, also <name>.flops
 STUDY = ["model", "data"]  # points are compared within one model and data set
-COSTS = ("bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "latency_ms")
+COSTS = (
+    "bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "stored_bytes", "latency_ms",
+)  # fmt: skip
 MEANS = (
     "val_accuracy", "accuracy", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy",
     "achieved_ratio", *COSTS, "gbops", "macs", "params", "speedup", "seconds",

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import _get_qualified_name
 from torch.nn.modules.conv import _ConvNd
 
-from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, tensor_width, weight_width
+from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, stored_width, tensor_width, weight_width
 from qprune.networks.given import as_image_shape, check_module, is_channels_last
 from qprune.networks.graph import Leaf, kind_of, layer_of, module_of, operation_of, refuse_ties, trace
 from qprune.networks.operations import UNKNOWN, Operation
@@ -64,6 +64,11 @@ class LayerCost:
     def weight_bytes(self) -> float:
         """weight_elements x w_bits / 8."""
         return self.weight_elements * self.w_bits / 8
+
+    @property
+    def stored_bytes(self) -> float:
+        """weight_elements x the width that a file has for them / 8."""
+        return self.weight_elements * stored_width(self.w_bits) / 8
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,15 @@ class Cost:
     def weight_bytes(self) -> float:
         """Bytes of the weights at their widths, and of what stays in float."""
         return sum(layer.weight_bytes for layer in self.layers) + self.float_bytes
+
+    @cached_property
+    def stored_bytes(self) -> float:
+        """Bytes of an exported file without its graph: as weight_bytes, with weights at the widths that files have.
+
+        Those are 4 bits, two values to a byte (weights of 2, 3 and 4 bits), 8 (5 to 8 bits), 16 and 32. 2 bits are stored
+        in 4, for that is what ONNX has up to opset 24; `qprune export --opset 25` stores them in 2.
+        """
+        return sum(layer.stored_bytes for layer in self.layers) + self.float_bytes
 
     def relative_to(self, dense: "Cost") -> float:
         """relative_bops: gbops / gbops of the dense FP32 network."""

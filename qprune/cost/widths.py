@@ -16,12 +16,18 @@ from qprune.networks.torch_ao import FakeQuantize, IntConv, IntLinear
 
 FLOAT_BITS = 32
 HALF_BITS = 16
+STORED_WIDTHS = (4, 8, HALF_BITS, FLOAT_BITS)  # bits that exported files have for a weight
 
 
 def width_of_range(quant_min: int, quant_max: int) -> float:
     """log2(quant_max - quant_min + 1), an int where it is whole."""
     levels = int(quant_max) - int(quant_min) + 1
     return levels.bit_length() - 1 if levels & (levels - 1) == 0 else math.log2(levels)
+
+
+def stored_width(bits: float) -> int:
+    """The least of STORED_WIDTHS that holds a weight of so many bits."""
+    return next(width for width in STORED_WIDTHS if bits <= width)
 
 
 class Proxy(Protocol):

@@ -10,7 +10,10 @@ from qprune.stages.base import DataStage, Result, stage_input
 from qprune.stages.work import Work, classes, evaluations
 from qprune.storage.store import Store
 
-TOTALS = ("macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes")
+TOTALS = (
+    "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
+)  # fmt: skip
+OF_FINISHED = ("weight_bytes", "stored_bytes")  # counted in the network that is handed over; the others in the trained one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class Evaluate(DataStage):
         network = spec.number_format.finish(trained).eval()
         device = torch.device("cpu") if spec.number_format.entry.cpu_only else work.device
         report = evaluations(network.to(device), work.data(self, device), classes)
-        handed_over = {"weight_bytes": count_cost(network, spec.image_shape).weight_bytes}
+        finished = count_cost(network, spec.image_shape)
+        handed_over = {name: getattr(finished, name) for name in OF_FINISHED}
         return {**report, "network": spec.to_json(), "cost": cost_as_dict(cost) | handed_over}, None
 
 

@@ -23,7 +23,9 @@ from qprune.sweep.plan import Cell, Plan
 REFERENCES = ("dense_accuracy", "dense_val_accuracy", "baseline_accuracy", "baseline_val_accuracy")
 # of other networks, so in the table but not in a cell's record
 PHASES = ("dense", "prune", "finetune", "quantize")
-COST_COLUMNS = ("macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes")
+COST_COLUMNS = (
+    "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
+)  # fmt: skip
 
 
 class Records:
@@ -36,7 +38,10 @@ class Records:
         self.folder, self.plan, self.store = Path(folder), plan, store
         kinds = dict.fromkeys(kind for cell in plan.cells for kind in cell.stages)
         phases = dict.fromkeys(phase.name for cell in plan.cells for phase in plan.phases(cell))
-        planned = dict.fromkeys(COLUMNS) | dict.fromkeys(REFERENCES) | {"sweep": plan.config.name, "status": "pending"}
+        planned = dict.fromkeys((*COLUMNS, *REFERENCES, *COST_COLUMNS)) | {
+            "sweep": plan.config.name,
+            "status": "pending",
+        }
         planned |= {
             "reason": None,
             **_settings(plan.config),

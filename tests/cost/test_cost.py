@@ -270,3 +270,16 @@ def test_weight_bytes_by_hand():
     assert shared == -5  # torch.ao lets max pooling share the quantiser of its input
     converted = count_cost(get_precision("int8").finish(prepared(Plain, "int8")), GREY)
     assert abs(converted.weight_bytes - int8.weight_bytes) <= 10
+
+
+@pytest.mark.parametrize(
+    "precision, width",
+    [("w2a8", 4), ("w3a3", 4), ("w4a4", 4), ("w5a5", 8), ("w8a8", 8), ("int8", 8), ("fp16", 16), ("fp32", 32)],
+)
+def test_stored_bytes_by_hand(precision, width):
+    """Weights of all layers but the first and the last, which have 8 bits beside Brevitas' narrower ones, at a file's width."""
+    counted = count_cost(prepared(Plain, precision), GREY)
+    elements = [layer.weight_elements for layer in counted.layers]
+    ends = 8 if precision.startswith("w") else width
+    stored = (elements[0] + elements[-1]) * ends + sum(elements[1:-1]) * width
+    assert counted.stored_bytes == stored / 8 + counted.float_bytes >= counted.weight_bytes

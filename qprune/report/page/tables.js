@@ -10,6 +10,7 @@ export const TITLES = {
   relative_bops: "BOPs relative to dense FP32 (relative_bops)",
   gflops: "GFLOPs whatever the width (gflops)",
   weight_bytes: "weights in bytes (weight_bytes)",
+  stored_bytes: "weights in bytes as files store them (stored_bytes)",
   latency_ms: "measured latency in ms (latency_ms)",
 };
 // Okabe and Ito's palette, told apart with any kind of colour vision; FP32 is always black

@@ -11,7 +11,7 @@ export function digits(value, count = 3) {
       .replace("e+", "e");
   return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(count)));
 }
-export const costText = (name, value) => (name === "weight_bytes" ? bytes(value) : digits(value));
+export const costText = (name, value) => (name.includes("bytes") ? bytes(value) : digits(value));
 export function bytes(value) {
   if (value === null || value === undefined) return "–";
   const unit = [
