@@ -233,13 +233,21 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="Where to write it (default: DIR/exports/CELL.*).", show_default=False)
     ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="Largest ONNX opset to use: 17 (weights in INT8), 21 (INT4, the default) or 25 (INT2).",
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     trust: Trust = None,
 ) -> None:
     """Write a cell's network for another runtime, and check it there on all test images (exit code 4: it differs)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from qprune.deploy.commands import export_command
 
-    raise typer.Exit(export_command(folder, cell, format, output, trust or []))
+    raise typer.Exit(export_command(folder, cell, format, output, trust or [], opset))
 
 
 @app.command()

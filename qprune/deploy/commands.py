@@ -4,7 +4,7 @@ from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
 
-from qprune.deploy.formats import FORMATS, check_pair
+from qprune.deploy.formats import FORMATS, NARROWEST, check_pair
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 
@@ -12,10 +12,19 @@ UNVERIFIED = 4  # exit code of an export that doesn't agree with the evaluated n
 
 
 def export_command(
-    folder: Path, cell: str, format: str, output: Path | None = None, trust: Collection[str] = ()
+    folder: Path,
+    cell: str,
+    format: str,
+    output: Path | None = None,
+    trust: Collection[str] = (),
+    opset: int | None = None,
 ) -> int:
-    """Export a cell and print path, size, accuracy and agreement. Returns 0, or 4 where the file failed its check."""
+    """Export a cell and print path, size, accuracy and agreement. Returns 0, or 4 where the file failed its check.
+
+    opset: the largest that an ONNX file may need (None: qprune.deploy.onnx_file.DEFAULT_OPSET).
+    """
     form = FORMATS.get(format)
+    options = {} if opset is None else {"opset": _checked_opset(opset, form.name)}
     folder = Path(folder)
     from qprune.deploy.cells import open_cell, read_record
 
@@ -30,7 +39,7 @@ def export_command(
     from qprune.deploy.export import export_cell
 
     opened = open_cell(folder, cell, trust)
-    exported = export_cell(opened, form, path)
+    exported = export_cell(opened, form, path, **options)
     parity = exported.parity
     print(f"{exported.path} ({_size(exported.size)})")
     print(
@@ -48,6 +57,14 @@ def export_command(
         f"the test images, and is left as {exported.path.name}; --format torch gives the evaluated network itself"
     )
     return UNVERIFIED
+
+
+def _checked_opset(opset: int, format: str) -> int:
+    if format != "onnx":
+        raise UserError(f"--opset {opset}: a file of format {format} has none to choose; it goes with --format onnx")
+    if opset not in NARROWEST:
+        raise UserError(f"--opset {opset}: give one of {', '.join(map(str, NARROWEST))}")
+    return opset
 
 
 def bench_command(

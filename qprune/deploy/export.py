@@ -9,6 +9,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -34,8 +35,8 @@ class Exported:
     parity: Parity
 
 
-def export_cell(cell: DeployedCell, form: Format, output: Path) -> Exported:
-    """Write a cell's network in a format, check it, and put it in place at once.
+def export_cell(cell: DeployedCell, form: Format, output: Path, **options: Any) -> Exported:
+    """Write a cell's network in a format, check it, and put it in place at once. options: what the format's `write` takes.
 
     The file is written and checked in a temporary folder: nothing appears at `output` before. Agreement under
     check.REQUIRED_AGREEMENT leaves it as `<output>.unverified`. Raises UserError where the exporter can't follow the
@@ -45,7 +46,7 @@ def export_cell(cell: DeployedCell, form: Format, output: Path) -> Exported:
     expected = logits_of(cell.network, cell.test)
     with _draft(form) as draft:
         try:
-            found = logits_of(_written(cell, form, draft), cell.test)
+            found = logits_of(_written(cell, form, draft, **options), cell.test)
         except UserError:
             raise
         except Exception as error:  # exporters and runtimes raise whatever they like on an operator they don't know
@@ -98,10 +99,10 @@ def _draft(form: Format):
         yield Path(folder) / f"network{form.load().SUFFIX}"
 
 
-def _written(cell: DeployedCell, form: Format, draft: Path) -> Run:
+def _written(cell: DeployedCell, form: Format, draft: Path, **options: Any) -> Run:
     """The file, written and loaded."""
     module = form.load()
-    module.write(cell, draft)
+    module.write(cell, draft, **options)
     return module.load(draft, cell)
 
 

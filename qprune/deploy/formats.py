@@ -32,6 +32,7 @@ class Format(Entry):
         require(*self.packages, extra="onnx")
 
 
+NARROWEST = {17: 8, 21: 4, 25: 2}  # ONNX opset -> bits of the narrowest integers that it has, of those that are written
 ALL = ("torch", "torch.ao", "brevitas")
 _ONNX = ("onnx", "onnxoptimizer", "onnxruntime")
 FORMATS = Registry(

@@ -8,14 +8,16 @@ int8   torch.ao's converted network as QuantizeLinear / DequantizeLinear around 
        own symbolic would cut them to int32 towards zero. ONNX Runtime rounds them to int32 itself.
 w8a8   Brevitas' QCDQ (here plain QDQ), batch normalisation folded into scales and biases (qprune.deploy.fold), so
        that ONNX Runtime runs a convolution whose output is quantised next on integer kernels
-w*a*   Brevitas' QCDQ: integer weights stored as INT8 and a Clip between QuantizeLinear and DequantizeLinear; products
+w*a*   Brevitas' QCDQ: integer weights, and a Clip between QuantizeLinear and DequantizeLinear of activations; products
        in FP32. Nothing is folded: fused kernels round a bias to multiples of (input scale x weight scale), which are
        a large part of the next quantiser's step here (with folding 92% of 449 digits agreed, without it all).
 
+Integer weights of up to 4 bits are stored two to a byte (opset 21, qprune.deploy.onnx_pack), wider ones in INT8; each constant
+once. What needs no such type is of opset 17. The least ONNX Runtime that runs a file: LEAST_RUNTIME, by its opset.
+
 Written by torch's TorchScript exporter; where torch has none any more, by that of torch.export (dynamo), which gives the same
-logits of fp32, fp16 and w*a*, but keeps the weights of w*a* in float in the file, before a QuantizeLinear, is several times
-slower, and can't follow torch.ao's packed weights (int8). Pooling and shuffles that they or ONNX Runtime get wrong are written
-otherwise first (qprune.deploy.export_forms); what TorchScript's lacks of integer operators is in qprune.deploy.symbolics.
+logits of fp32, fp16 and w*a*, but is several times slower, and can't follow torch.ao's packed weights (int8). Pooling and shuffles that they or ONNX Runtime get wrong are
+written otherwise first (qprune.deploy.export_forms); what TorchScript's lacks of integer operators is in qprune.deploy.symbolics.
 """
 
 import warnings
@@ -26,9 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qprune.cost.widths import weight_width
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.export_forms import with_export_forms
+from qprune.deploy.formats import NARROWEST
 from qprune.deploy.half import native_half
 from qprune.deploy.symbolics import OPSET, integer_operators
 from qprune.networks.torch_ao import LAST_TORCH
@@ -39,10 +43,18 @@ from qprune.registry.packages import have
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
 DYNAMO_OPSET = 18  # the least that the newer exporter writes
+NEWEST_OPSET = 20  # of the older one; what it writes is of opset 21 and 25 too, whose operators only bear more types
+LEAST_RUNTIME = {17: "1.15", 21: "1.19", 25: "1.24"}  # ONNX Runtime by opset: 1.18.1 has no INT4, 1.23.2 has no INT2
+DEFAULT_OPSET = 21  # the largest that a file may need, unless another is asked for
 
 
-def write(cell: DeployedCell, path: Path) -> None:
-    """Write the cell's network to one .onnx file."""
+def write(cell: DeployedCell, path: Path, opset: int = DEFAULT_OPSET) -> None:
+    """Write the cell's network to one .onnx file. opset: the largest that may be used, one of LEAST_RUNTIME.
+
+    Raises UserError where the installed ONNX Runtime is too old to run what would be written.
+    """
+    needed = opset_needed(cell.network, opset)
+    require_runtime(needed)
     entry = PRECISIONS.get(cell.spec.precision)
     refuse_batch_statistics(cell.network)
     example = torch.rand(2, *cell.spec.image_shape)
@@ -55,7 +67,8 @@ def write(cell: DeployedCell, path: Path) -> None:
     if options["dynamo"]:
         options["dynamic_shapes"] = ({0: torch.export.Dim("batch", min=1)},)
     else:
-        options |= {"dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}, "opset_version": OPSET}
+        version = OPSET if needed == OPSET else NEWEST_OPSET
+        options |= {"dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}, "opset_version": version}
     with quiet(), torch.no_grad():
         if entry.layers != "brevitas":
             network = native_half(cell.network) if entry.weights == "half" else cell.network
@@ -71,7 +84,48 @@ def write(cell: DeployedCell, path: Path) -> None:
             network = fold_batch_norms(cell.network) if all_8_bits else cell.network
             network = with_export_forms(network, cell.spec.image_shape)
             export_onnx_qcdq(network, args=example, export_path=str(path), **options)
+    _pack(path, opset)
     add_metadata(cell, path)
+
+
+def opset_needed(network: nn.Module, most: int = DEFAULT_OPSET) -> int:
+    """The least opset with types for the network's weights; most: the largest that may be used. Both of NARROWEST."""
+    widths = [weight_width(layer) for layer in network.modules() if hasattr(layer, "weight_quant")]
+    held = next((bits for bits in sorted(NARROWEST.values()) if min(widths, default=8) <= bits), 8)
+    return next(opset for opset, bits in NARROWEST.items() if opset == most or bits <= held)
+
+
+def _pack(path: Path, opset: int) -> None:
+    import onnx
+
+    from qprune.deploy.onnx_pack import pack_weights
+
+    model = onnx.load(path)
+    pack_weights(model, opset)
+    onnx.save(model, path)
+
+
+def require_runtime(opset: int) -> None:
+    """Raises UserError where the installed ONNX Runtime, or onnx, knows no such opset."""
+    import onnx
+    import onnxruntime
+
+    least = LEAST_RUNTIME[opset]
+    if _numbers(onnxruntime.__version__) < _numbers(least):
+        raise UserError(
+            f"--opset {opset}: such files run in ONNX Runtime from {least} on, and {onnxruntime.__version__} is installed; "
+            "update it, or give a smaller --opset"
+        )
+    if onnx.defs.onnx_opset_version() < opset:
+        raise UserError(
+            f"--opset {opset}: onnx {onnx.__version__} knows opsets up to {onnx.defs.onnx_opset_version()}; update it, or give a "
+            "smaller --opset"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """ "1.19.2" -> (1, 19)."""
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def has_torchscript_exporter() -> bool:

@@ -12,10 +12,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from qprune.deploy.formats import NARROWEST
 from qprune.deploy.packed import pack
 
-NARROWEST = {17: 8, 21: 4, 25: 2}  # opset -> bits of the narrowest integers that it has, of those that are written
 IR_VERSION = {21: 10, 25: 13}  # the least with the opset's types
+MATMUL_BITS = (
+    4  # NOTE ONNX Runtime 1.32 multiplies by other numbers where a MatMul's weights are INT2; Gemm and Conv are right
+)
 _TYPES = {(2, True): "INT2", (2, False): "UINT2", (4, True): "INT4", (4, False): "UINT4"}  # by bits, signed
 _TYPES |= {(8, True): "INT8", (8, False): "UINT8"}
 
@@ -70,6 +73,9 @@ def _constants_as_initializers(graph: onnx.GraphProto) -> None:
         tensor.CopyFrom(node.attribute[0].t)
         tensor.name = node.output[0]
         graph.node.remove(node)
+    constant = {tensor.name for tensor in graph.initializer}
+    for given in [given for given in graph.input if given.name in constant]:  # which could be given otherwise
+        graph.input.remove(given)
 
 
 def _dequantized(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -81,7 +87,7 @@ def _pack(graph: onnx.GraphProto, node: onnx.NodeProto, opset: int) -> int:
     integers = _integers(graph, node.input[0])
     if integers is None:
         return 8
-    bits = integers.bits(NARROWEST[opset])
+    bits = integers.bits(max(NARROWEST[opset], MATMUL_BITS if _multiplies(graph, node) else 0))
     kind = TensorProto.DataType.Value(_TYPES[bits, integers.signed])
     if any(tensor.name == node.input[0] and tensor.data_type == kind for tensor in graph.initializer):
         return bits
@@ -93,6 +99,12 @@ def _pack(graph: onnx.GraphProto, node: onnx.NodeProto, opset: int) -> int:
         if zero_point.any():
             node.input.append(_add(graph, f"{node.output[0]}_zero_point", zero_point, bits, kind))
     return bits
+
+
+def _multiplies(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
+    """Whether a MatMul reads what a node gives, transposed or not."""
+    users = [user for user in graph.node if node.output[0] in user.input]
+    return any(user.op_type == "MatMul" or (user.op_type == "Transpose" and _multiplies(graph, user)) for user in users)
 
 
 def _add(graph: onnx.GraphProto, name: str, values: np.ndarray, bits: int, kind: int) -> str:
@@ -200,7 +212,9 @@ def _shorten(graph: onnx.GraphProto) -> None:
     if _has_graphs(graph):
         return
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    names = (name for name in map("constant_{}".format, range(2 * len(graph.initializer) + len(taken))) if name not in taken)
+    names = (
+        name for name in map("constant_{}".format, range(2 * len(graph.initializer) + len(taken))) if name not in taken
+    )
     short = {tensor.name: next(names) for tensor in graph.initializer if "/" in tensor.name}
     for tensor in graph.initializer:
         tensor.name = short.get(tensor.name, tensor.name)

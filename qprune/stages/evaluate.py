@@ -13,7 +13,8 @@ from qprune.storage.store import Store
 TOTALS = (
     "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
 )  # fmt: skip
-OF_FINISHED = ("weight_bytes", "stored_bytes")  # counted in the network that is handed over; the others in the trained one
+# Counted in the network that is handed over; the others in the trained one.
+OF_FINISHED = ("weight_bytes", "stored_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -418,8 +418,9 @@ def test_an_onnx_file_says_what_it_is_and_takes_any_batch(tmp_path):
 
 
 def test_weights_are_stored_as_narrow_as_onnx_bears(results, tmp_path):
-    """fp16: half. int8 and w*a*: INT8. No weight of a layer is left in FP32."""
-    for precision, wanted in (("fp16", {onnx.TensorProto.FLOAT16}), ("int4", {onnx.TensorProto.INT8})):
+    """fp16: half. int8: INT8. int4: INT4, and INT8 in the first and the last layer. No weight of a layer is left in FP32."""
+    half, byte, nibble = onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.INT4
+    for precision, wanted in (("fp16", {half}), ("int8", {byte}), ("int4", {byte, nibble})):
         cell = open_cell(results, tiny(precision))
         onnx_file.write(cell, tmp_path / "file.onnx")
         initial = onnx.load(tmp_path / "file.onnx").graph.initializer
