@@ -11,10 +11,12 @@ NO_CRITERION = "none"  # in the column `criterion`, of cells that no criterion h
 BASELINES = ("narrower", "same_shape")  # methods of networks that pruning has to be better than, also <name>.flops
 STUDY = ["model", "data"]  # points are compared within one model and data set
 COSTS = (
-    "bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "stored_bytes", "latency_ms",
+    "bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "stored_bytes",
+    "peak_activation_bytes", "latency_ms",
 )  # fmt: skip
+RECALLS = ("val_balanced_accuracy", "val_least_recall", "balanced_accuracy", "least_recall")
 MEANS = (
-    "val_accuracy", "accuracy", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy",
+    "val_accuracy", "accuracy", *RECALLS, "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy",
     "achieved_ratio", *COSTS, "gbops", "macs", "params", "speedup", "seconds",
 )  # fmt: skip
 SPREADS = ("val_accuracy", "accuracy", *COSTS)

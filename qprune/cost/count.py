@@ -18,7 +18,16 @@ from torch import Tensor, fx, nn
 from torch.fx.node import _get_qualified_name
 from torch.nn.modules.conv import _ConvNd
 
-from qprune.cost.widths import FLOAT_BITS, ask_for_widths, input_width, stored_width, tensor_width, weight_width
+from qprune.cost.memory import Made, made_by, peak_activation_bytes
+from qprune.cost.widths import (
+    FLOAT_BITS,
+    ask_for_widths,
+    input_width,
+    memory_width,
+    stored_width,
+    tensor_width,
+    weight_width,
+)
 from qprune.networks.given import as_image_shape, check_module, is_channels_last
 from qprune.networks.graph import Leaf, kind_of, layer_of, module_of, operation_of, refuse_ties, trace
 from qprune.networks.operations import UNKNOWN, Operation
@@ -79,11 +88,14 @@ class Cost:
     float_bytes: what else inference needs: biases, batch normalisation (affine parameters and running
         statistics; a bias per channel where torch.ao folds it into a convolution) and the constants of the
         input normalisation, 4 bytes each (biases in half: 2); scales, 4 bytes; torch.ao's zero points, 1
+    peak_activation_bytes: the largest sum of tensors alive at once in one image's forward pass, as qprune.cost.memory
+        has it
     """
 
     layers: tuple[LayerCost, ...]
     params: int
     float_bytes: int
+    peak_activation_bytes: int
 
     @cached_property
     def macs(self) -> int:
@@ -168,16 +180,19 @@ def count_cost(network: nn.Module, image_shape: tuple[int, int, int]) -> Cost:
             weight, layer = run.cost(node, operation)
             layers.append(replace(layer, weight_elements=0) if weight in seen else layer)
             seen.add(weight)
-    return Cost(tuple(layers), *_parameters(network, seen))
+    peak = peak_activation_bytes(network, run.made, run.in_memory)
+    return Cost(tuple(layers), *_parameters(network, seen), peak)
 
 
 class _Run(fx.Interpreter):
-    """Runs a network once; keeps shapes and widths, from which it gives the cost of layers."""
+    """Runs a network once; keeps shapes, widths and what took memory, from which it gives the cost of layers."""
 
     def __init__(self, network: fx.GraphModule):
         super().__init__(network)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.widths: dict[fx.Node, float] = {}
+        self.in_memory: dict[fx.Node, float] = {}
+        self.made: dict[fx.Node, Made] = {}
 
     def run_node(self, node: fx.Node):
         result = super().run_node(node)
@@ -185,6 +200,8 @@ class _Run(fx.Interpreter):
         if hasattr(first, "shape"):
             self.shapes[node] = tuple(first.shape)
         self.widths[node] = tensor_width(node, result, self.widths)
+        self.in_memory[node] = memory_width(node, result, self.in_memory)
+        self.made[node] = made_by(node, result, {source: self.env[source] for source in node.all_input_nodes})
         return result
 
     def cost(self, node: fx.Node, operation: Operation) -> tuple[str, LayerCost]:

@@ -72,10 +72,18 @@ def weight_width(layer: nn.Module) -> float:
     return layer.weight_bits if isinstance(layer, Leaf) else FLOAT_BITS
 
 
-def input_width(layer: nn.Module, arriving: float) -> float:
+def input_width(layer: nn.Module | None, arriving: float) -> float:
     """Width of what a layer multiplies: of its own input quantiser (Brevitas) or of the tensor that arrives."""
     own = proxy_bits(layer.input_quant) if is_brevitas(layer) and hasattr(layer, "input_quant") else None
     return own or arriving
+
+
+def memory_width(node: fx.Node, result: object, widths: dict[fx.Node, float]) -> float:
+    """tensor_width, as it lies in memory: torch.ao's integers take a byte, whatever their range. widths: such ones."""
+    if isinstance(result, Tensor) and result.is_quantized:
+        return torch.iinfo(result.dtype).bits
+    width, module = tensor_width(node, result, widths), module_of(node)
+    return torch.iinfo(module.dtype).bits if isinstance(module, FakeQuantize) and width <= 8 else width
 
 
 def tensor_width(node: fx.Node, result: object, widths: dict[fx.Node, float]) -> float:

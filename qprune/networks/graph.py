@@ -45,7 +45,7 @@ class Leaf(nn.Module):
     weight_bits: int = 32
 
 
-register_operation(Normalize, Leaf, macs=0)
+register_operation(Normalize, Leaf, macs=0, in_place=True)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -184,7 +184,7 @@ def module_of(node: fx.Node) -> nn.Module | None:
     return network_of(node).get_submodule(layer_of(node))
 
 
-_QUANTIZER = Operation(macs=0)  # of Brevitas
+_QUANTIZER = Operation(macs=0, in_place=True)  # of Brevitas
 
 
 def operation_of(node: fx.Node) -> Operation:

@@ -43,6 +43,7 @@ class Operation:
         keeps_zero or piecewise_linear is so
     rearranges: hands on values of its arguments in another order or shape, a number around them maybe; what moves is so
     averages: the mean over windows, or over positions
+    in_place: may write its result over its first operand; what is elementwise is so
     by_channel: gives each channel from its own values, all alike (interpolation)
     joins: how it joins its tensors: its arguments, or for "concatenate" the list that is its first
     asks_shape: gives numbers or attributes of a tensor, no tensor
@@ -60,6 +61,7 @@ class Operation:
     elementwise: bool = False
     rearranges: bool = False
     averages: bool = False
+    in_place: bool = False
     by_channel: bool = False
     joins: Joint = ""
     asks_shape: bool = False
@@ -68,6 +70,8 @@ class Operation:
         implied = ["exact", "keeps_width", "keeps_sign", "rearranges"] if self.moves else []
         for trait in [*implied, *(["elementwise"] if self.keeps_zero or self.piecewise_linear else [])]:
             object.__setattr__(self, trait, True)
+        if self.elementwise:
+            object.__setattr__(self, "in_place", True)
 
 
 UNKNOWN = Operation()
@@ -83,8 +87,8 @@ def register_operation(*forms: Form, macs: Literal[0] | Macs, **traits: Any) -> 
         neither), a function, or the name of a tensor's method
     macs: 0, or a function (node, shapes) -> multiply-accumulates for one image; its own parameters stay in float
     traits: what else is so, by the names of qprune.networks.operations.Operation: moves, exact, keeps_width,
-        keeps_sign, non_negative, keeps_zero, piecewise_linear, elementwise, rearranges, averages, by_channel, joins,
-        asks_shape. Maps can be pruned through an operation that says how it treats them: one of elementwise,
+        keeps_sign, non_negative, keeps_zero, piecewise_linear, elementwise, rearranges, averages, in_place, by_channel,
+        joins, asks_shape. Maps can be pruned through an operation that says how it treats them: one of elementwise,
         rearranges, averages, by_channel or joins
 
     Call it in the module that defines the network: a sweep's workers are processes of their own, which import
@@ -253,6 +257,7 @@ _row(
     nn.LocalResponseNorm,
     F.local_response_norm,
     F.normalize,
+    in_place=True,
 )
-_row(FakeQuantizeBase, torch.quantize_per_tensor, BNReLU2d)
+_row(FakeQuantizeBase, torch.quantize_per_tensor, BNReLU2d, in_place=True)
 _row(*INT_FUNCTIONS)

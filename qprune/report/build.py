@@ -16,6 +16,7 @@ from qprune.analysis.front import (
     GROUP,
     NO_CRITERION,
     POINT,
+    RECALLS,
     STUDY,
     base_of,
     is_on_front,
@@ -53,13 +54,13 @@ from qprune.report.details import (
 from qprune.storage.results import read_lambdas, read_sweep_file
 
 CELL_COLUMNS = (
-    "cell", *GROUP, "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy", "accuracy",
+    "cell", *GROUP, "precision", "pruning_ratio", "achieved_ratio", "seed", "status", "val_accuracy", "accuracy", *RECALLS,
     "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", *COSTS, "gbops", "macs", "params", "speedup",
     "total_updates", "training_flops", "training_flops_cap", "seconds", "reason", "protocol", "ratio_of",
 )  # fmt: skip
 POINT_COLUMNS = (
     "precision", "pruning_ratio", "achieved_ratio", "cell", "seeds", "val_accuracy", "accuracy", "val_accuracy_sd",
-    "accuracy_sd", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", "macs", "params", "speedup",
+    "accuracy_sd", *RECALLS, "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", "macs", "params", "speedup",
     *COSTS, *(f"{cost}_sd" for cost in COSTS),
 )  # fmt: skip
 MEASURES = ("val_accuracy", "accuracy", "val_loss", "test_loss")

@@ -12,9 +12,10 @@ from qprune.storage.store import Store
 
 TOTALS = (
     "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
+    "peak_activation_bytes",
 )  # fmt: skip
 # Counted in the network that is handed over; the others in the trained one.
-OF_FINISHED = ("weight_bytes", "stored_bytes")
+OF_FINISHED = ("weight_bytes", "stored_bytes", "peak_activation_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,13 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from qprune.analysis.front import RECALLS
+from qprune.analysis.statistics import recalls
 from qprune.pruning.normalizations import normalization_label
 from qprune.settings.config import SweepConfig
 from qprune.stages.dense import Dense
 from qprune.stages.prune import Prune
+from qprune.storage.correctness import classes_of
 from qprune.storage.durable import draft_of, remove, set_aside, write_whole, writing
 from qprune.storage.results import AGAIN, COLUMNS, failure_file, network_file, record_file, sha256
 from qprune.storage.seal import Damaged, read_sealed_json, sealed_json
@@ -25,6 +28,7 @@ REFERENCES = ("dense_accuracy", "dense_val_accuracy", "baseline_accuracy", "base
 PHASES = ("dense", "prune", "finetune", "quantize")
 COST_COLUMNS = (
     "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
+    "peak_activation_bytes",
 )  # fmt: skip
 
 
@@ -38,7 +42,7 @@ class Records:
         self.folder, self.plan, self.store = Path(folder), plan, store
         kinds = dict.fromkeys(kind for cell in plan.cells for kind in cell.stages)
         phases = dict.fromkeys(phase.name for cell in plan.cells for phase in plan.phases(cell))
-        planned = dict.fromkeys((*COLUMNS, *REFERENCES, *COST_COLUMNS)) | {
+        planned = dict.fromkeys((*COLUMNS, *REFERENCES, *RECALLS, *COST_COLUMNS)) | {
             "sweep": plan.config.name,
             "status": "pending",
         }
@@ -267,6 +271,8 @@ def _measured(metas: dict[str, dict], dense_macs: int) -> dict:
         "val_accuracy": evaluated["val"]["accuracy"],
         "test_loss": evaluated["test"]["loss"],
         "val_loss": evaluated["val"]["loss"],
+        **_recalls(evaluated["val"], "val_"),
+        **_recalls(evaluated["test"], ""),
         **{column: cost[column] for column in COST_COLUMNS},
         "relative_bops": cost["gbops"] / (dense_macs * 32 * 32 / 1e9),
         **{f"updates_{phase}": made for phase, made in updates.items()},
@@ -276,6 +282,14 @@ def _measured(metas: dict[str, dict], dense_macs: int) -> dict:
     provenance = evaluated["provenance"]
     versions = " ".join(f"{package}={number}" for package, number in provenance["versions"].items())
     return {**values, **{key: provenance[key] for key in ("device", "host", "threads")}, "versions": versions}
+
+
+def _recalls(part: dict, prefix: str) -> dict[str, float]:
+    """Mean and least recall over the classes of a split. part: of an evaluate stage's report; prefix: of the columns."""
+    classes = classes_of(part)
+    assert classes is not None
+    found = recalls(*classes)
+    return {f"{prefix}balanced_accuracy": float(found.mean()), f"{prefix}least_recall": float(found.min())}
 
 
 def _training_flops(plan: Plan, cell: Cell, metas: dict[str, dict], dense_macs: int) -> float:

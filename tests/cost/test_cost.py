@@ -229,7 +229,7 @@ def test_formulas_by_hand():
         LayerCost("a", "Conv2d", 1000, 4, 8, 288, 16, 8, (3, 3), 4),
         LayerCost("b", "Linear", 500, 32, 16, 50, 10, 5),
     )
-    cost = Cost(layers, params=400, float_bytes=52)
+    cost = Cost(layers, params=400, float_bytes=52, peak_activation_bytes=0)
     assert (cost.macs, cost.bops) == (1500, 1000 * 32 + 500 * 512)
     assert cost.gflops == pytest.approx(3e-6)
     assert cost.gbops == pytest.approx(288e-6)
@@ -238,7 +238,7 @@ def test_formulas_by_hand():
     acc = 1000 * (32 + 12 + math.log2(9 * 16 / 4)) + 500 * (512 + 48 + math.log2(10))
     assert cost.gbops_acc == pytest.approx(acc / 1e9)
     assert cost.weight_bytes == 288 / 2 + 50 * 4 + 52
-    assert Cost(layers[:1], 0, 0).relative_to(cost) == pytest.approx(32000 / 288000)
+    assert Cost(layers[:1], 0, 0, 0).relative_to(cost) == pytest.approx(32000 / 288000)
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "w2a3", "w4a4", "w8a8"])

@@ -13,7 +13,8 @@ from qprune.storage.seal import sealed_json
 
 BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 TEST_IMAGES, VAL_IMAGES, CLASSES = 400, 200, 10
-LATER = ("dense_val_accuracy", "baseline_val_accuracy")  # columns that not every table has
+RECALLS = ("val_balanced_accuracy", "val_least_recall", "balanced_accuracy", "least_recall")
+LATER = ("dense_val_accuracy", "baseline_val_accuracy", *RECALLS, "peak_activation_bytes")  # not in every table
 NO_VALUES = dict.fromkeys(
     (*COLUMNS, "reason", *LATER, "method", "quantization", "device", "host", "threads", "versions")
 )
@@ -76,8 +77,11 @@ def make_sweep(
             "linear_gflops": 1.2 * size * bits / 32, "gbops_acc": 700 * size * (bits / 32) ** 2, "params": int(7e4 * size),
             "relative_bops": size / (1 + models.index(model)) * (bits / 32) ** 2, "weight_bytes": 2.9e5 * size * bits / 32,
             "updates_dense": 100, "updates_prune": 50, "updates_finetune": 20, "updates_quantize": 10, "total_updates": 180,
-            "seconds": 3.5, "device": "cpu", "host": "here", "threads": 1, "versions": "torch=2",
+            "peak_activation_bytes": 4096 * size * bits / 32, "seconds": 3.5, "device": "cpu", "host": "here", "threads": 1, "versions": "torch=2",
         }  # fmt: skip
+        for part, prefix in (("validation", "val_"), ("test", "")):
+            shares = [right.mean() for right in (correct[part][one::CLASSES] for one in range(CLASSES))]
+            row |= {f"{prefix}balanced_accuracy": np.mean(shares), f"{prefix}least_recall": min(shares)}
         stages = {"dense": f"dense-{model}-{seed}", "finetune": f"finetune-{number}", "quantize": f"quantize-{number}"}
         record = {
             **{key: value.item() if hasattr(value, "item") else value for key, value in row.items()},
@@ -105,6 +109,8 @@ def _write_table(path: Path, rows: list[dict], scratch: bool, old: bool) -> None
         place: {"accuracy": 0.99 + place[1] / 1000, "val_accuracy": 0.98 + place[1] / 1000} for place in known
     }
     table = pd.DataFrame(rows)
+    if old:
+        table = table.drop(columns=[*RECALLS, "peak_activation_bytes"])
     if not old:
         made = {"criterion": "none", "method": "scratch", "updates_dense": 180, "test_loss": None, "val_loss": None}
         made |= dict.fromkeys(("updates_prune", "updates_finetune", "updates_quantize"), 0)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import recall_score
 from tiny_sweep import MAPS, F, N, P, Q, run_inline, tiny_config
 from torch.nn import functional
 
@@ -189,6 +190,14 @@ def test_correctness_gives_the_accuracies(records):
         assert (len(test), len(val)) == (len(data.test), len(data.val))
         assert test.mean() == pytest.approx(record["accuracy"], abs=1e-12)
         assert val.mean() == pytest.approx(record["val_accuracy"], abs=1e-12)
+
+
+def test_recalls_are_those_of_scikit_learn(cells, records):
+    for row in cells.itertuples():
+        for part, prefix in (("validation", "val_"), ("test", "")):
+            found = recall_score(*classes(records[row.cell][part]), average=None, zero_division=0)
+            assert getattr(row, f"{prefix}balanced_accuracy") == pytest.approx(found.mean(), abs=1e-12)
+            assert getattr(row, f"{prefix}least_recall") == pytest.approx(found.min(), abs=1e-12)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -11,6 +11,8 @@ function trainingText(row) {
   return digits(CELLS.training_flops[row]) + (cap === null ? "" : ` (capped at ${cap} times the updates)`);
 }
 
+const recallsText = (table, row, name) => `${percent(table[`val_${name}`][row], 2)}, ${percent(table[name][row], 2)}`;
+
 export function cardOf(table, row) {
   const many = table === POINTS;
   const spread = (name) =>
@@ -28,6 +30,12 @@ export function cardOf(table, row) {
     ["achieved ratio", ratioText(table.achieved_ratio[row])],
     ["validation accuracy", percent(table.val_accuracy[row], 2) + spread("val_accuracy")],
     ["test accuracy", percent(table.accuracy[row], 2) + spread("accuracy")],
+    ...(table.val_balanced_accuracy[row] === null
+      ? []
+      : [
+          ["balanced (val., test)", recallsText(table, row, "balanced_accuracy")],
+          ["least recall of a class (val., test)", recallsText(table, row, "least_recall")],
+        ]),
     [
       "baseline (val., test)",
       `${percent(table.baseline_val_accuracy[row], 2)}, ${percent(table.baseline_accuracy[row], 2)}`,

@@ -3,7 +3,7 @@
 import { DATA } from "./data.js";
 import { byId, download, factsOf, fill, make, tableOf } from "./dom.js";
 import { chooseCell } from "./state.js";
-import { CELLS, distinct, TITLES } from "./tables.js";
+import { CELLS, distinct, RECALLS, TITLES } from "./tables.js";
 import { costText, digits, percent, ratioText } from "./text.js";
 
 const TABLE_COLUMNS = [
@@ -14,6 +14,7 @@ const TABLE_COLUMNS = [
   "status",
   "val_accuracy",
   "accuracy",
+  ...RECALLS,
   ...DATA.costs,
   "macs",
   "params",
@@ -57,7 +58,7 @@ function cellText(name, row) {
       { type: "button", title: "Look at this cell", onclick: () => chooseCell(CELLS.key[row], true) },
       value,
     );
-  if (name.endsWith("accuracy")) return percent(value, 2);
+  if (name.endsWith("accuracy") || name.endsWith("recall")) return percent(value, 2);
   if (name === "pruning_ratio") return ratioText(value);
   return typeof value === "string" ? { words: value } : name in TITLES ? costText(name, value) : digits(value);
 }

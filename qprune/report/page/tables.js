@@ -11,6 +11,7 @@ export const TITLES = {
   gflops: "GFLOPs whatever the width (gflops)",
   weight_bytes: "weights in bytes (weight_bytes)",
   stored_bytes: "weights in bytes as files store them (stored_bytes)",
+  peak_activation_bytes: "activations alive at once, in bytes (peak_activation_bytes)",
   latency_ms: "measured latency in ms (latency_ms)",
 };
 // Okabe and Ito's palette, told apart with any kind of colour vision; FP32 is always black
@@ -27,6 +28,9 @@ export const SYMBOLS = [
   "hexagon",
   "pentagon",
 ];
+
+/** Of the classes' recalls, their mean and the least. */
+export const RECALLS = ["val_balanced_accuracy", "val_least_recall", "balanced_accuracy", "least_recall"];
 
 /** A column of a table as an array; null for each row where the table lacks it. */
 function column(table, name) {
@@ -50,6 +54,7 @@ export const POINTS = unpack(DATA.points, [
   "accuracy",
   "val_accuracy_sd",
   "accuracy_sd",
+  ...RECALLS,
   "val_loss",
   "test_loss",
   "baseline_val_accuracy",
@@ -79,6 +84,7 @@ export const CELLS = unpack(DATA.cells, [
   "status",
   "val_accuracy",
   "accuracy",
+  ...RECALLS,
   "val_loss",
   "test_loss",
   "baseline_val_accuracy",
