@@ -6,6 +6,7 @@ and a scale or a zero point as many times as it is used. Here what is made of co
 don't change: DequantizeLinear gives what it gave.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,10 +43,12 @@ def pack_weights(model: onnx.ModelProto, opset: int) -> None:
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph alone: a copy without its initialisers."""
+    """The graph alone: a copy whose initialisers have a name, a type and a shape, and no numbers."""
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
-    del graph.graph.initializer[:]
+    for tensor in graph.graph.initializer:
+        bare = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        tensor.CopyFrom(bare)
     return graph
 
 
@@ -74,6 +77,11 @@ def _constants_as_initializers(graph: onnx.GraphProto) -> None:
         tensor.name = node.output[0]
         graph.node.remove(node)
     constant = {tensor.name for tensor in graph.initializer}
+    results = {output.name for output in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Identity"]:
+        if node.input[0] in constant and node.output[0] not in results and not _has_graphs(graph):
+            graph.node.remove(node)
+            _rename(graph, {node.output[0]: node.input[0]})
     for given in [given for given in graph.input if given.name in constant]:  # which could be given otherwise
         graph.input.remove(given)
 
@@ -208,14 +216,22 @@ def _content(tensor: onnx.TensorProto) -> bytes:
 
 
 def _shorten(graph: onnx.GraphProto) -> None:
-    """Short names for constants that an exporter has named by a path through its own modules."""
+    """Short names for what exporters name by paths through their own modules: constants c0, c1 ..., tensors t0, t1 ...
+
+    Nodes keep their names, which say their layer, and so do the input, the output, and parameters with a name of the network's.
+    """
     if _has_graphs(graph):
         return
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    names = (
-        name for name in map("constant_{}".format, range(2 * len(graph.initializer) + len(taken))) if name not in taken
-    )
-    short = {tensor.name: next(names) for tensor in graph.initializer if "/" in tensor.name}
+    kept = {place.name for place in (*graph.input, *graph.output)}
+    taken = {name for node in graph.node for name in (*node.input, *node.output)} | kept
+    long = [tensor.name for tensor in graph.initializer if set("/:") & set(tensor.name)]
+    made = [name for node in graph.node for name in node.output if name and name not in kept]
+    numbered = [
+        *zip(long, itertools.repeat("c"), itertools.count()),
+        *zip(made, itertools.repeat("t"), itertools.count()),
+    ]
+    short = {name: f"{letter}{count}" for name, letter, count in numbered}
+    short = {name: new for name, new in short.items() if new not in taken}
     for tensor in graph.initializer:
         tensor.name = short.get(tensor.name, tensor.name)
     _rename(graph, short)
@@ -223,5 +239,8 @@ def _shorten(graph: onnx.GraphProto) -> None:
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = names.get(name, name)
+        for places in (node.input, node.output):
+            for place, name in enumerate(places):
+                places[place] = names.get(name, name)
+    for value in graph.value_info:
+        value.name = names.get(value.name, value.name)

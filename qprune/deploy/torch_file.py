@@ -1,6 +1,8 @@
 """Format `torch`: one .safetensors file with the tensors, and in its header the JSON from which the network is rebuilt.
 
-The network is the evaluated one in every precision: load_torch(path) builds it and loads the tensors, without pickle.
+The network is the evaluated one in every precision: load_torch(path) builds it and loads the tensors, without pickle. They
+are stored as narrow as they are, integers as integers (qprune.deploy.stored); a file of an older qprune, which has what
+training had, is read too.
 A network of one's own (`module:function`) must be importable where the file is loaded.
 """
 
@@ -12,11 +14,13 @@ from torch import nn
 
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
+from qprune.deploy.stored import Stored, restore, store
 from qprune.registry.errors import UserError
 from qprune.stages.saved import NetworkSpec
 
 SUFFIX = ".safetensors"
 KEY = "qprune.network"  # of the header's metadata
+KEY_STORED = "qprune.stored"  # absent in older files
 
 
 def write(cell: DeployedCell, path: Path) -> None:
@@ -24,8 +28,9 @@ def write(cell: DeployedCell, path: Path) -> None:
     from safetensors.torch import save_file
 
     metadata = {KEY: json.dumps(cell.spec.to_json()), "qprune.cell": cell.name}
-    tensors = {name: tensor.contiguous().clone() for name, tensor in cell.tensors.items()}
-    save_file(tensors, path, metadata)
+    tensors, stored = store(cell.network, cell.tensors)
+    metadata[KEY_STORED] = json.dumps(stored.to_json(), separators=(",", ":"))
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
 
 
 def load_torch(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
@@ -44,7 +49,10 @@ def load_torch(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
         raise UserError(f"{path} can't be read as safetensors: {error}") from error
     if KEY not in header:
         raise UserError(f"{path} has no {KEY!r} in its header; qprune export --format torch writes such files")
-    return NetworkSpec.from_json(json.loads(header[KEY]), trust, path).load(tensors)
+    spec = NetworkSpec.from_json(json.loads(header[KEY]), trust, path)
+    if KEY_STORED not in header:
+        return spec.load(tensors)
+    return restore(spec, tensors, Stored.from_json(json.loads(header[KEY_STORED])))
 
 
 def load(path: Path, cell: DeployedCell) -> Run:

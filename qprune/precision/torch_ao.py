@@ -147,9 +147,14 @@ class ActivationFakeQuantize(_LeanFakeQuantize):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.quant_min, self.quant_max = self.integers.tolist()
+        self.use_integers(*self.integers.tolist())
+
+    def use_integers(self, low: int, high: int) -> None:
+        """Round to low..high from now on."""
+        self.integers.copy_(torch.tensor([low, high]))
         observer = self.activation_post_process
-        observer.quant_min, observer.quant_max = self.quant_min, self.quant_max
+        for holder in (self, observer):
+            holder.quant_min, holder.quant_max = low, high
 
     def forward(self, values: Tensor) -> Tensor:
         if self.training or self.calibrating:
@@ -449,7 +454,7 @@ def finish(trained: GraphModule) -> GraphModule:
         if isinstance(module, RoundedConvTranspose2d):
             del module.weight_fake_quant  # of its qconfig, torch.ao makes it anew
         module.__class__ = _FULL.get(type(module), type(module))
-    with _quiet(), _engine(here.engine):
+    with _quiet(), engine():
         converted = convert_fx(trained, backend_config=_backend()).eval()
     for module in converted.modules():
         module.__class__ = _ROUNDED.get(type(module), type(module))
@@ -461,11 +466,18 @@ def finish(trained: GraphModule) -> GraphModule:
     return converted
 
 
+def use_integers(trained: GraphModule, activations: tuple[int, int]) -> None:
+    """Give activations these integers, in place: those of a network that was converted elsewhere."""
+    for module in trained.modules():
+        if isinstance(module, ActivationFakeQuantize):
+            module.use_integers(*activations)
+
+
 @contextmanager
-def _engine(name: str):
-    """The engine packs weights for its own kernels, which run them under any engine later."""
+def engine():
+    """This machine's engine packs weights for its own kernels, which run them under any engine later."""
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = name
+    torch.backends.quantized.engine = kernels().engine
     try:
         yield
     finally:
