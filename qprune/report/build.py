@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import qprune
+from qprune.analysis.costs import COST_WORDS, cost_words
 from qprune.analysis.front import (
     BASELINES,
     COSTS,
@@ -98,6 +99,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
         "sweeps": [_sweep(label, folder, cells[cells.sweep == label]) for label, folder in places.items()],
         "counts": {status: int(counts.get(status, 0)) for status in ("done", "failed", "pending", "skipped")},
         "costs": costs,
+        "words": {cost: asdict(cost_words(cost)) for cost in (*COST_WORDS, *costs)},
         "cells": _columns(cells, CELL_COLUMNS, digits=7)
         | {"point": [point_of.get(tuple(row), -1) for row in cells[POINT].itertuples(index=False)]},
         "points": _columns(points, POINT_COLUMNS)

@@ -47,6 +47,13 @@ def set_size(driver, width: int, height: int) -> None:
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
+def set_scheme(driver, scheme: str) -> None:
+    """What the system prefers: "light" or "dark". The page's charts have followed when this returns."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    driver.execute_async_script("setTimeout(arguments[0], 300)")
+
+
 def open_page(driver, path: Path, fragment: str = "") -> None:
     """Open a report afresh and wait until it is drawn."""
     driver.get("about:blank")

@@ -121,7 +121,7 @@ def test_the_command_makes_the_very_cell(report, finished, cell):
 
 def test_the_picks_command_makes_its_cells_of_all_seeds(report, finished):
     (text,) = [
-        one.text for one in report.find_elements(By.CSS_SELECTOR, "#pick-more code") if "qprune sweep" in one.text
+        one.text for one in report.find_elements(By.CSS_SELECTOR, "#pick-commands code") if "qprune sweep" in one.text
     ]
     file, *rest = shlex.split(text)[2:]
     again = {one.id: one.stages for one in make_plan(load_config(file, rest[3::2])).cells}

@@ -1,6 +1,6 @@
 // The unpruned network given as many updates as a pruned one has had: what it has, and what a pruned one then loses.
 
-import { CONFIG, FONT, shown } from "./charts.js";
+import { CONFIG, look, shown } from "./charts.js";
 import { DATA, rowsOf } from "./data.js";
 import { byId, fill, make, note, plain, tableOf } from "./dom.js";
 import { paretoLayout } from "./plot.js";
@@ -157,7 +157,7 @@ export function drawBudgetPlot() {
     yanchor: place ? "bottom" : "top",
     text: LINES[kind].name,
     showarrow: false,
-    font: { ...FONT, size: 12, color: LINES[kind].colour },
+    font: { ...look().font, size: 12, color: LINES[kind].colour },
   });
   const byHeight = [...lines].sort((a, b) => a.mean - b.mean); // the lowest line's label hangs below it
   const layout = {

@@ -2,21 +2,22 @@
 
 import { commandOf } from "./again.js";
 import { cardOf } from "./card.js";
-import { AXIS, CONFIG, FONT } from "./charts.js";
+import { axis, CONFIG, look } from "./charts.js";
 import { pickOf } from "./choose.js";
 import { DATA, rowsOf } from "./data.js";
 import { byId, choice, commandLine, fill, note, plain, tableOf } from "./dom.js";
 import { change, comparedPoints, limitsNow, state } from "./state.js";
 import { CELLS, POINTS } from "./tables.js";
 import { bytes, digits, percent } from "./text.js";
+import { theme } from "./theme.js";
 
 const DETAIL_OF = new Map(DATA.details.rows.map((row, place) => [CELLS.key[row], place]));
-const PHASES = {
-  dense: { name: "dense training", colour: "#000000" },
+const phases = () => ({
+  dense: { name: "dense training", colour: theme.strong },
   prune: { name: "pruning and the rest of its budget", colour: "#0072B2" },
   finetune: { name: "fine-tuning", colour: "#009E73" },
   quantize: { name: "at its precision", colour: "#D55E00" },
-};
+});
 
 /** The chosen cell, or that of the pick. */
 function cellNow() {
@@ -100,7 +101,7 @@ function drawLayers(layers, row) {
     bar(
       layers.map((layer) => dense.get(layer.name)?.channels_out ?? null),
       "unpruned",
-      "#d6dbe1",
+      theme.pale,
       {},
       { hovertemplate: "%{x}: %{y} unpruned<extra></extra>" },
     ),
@@ -125,15 +126,15 @@ function drawLayers(layers, row) {
     ),
   ];
   const layout = {
-    font: FONT,
+    ...look(),
     barmode: "overlay",
     bargap: 0.25,
     margin: { l: 60, r: 10, t: 30, b: 60 },
     legend: { orientation: "h", y: 1.14 },
     grid: { rows: 2, columns: 1 },
-    xaxis: { ...AXIS, type: "category", anchor: "y2", showgrid: false },
-    yaxis: { ...AXIS, domain: [0.56, 1], title: { text: "channels" }, rangemode: "tozero" },
-    yaxis2: { ...AXIS, domain: [0, 0.42], title: { text: "% of cost" }, rangemode: "tozero" },
+    xaxis: { ...axis(), type: "category", anchor: "y2", showgrid: false },
+    yaxis: { ...axis(), domain: [0.56, 1], title: { text: "channels" }, rangemode: "tozero" },
+    yaxis2: { ...axis(), domain: [0, 0.42], title: { text: "% of cost" }, rangemode: "tozero" },
   };
   fill(
     "layer-table",
@@ -192,7 +193,7 @@ function drawCurves(place) {
   if (!curves.length) return undefined;
   const traces = curves.map(({ phase, curve }, order) => {
     const { at, step, loss } = DATA.details.curves.curves[curve];
-    const { name, colour } = PHASES[phase] ?? { name: phase, colour: "#CC79A7" };
+    const { name, colour } = phases()[phase] ?? { name: phase, colour: "#CC79A7" };
     return {
       type: "scatter",
       mode: loss.length > 1 ? "lines" : "markers",
@@ -207,11 +208,11 @@ function drawCurves(place) {
     };
   });
   const layout = {
-    font: FONT,
+    ...look(),
     margin: { l: 60, r: 10, t: 30, b: 50 },
     legend: { orientation: "h", y: 1.14 },
-    xaxis: { ...AXIS, title: { text: "update" } },
-    yaxis: { ...AXIS, type: "log", title: { text: "training loss" }, exponentformat: "power" },
+    xaxis: { ...axis(), title: { text: "update" } },
+    yaxis: { ...axis(), type: "log", title: { text: "training loss" }, exponentformat: "power" },
   };
   return Plotly.react("curves", traces, layout, CONFIG);
 }

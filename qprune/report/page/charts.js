@@ -1,8 +1,9 @@
 // What all charts have in common: their look, and how they are saved.
 
 import { download, fill, make } from "./dom.js";
+import { theme } from "./theme.js";
 
-export const FONT = { family: 'system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif', size: 13, color: "#1c2430" };
+const FAMILY = 'system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 // NOTE plotly's "Share chart" would send the data to its makers' servers; the page's policy would stop that, too
 export const CONFIG = {
   responsive: true,
@@ -10,14 +11,21 @@ export const CONFIG = {
   scrollZoom: false,
   modeBarButtonsToRemove: ["sendChartToCloud", "toImage", "select2d", "lasso2d"],
 };
-export const AXIS = {
-  gridcolor: "#e9ecef",
-  linecolor: "#7d8896",
+/** What the layout of every chart begins with. */
+export const look = () => ({
+  font: { family: FAMILY, size: 13, color: theme.ink },
+  paper_bgcolor: theme.paper,
+  plot_bgcolor: theme.paper,
+});
+/** What every axis has. */
+export const axis = () => ({
+  gridcolor: theme.grid,
+  linecolor: theme.axis,
   zeroline: false,
   automargin: true,
   ticks: "outside",
-  tickcolor: "#b5bdc6",
-};
+  tickcolor: theme.tick,
+});
 
 export const shown = (accuracy) => (accuracy === null ? null : 100 * accuracy); // axes are in percent
 export const scaled = (bar) => ({

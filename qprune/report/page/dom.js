@@ -12,6 +12,14 @@ export function make(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** An element of a drawing. */
+export function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
 export const byId = (id) => document.getElementById(id);
 export const fill = (id, ...children) => byId(id).replaceChildren(...children.flat().filter((child) => child !== null));
 

@@ -1,11 +1,12 @@
 // Lambda, the weight of activation beside Taylor: what was lost without it and with it on images held out.
 
-import { AXIS, CONFIG, FONT } from "./charts.js";
+import { axis, CONFIG, look } from "./charts.js";
 import { rowsOf } from "./data.js";
 import { byId, fill, note, tableOf } from "./dom.js";
 import { studiesNow } from "./state.js";
 import { distinct, PALETTE, SYMBOLS } from "./tables.js";
 import { digits, ratioText, within } from "./text.js";
+import { theme } from "./theme.js";
 
 export function drawLambda() {
   const found = studiesNow()?.lambda;
@@ -43,7 +44,7 @@ export function drawLambda() {
       name: ratio === null ? "mean" : `${ratioText(ratio)} pruned`,
       x: own.map((one) => digits(one.weight)),
       y: own.map((one) => one.gain.mean),
-      line: { color: ratio === null ? "#000000" : PALETTE[place % PALETTE.length], width: ratio === null ? 3 : 1.5 },
+      line: { color: ratio === null ? theme.strong : PALETTE[place % PALETTE.length], width: ratio === null ? 3 : 1.5 },
       marker: { symbol: SYMBOLS[place % SYMBOLS.length], size: 8 },
       error_y: {
         type: "data",
@@ -57,12 +58,12 @@ export function drawLambda() {
     };
   });
   const layout = {
-    font: FONT,
+    ...look(),
     margin: { l: 70, r: 16, t: 40, b: 54 },
     showlegend: true,
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
-    xaxis: { ...AXIS, type: "category", title: { text: "lambda (0: Taylor alone)" } },
-    yaxis: { ...AXIS, title: { text: "held-out loss, minus that of lambda 0" } },
+    xaxis: { ...axis(), type: "category", title: { text: "lambda (0: Taylor alone)" } },
+    yaxis: { ...axis(), title: { text: "held-out loss, minus that of lambda 0" } },
   };
   return Plotly.react("lambda-plot", traces, layout, CONFIG);
 }

@@ -5,7 +5,8 @@ import { frontOf, kneeOf, pickOf } from "./choose.js";
 import { DATA } from "./data.js";
 import { choice, commandLine, factsOf, fill, make } from "./dom.js";
 import { drawMarks, fadePoints, setMarks } from "./marks.js";
-import { CHOICES, chooseCell, comparedPoints, limitsNow, rememberState, state } from "./state.js";
+import { fadeWays } from "./parallel.js";
+import { CHOICES, chooseCell, comparedPoints, filtered, limitsNow, rememberState, state } from "./state.js";
 import { distinct, nameOf, POINTS } from "./tables.js";
 import { costText, digits, percent, quoted, signed } from "./text.js";
 
@@ -112,15 +113,16 @@ function limitChanged(apply) {
   apply();
   drawPick();
   fadePoints(limitsNow());
+  fadeWays();
   drawMarks();
   rememberState();
 }
 
 const folderOf = (sweep) => DATA.sweeps.find((one) => one.name === sweep)?.folder ?? "";
 
-/** The command that makes the same choice; null where several sweeps are on the page. */
+/** The command that makes the same choice; null where several sweeps are on the page, or a filter. */
 function pickCommand() {
-  if (DATA.sweeps.length > 1) return null;
+  if (DATA.sweeps.length > 1 || filtered()) return null;
   const limits = limitsNow();
   const parts = ["qprune", "pick", DATA.sweeps[0].folder];
   if (CHOICES.data.length > 1) parts.push("--data", state.data);
@@ -158,9 +160,13 @@ export function drawPick() {
   const points = comparedPoints();
   const limits = limitsNow();
   const picked = pickOf(points, limits, state.prefer, state.x);
+  fill("pick-commands");
   if (!points.length) {
     setMarks([]);
-    fill("pick", make("p", {}, "Nothing to choose from yet: no cell is finished."));
+    const why = filtered()
+      ? "The filter leaves nothing to choose from."
+      : "Nothing to choose from yet: no cell is finished.";
+    fill("pick", make("p", {}, why));
     fill("pick-more");
     return;
   }
@@ -228,8 +234,14 @@ export function drawPick() {
         )
       : make("p", {}, "None."),
     knee === null ? null : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${atCost(knee)}.`),
+  );
+  fill(
+    "pick-commands",
     make("h3", {}, "Commands"),
     command && commandLine(command, "pick"),
+    filtered()
+      ? make("p", { class: "note" }, "qprune pick knows limits, and no filter: reset it for its command.")
+      : null,
     commandLine(exportCommand(best), "export"),
     again && commandLine(again, "sweep"),
   );

@@ -8,12 +8,14 @@ import { byId, choice, fill, goTo, make } from "./dom.js";
 import { drawLambda } from "./lambda.js";
 import { drawLimits, drawPick } from "./limits.js";
 import { pareto } from "./marks.js";
+import { drawParallel } from "./parallel.js";
 import { drawLegend, drawPareto, paretoFigure } from "./plot.js";
 import { drawPublished, PUBLISHED, PUBLISHED_AXES } from "./published.js";
 import { CHOICES, change, onChange, readFragment, state } from "./state.js";
 import { drawGrid, drawStudies, drawVolumes } from "./studies.js";
 import { drawFailures, drawOrigin, drawTable, drawTableControls } from "./table.js";
 import { CELLS, POINTS } from "./tables.js";
+import { onTheme } from "./theme.js";
 import { drawWorth } from "./worth.js";
 
 const SECTIONS = [
@@ -115,16 +117,23 @@ function drawViewControls() {
   fill("view-controls", controls);
 }
 
+/** What the filter concerns. */
+function drawFiltered() {
+  drawLimits();
+  drawPick();
+  drawParallel();
+  drawTable();
+  drawVolumes();
+  drawPublished();
+  return drawPareto();
+}
+
 async function draw() {
   drawViewControls();
   drawLegend();
-  drawLimits();
-  drawPick();
   drawWorth();
   drawStudies();
-  drawVolumes();
-  drawPublished();
-  await Promise.all([drawPareto(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell()]);
+  await Promise.all([drawFiltered(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell()]);
 }
 
 /** For --figures: the main charts, drawn one after the other. */
@@ -149,12 +158,14 @@ async function writeFigures() {
 }
 
 async function start() {
-  onChange((names) => (names.length === 1 && names[0] === "cell" ? drawCell() : draw()));
+  const parts = { cell: drawCell, only: drawFiltered }; // draws what one choice concerns
+  onChange((names) => (names.length === 1 && parts[names[0]] ? parts[names[0]]() : draw()));
+  onTheme(draw);
+  byId("filter-reset").addEventListener("click", () => change({ only: {} }));
   const fragment = location.hash;
   readFragment(fragment);
   drawHeader();
   drawTableControls();
-  drawTable();
   drawFailures();
   drawOrigin();
   saveButtons("pareto-save", pareto, "tradeoff", paretoFigure);

@@ -3,12 +3,16 @@
 
 import { shown } from "./charts.js";
 import { keeps } from "./choose.js";
-import { byId } from "./dom.js";
+import { byId, svg } from "./dom.js";
+import { nearestOf, placeLabel, widthOf } from "./labels.js";
 import { comparedPoints, limitsNow, state } from "./state.js";
 import { POINTS } from "./tables.js";
+import { theme } from "./theme.js";
 
 export const pareto = byId("pareto");
-const LETTER = 8; // how wide one is at most, on average
+const LABEL_SIZE = 13; // pixels
+const RING = 12; // radius
+const LEADER = 24; // from how far away a line leads to a label
 let nodesOfPoint = []; // point -> the elements that fade with it
 export let fadedPoints = new Set();
 export let marksNow = []; // {row, text, kind} of the picked points
@@ -49,65 +53,73 @@ export function drawMarks() {
   const { xaxis, yaxis } = pareto._fullLayout ?? {};
   if (!xaxis) return;
   pareto.querySelector(".marks")?.remove();
-  const svg = (tag, attributes, ...children) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  };
   const marks = svg("svg", { class: "marks", "aria-hidden": "true" });
   const [left, top, width, height] = [xaxis._offset, yaxis._offset, xaxis._length, yaxis._length];
   const limits = limitsNow();
-  const dashed = { stroke: "#55606e", "stroke-dasharray": "5 4" };
+  const dashed = { stroke: theme.soft, "stroke-dasharray": "5 4" };
   const edge = limits.largest[state.x];
   if (edge > 0) {
     const x = Math.min(Math.max(xaxis.d2p(edge), 0), width);
-    marks.append(svg("rect", { x: left + x, y: top, width: width - x, height, fill: "#55606e", opacity: 0.07 }));
+    marks.append(svg("rect", { x: left + x, y: top, width: width - x, height, fill: theme.soft, opacity: 0.07 }));
     marks.append(svg("line", { x1: left + x, x2: left + x, y1: top, y2: top + height, ...dashed }));
   }
   if (limits.smallest.val_accuracy !== undefined && state.y === "val_accuracy") {
     const y = Math.min(Math.max(yaxis.d2p(shown(limits.smallest.val_accuracy)), 0), height);
-    marks.append(svg("rect", { x: left, y: top + y, width, height: height - y, fill: "#55606e", opacity: 0.07 }));
+    marks.append(svg("rect", { x: left, y: top + y, width, height: height - y, fill: theme.soft, opacity: 0.07 }));
     marks.append(svg("line", { x1: left, x2: left + width, y1: top + y, y2: top + y, ...dashed }));
   }
+  const plot = { width, height };
+  const at = (row) => [xaxis.d2p(POINTS[state.x][row]), yaxis.d2p(shown(POINTS[state.y][row]))];
+  const inside = ([x, y]) => x >= 0 && x <= width && y >= 0 && y <= height;
+  const seen = marksNow.filter(({ row }) => inside(at(row)));
+  for (const { row, kind } of seen) marks.append(ringOf(kind, left + at(row)[0], top + at(row)[1]));
+  const points = plottedPoints(xaxis, yaxis).filter(inside);
   const taken = [];
-  for (const { row, text, kind } of marksNow) {
-    const [x, y] = [xaxis.d2p(POINTS[state.x][row]), yaxis.d2p(shown(POINTS[state.y][row]))];
-    if (!(x >= 0 && x <= width && y >= 0 && y <= height)) continue;
-    const ring = { cx: left + x, cy: top + y, fill: "none", stroke: "#10161d" };
-    if (kind === "knee")
+  for (const { row, text, kind } of seen.filter((mark) => mark.text)) {
+    const bold = kind === "pick" ? 600 : 400;
+    const font = `${bold} ${LABEL_SIZE}px ${getComputedStyle(pareto).fontFamily}`;
+    const fits = widthOf(text, font) < width ? text : kind;
+    const box = placeLabel(widthOf(fits, font), at(row), plot, points, taken);
+    taken.push(box);
+    const [x, y] = at(row);
+    const [nearX, nearY] = nearestOf(box, [x, y]);
+    const distance = Math.hypot(nearX - x, nearY - y);
+    if (distance > LEADER) {
+      const start = RING / distance;
       marks.append(
-        svg("rect", {
-          x: left + x - 9,
-          y: top + y - 9,
-          width: 18,
-          height: 18,
-          fill: "none",
-          stroke: "#10161d",
-          "stroke-dasharray": "3 2",
-          transform: `rotate(45 ${left + x} ${top + y})`,
+        svg("line", {
+          x1: left + x + (nearX - x) * start,
+          y1: top + y + (nearY - y) * start,
+          x2: left + nearX,
+          y2: top + nearY,
+          stroke: theme.ink,
+          "stroke-width": 1,
         }),
       );
-    else
-      marks.append(svg("circle", { ...ring, r: kind === "pick" ? 12 : 9, "stroke-width": kind === "pick" ? 2.5 : 1 }));
-    if (!text) continue;
-    const atRight = x + LETTER * text.length < width;
-    let below = y + 26 > height ? -18 : 24;
-    while (taken.some(([ox, oy]) => Math.abs(ox - x) < 120 && Math.abs(oy - (y + below)) < 15))
-      below += y + below + 40 > height ? -40 : 15;
-    taken.push([x, y + below]);
-    marks.append(
-      svg(
-        "text",
-        {
-          x: left + x + (atRight ? 6 : -6),
-          y: top + y + below,
-          "text-anchor": atRight ? "start" : "end",
-          "font-weight": kind === "pick" ? 600 : 400,
-        },
-        text,
-      ),
-    );
+    }
+    marks.append(svg("text", { x: left + box.left, y: top + box.top + LABEL_SIZE, "font-weight": bold }, fits));
   }
   pareto.append(marks);
+}
+
+/** What is drawn around a marked point. */
+function ringOf(kind, x, y) {
+  const look = { fill: "none", stroke: theme.ink };
+  if (kind !== "knee")
+    return svg("circle", {
+      cx: x,
+      cy: y,
+      r: kind === "pick" ? RING : 9,
+      "stroke-width": kind === "pick" ? 2.5 : 1,
+      ...look,
+    });
+  const square = { x: x - 9, y: y - 9, width: 18, height: 18, transform: `rotate(45 ${x} ${y})` };
+  return svg("rect", { ...square, "stroke-dasharray": "3 2", ...look });
+}
+
+/** Where the points that the plot shows are, in pixels of the plot. */
+function plottedPoints(xaxis, yaxis) {
+  return pareto.data
+    .filter((trace) => trace.meta.kind !== "front")
+    .flatMap((trace) => trace.x.map((x, place) => [xaxis.d2p(x), yaxis.d2p(trace.y[place])]));
 }

@@ -1,13 +1,15 @@
 // The plot of accuracy against cost, its legend, and the card of the point under the pointer.
 
 import { cardOf } from "./card.js";
-import { AXIS, CONFIG, FONT, scaled, shown } from "./charts.js";
+import { axis, CONFIG, look, scaled, shown } from "./charts.js";
 import { frontOf } from "./choose.js";
-import { byId, fill, make, plain } from "./dom.js";
+import { byId, fill, make, plain, svg } from "./dom.js";
+import { hideCard, showCard } from "./hover.js";
 import { drawMarks, fadedPoints, findNodes, marksNow, pareto } from "./marks.js";
-import { cardOfPublished, PUBLISHED_COLOUR, publishedHere, publishedShown, publishedTraces } from "./published.js";
+import { cardOfPublished, publishedHere, publishedShown, publishedTraces } from "./published.js";
 import { change, chooseCell, comparedPoints, hidden, state } from "./state.js";
-import { CELLS, COLOURS, distinct, FAMILIES, POINTS, PRECISIONS, symbolOf, TITLES } from "./tables.js";
+import { CELLS, COLOURS, distinct, FAMILIES, POINTS, PRECISIONS, symbolOf, titleOf } from "./tables.js";
+import { theme } from "./theme.js";
 
 const MOST_ERROR_BARS = 600;
 const BASELINES = "front:baselines"; // what the legend hides them by
@@ -64,7 +66,7 @@ function pointTraces(points) {
         size,
         line: symbolOf(family).endsWith("-open")
           ? { color: COLOURS[precision], width: 2 }
-          : { color: "#fff", width: size > 5 ? 1 : 0 },
+          : { color: theme.paper, width: size > 5 ? 1 : 0 },
       },
       hoverinfo: "none",
     };
@@ -100,14 +102,14 @@ function frontTraces(points) {
     if (!hide.has("front:all"))
       lines.unshift(
         line(front(all.filter((row) => POINTS.sweep[row] === sweep)), `front of all${which}`, {
-          color: number % 2 ? "#dfc9ae" : "#c3c9d0",
+          color: number % 2 ? theme.otherFront : theme.front,
           width: 7,
         }),
       );
     const others = all.filter((row) => POINTS.sweep[row] === sweep && POINTS.baseline[row]);
     if (others.length && !hide.has(BASELINES)) {
       const same = [...others, ...own.filter((row) => POINTS.pruning_ratio[row] === 0)];
-      lines.push(line(front(same), `front of baselines${which}`, { color: "#8a5a00", width: 1.5, dash: "dash" }));
+      lines.push(line(front(same), `front of baselines${which}`, { color: theme.baselines, width: 1.5, dash: "dash" }));
     }
     if (hide.has("front:each")) return;
     for (const precision of distinct(own.map((row) => POINTS.precision[row]))) {
@@ -125,21 +127,19 @@ function frontTraces(points) {
 export function paretoLayout(points, accuracies = []) {
   const accuracy = state.y === "accuracy" ? "test" : "validation";
   return {
-    font: FONT,
-    margin: { l: 60, r: 16, t: 14, b: 54 },
+    ...look(),
+    margin: { l: 60, r: 16, t: 34, b: 54 }, // above: the buttons
     showlegend: false,
     hovermode: "closest",
-    plot_bgcolor: "#fff",
-    paper_bgcolor: "#fff",
     xaxis: {
-      ...AXIS,
+      ...axis(),
       type: state.scale,
-      title: { text: TITLES[state.x] },
+      title: { text: titleOf(state.x) },
       exponentformat: "power",
       showexponent: "all",
       ...(state.scale === "log" ? { dtick: logStep(points) } : {}),
     },
-    yaxis: { ...AXIS, title: { text: `${accuracy} accuracy (%)` }, ...accuracyRange(points, accuracies) },
+    yaxis: { ...axis(), title: { text: `${accuracy} accuracy (%)` }, ...accuracyRange(points, accuracies) },
   };
 }
 
@@ -195,7 +195,7 @@ export async function drawPareto() {
   if (!pareto.dataset.ready) {
     pareto.on("plotly_afterplot", findNodes);
     pareto.on("plotly_relayouting", drawMarks);
-    pareto.on("plotly_hover", (event) => showCard(event.points[0], event.event));
+    pareto.on("plotly_hover", (event) => showCard(cardAt(event.points[0]), event.event));
     pareto.on("plotly_unhover", hideCard);
     pareto.on("plotly_click", (event) => {
       if (event.points[0].data.meta.kind === "points") chooseCell(cellOfPlotted(event.points[0]));
@@ -232,13 +232,12 @@ export function paretoFigure() {
       text: [plain(text)],
       textposition: "bottom right",
       showlegend: false,
-      marker: { symbol: kind === "knee" ? "diamond-open" : "circle-open", size: 20, color: "#10161d" },
+      marker: { symbol: kind === "knee" ? "diamond-open" : "circle-open", size: 20, color: theme.ink },
     });
   return { data, layout: { ...pareto.layout, showlegend: true, legend: { orientation: "h", y: -0.16 } } };
 }
 
 function legendSwatch(symbol, colour) {
-  const holder = make("span");
   const shapes = {
     circle: "M7 2a5 5 0 1 0 .01 0z",
     square: "M2 2h10v10h-10z",
@@ -249,36 +248,25 @@ function legendSwatch(symbol, colour) {
     ring: "M7 1a6 6 0 1 0 .01 0zM7 3.5a3.5 3.5 0 1 1 -.01 0z",
     hexagram: "M7 0l2 3.6h4.2l-2.1 3.4 2.1 3.4h-4.2l-2 3.6-2-3.6h-4.2l2.1-3.4-2.1-3.4h4.2z",
   };
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  for (const [name, value] of [
-    ["width", 14],
-    ["height", 14],
-    ["aria-hidden", "true"],
-  ])
-    svg.setAttribute(name, value);
-  path.setAttribute("fill-rule", "evenodd");
-  path.setAttribute("d", shapes[symbol.replace("-open", "")] ?? "M6 1h2v5h5v2h-5v5h-2v-5h-5v-2h5z");
-  const open = symbol.endsWith("-open");
-  path.setAttribute("fill", open ? "none" : colour);
-  if (open) path.setAttribute("stroke", colour);
-  if (open) path.setAttribute("stroke-width", 1.8);
-  svg.append(path);
-  holder.append(svg);
-  return holder;
+  const path = svg("path", {
+    "fill-rule": "evenodd",
+    d: shapes[symbol.replace("-open", "")] ?? "M6 1h2v5h5v2h-5v5h-2v-5h-5v-2h5z",
+    ...(symbol.endsWith("-open") ? { fill: "none", stroke: colour, "stroke-width": 1.8 } : { fill: colour }),
+  });
+  return make("span", {}, svg("svg", { width: 14, height: 14, "aria-hidden": "true" }, path));
 }
 
 /** Buttons that show and hide a precision, a family or the fronts; with shift, or twice, it alone. */
 export function drawLegend() {
   const entries = PRECISIONS.map((name) => [`precision:${name}`, name, legendSwatch("circle", COLOURS[name])]);
   if (FAMILIES.length > 1)
-    for (const name of FAMILIES) entries.push([`family:${name}`, name, legendSwatch(symbolOf(name), "#55606e")]);
+    for (const name of FAMILIES) entries.push([`family:${name}`, name, legendSwatch(symbolOf(name), theme.soft)]);
   entries.push(
-    ["front:each", "each front", legendSwatch("line", "#55606e")],
-    ["front:all", "front of all", legendSwatch("line", "#c3c9d0")],
+    ["front:each", "each front", legendSwatch("line", theme.soft)],
+    ["front:all", "front of all", legendSwatch("line", theme.front)],
   );
-  if (POINTS.baseline.some(Boolean)) entries.push([BASELINES, "baselines", legendSwatch("ring", "#8a5a00")]);
-  if (publishedHere().length) entries.push(["published:all", "published", legendSwatch("hexagram", PUBLISHED_COLOUR)]);
+  if (POINTS.baseline.some(Boolean)) entries.push([BASELINES, "baselines", legendSwatch("ring", theme.baselines)]);
+  if (publishedHere().length) entries.push(["published:all", "published", legendSwatch("hexagram", theme.published)]);
   const hide = hidden();
   const toggle = (key, alone) => {
     const kind = key.split(":")[0];
@@ -313,21 +301,9 @@ export function drawLegend() {
   );
 }
 
-/** The card of a point under the pointer, as a whole. */
-function showCard(point, event) {
-  const { kind, rows, ofCells } = point.data.meta ?? {};
-  if (kind !== "points" && kind !== "published") return;
-  const card = byId("card");
-  card.replaceChildren(
-    ...(kind === "published"
-      ? cardOfPublished(publishedShown()[point.pointIndex])
-      : cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex])),
-  );
-  card.hidden = false;
-  const box = card.getBoundingClientRect();
-  const x = Math.min(event.clientX + 16, document.documentElement.clientWidth - box.width - 8);
-  const y = event.clientY + 16 + box.height > innerHeight ? event.clientY - box.height - 12 : event.clientY + 16;
-  card.style.left = `${Math.max(4, x) + scrollX}px`;
-  card.style.top = `${Math.max(4, y) + scrollY}px`;
+/** What the card says of a point under the pointer. */
+function cardAt(point) {
+  const { kind, rows, ofCells } = point.data.meta;
+  if (kind === "published") return cardOfPublished(publishedShown()[point.pointIndex]);
+  return cardOf(ofCells ? CELLS : POINTS, rows[point.pointIndex]);
 }
-const hideCard = () => (byId("card").hidden = true);

@@ -5,6 +5,7 @@ import { byId, factsOf, fill, make, plain, tableOf } from "./dom.js";
 import { change, comparedPoints, hidden, state } from "./state.js";
 import { distinct, POINTS } from "./tables.js";
 import { digits, percent } from "./text.js";
+import { theme } from "./theme.js";
 
 export const PUBLISHED = DATA.published;
 export const PUBLISHED_AXES = {
@@ -12,7 +13,6 @@ export const PUBLISHED_AXES = {
   y: "accuracy",
 };
 const SAME_DENSE = 0.01; // by how much of it the costs of two dense networks may differ that are called the same
-export const PUBLISHED_COLOUR = "#6a2c91"; // none of the palette's
 export const publishedHere = () => (state.y === PUBLISHED_AXES.y ? PUBLISHED.filter((one) => one.costs[state.x]) : []);
 export const publishedShown = () => (hidden().has("published:all") ? [] : publishedHere());
 
@@ -48,11 +48,11 @@ export function publishedTraces() {
       y: results.map((one) => 100 * one.accuracy),
       text: results.map((one) => plain(one.method)),
       textposition: "middle left",
-      textfont: { color: PUBLISHED_COLOUR },
+      textfont: { color: theme.published },
       marker: {
         symbol: results.map((one) => (one.verified ? "hexagram" : "hexagram-open")),
         size: 14,
-        color: PUBLISHED_COLOUR,
+        color: theme.published,
         line: { width: 1.5 },
       },
     },

@@ -1,8 +1,9 @@
 // What the reader has chosen. It lives in the page's address, so that a view can be kept and sent.
 
+import { passes, spansOf } from "./axes.js";
 import { DATA } from "./data.js";
 import { byId, goTo } from "./dom.js";
-import { CELLS, distinct, POINTS, TITLES } from "./tables.js";
+import { CELLS, distinct, POINTS } from "./tables.js";
 
 const DEFAULTS = {
   data: distinct(CELLS.data)[0] ?? "",
@@ -20,6 +21,7 @@ const DEFAULTS = {
   hide: "", // what the legend hides, as a JSON list
   min: "", // smallest val_accuracy, as typed
   max: {}, // column -> largest, as typed
+  only: {}, // axis -> span that is chosen on it
 };
 export const CHOICES = {
   data: distinct(CELLS.data),
@@ -60,9 +62,10 @@ export function readFragment(fragment) {
   const read = structuredClone(DEFAULTS);
   for (const [key, value] of new URLSearchParams(fragment.replace(/^#/, ""))) {
     const numeric = value !== "" && Number.isFinite(Number(value));
-    if (key.startsWith("max.") && Object.hasOwn(TITLES, key.slice(4)) && numeric) read.max[key.slice(4)] = value;
+    if (key.startsWith("max.") && DATA.costs.includes(key.slice(4)) && numeric) read.max[key.slice(4)] = value;
     else if ((key === "min" || key === "percentage_points") && numeric) read[key] = value;
     else if (Object.hasOwn(CHOICES, key) && CHOICES[key].includes(value)) read[key] = value;
+    else if (key === "only") read.only = spansOf(value);
     else if (key === "cell" || key === "hide") read[key] = value;
   }
   Object.assign(state, read);
@@ -70,8 +73,10 @@ export function readFragment(fragment) {
 
 function writeFragment() {
   const parts = new URLSearchParams();
-  for (const [key, value] of Object.entries(state)) if (key !== "max" && value !== DEFAULTS[key]) parts.set(key, value);
+  const texts = Object.entries(state).filter(([, value]) => typeof value === "string");
+  for (const [key, value] of texts) if (value !== DEFAULTS[key]) parts.set(key, value);
   for (const [name, limit] of Object.entries(state.max)) if (limit !== "") parts.set(`max.${name}`, limit);
+  if (filtered()) parts.set("only", JSON.stringify(state.only));
   return parts.toString();
 }
 
@@ -92,11 +97,17 @@ export function hidden() {
   }
 }
 
-/** The points that are compared and chosen from: of one data set, and one model or all. */
-export const comparedPoints = () =>
+/** The points of one data set, and one model or all. */
+export const pointsInView = () =>
   [...Array(POINTS.count).keys()].filter(
     (row) => POINTS.data[row] === state.data && (!state.model || POINTS.model[row] === state.model),
   );
+
+/** Those that are compared and chosen from: what the filter leaves. */
+export const comparedPoints = () => pointsInView().filter((row) => passes(row, state.only));
+
+/** Whether anything is filtered. */
+export const filtered = () => Object.keys(state.only).length > 0;
 
 /** The limits that hold now: on the cost that is shown, on the file and on validation accuracy. */
 export function limitsNow() {

@@ -1,7 +1,7 @@
 // What the sweep is for: how much each precision bears, interaction, prune or quantise, which first, the grid.
 
 import { drawBudget } from "./budget.js";
-import { AXIS, CONFIG, FONT, shown } from "./charts.js";
+import { axis, CONFIG, look, shown } from "./charts.js";
 import { frontOf } from "./choose.js";
 import { DATA, rowsOf } from "./data.js";
 import { byId, choice, fill, make, note, plain, tableOf } from "./dom.js";
@@ -258,10 +258,10 @@ export function drawGrid() {
     colorbar: { title: { text: state.measure === "accuracy" ? "%" : "percentage points" }, thickness: 12 },
   };
   const layout = {
-    font: FONT,
+    ...look(),
     margin: { l: 60, r: 10, t: 34, b: 50 },
-    xaxis: { ...AXIS, type: "category", title: { text: "pruned" }, showgrid: false },
-    yaxis: { ...AXIS, type: "category", showgrid: false },
+    xaxis: { ...axis(), type: "category", title: { text: "pruned" }, showgrid: false },
+    yaxis: { ...axis(), type: "category", showgrid: false },
   };
   byId("heat").style.height = `${Math.max(220, Math.min(640, 124 + 52 * precisions.length))}px`;
   return Plotly.react("heat", [trace], layout, CONFIG);

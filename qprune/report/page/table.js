@@ -2,8 +2,8 @@
 
 import { DATA } from "./data.js";
 import { byId, download, factsOf, fill, make, tableOf } from "./dom.js";
-import { chooseCell } from "./state.js";
-import { CELLS, distinct, RECALLS, TITLES } from "./tables.js";
+import { chooseCell, comparedPoints, filtered } from "./state.js";
+import { CELLS, distinct, RECALLS } from "./tables.js";
 import { costText, digits, percent, ratioText } from "./text.js";
 
 const TABLE_COLUMNS = [
@@ -38,7 +38,10 @@ function filteredRows() {
       .map((name) => CELLS[name][row])
       .join(" ")
       .toLowerCase();
-  const rows = [...CELLS.point.keys()].filter((row) => words.every((word) => text(row).includes(word)));
+  const left = new Set(comparedPoints());
+  const rows = [...CELLS.point.keys()].filter(
+    (row) => words.every((word) => text(row).includes(word)) && (!filtered() || left.has(CELLS.point[row])),
+  );
   if (!view.sort) return rows;
   const values = CELLS[view.sort];
   const order = (a, b) => (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
@@ -60,7 +63,11 @@ function cellText(name, row) {
     );
   if (name.endsWith("accuracy") || name.endsWith("recall")) return percent(value, 2);
   if (name === "pruning_ratio") return ratioText(value);
-  return typeof value === "string" ? { words: value } : name in TITLES ? costText(name, value) : digits(value);
+  return typeof value === "string"
+    ? { words: value }
+    : DATA.costs.includes(name)
+      ? costText(name, value)
+      : digits(value);
 }
 
 export function drawTable() {
@@ -111,7 +118,9 @@ export function drawTable() {
     make(
       "span",
       { class: "soft", role: "status" },
-      `${rows.length} of ${CELLS.count} cells${pages > 1 ? `, page ${view.page + 1} of ${pages}` : ""}`,
+      `${rows.length} of ${CELLS.count} cells` +
+        (filtered() ? ", those of the points that the filter leaves" : "") +
+        (pages > 1 ? `, page ${view.page + 1} of ${pages}` : ""),
     ),
   );
 }

@@ -2,18 +2,12 @@
 
 import { DATA } from "./data.js";
 import { ratioText } from "./text.js";
+import { theme } from "./theme.js";
 
-export const TITLES = {
-  bit_gflops: "bit-weighted GFLOPs (bit_gflops)",
-  linear_gflops: "linearly weighted GFLOPs (linear_gflops)",
-  gbops_acc: "GBOPs with accumulation (gbops_acc)",
-  relative_bops: "BOPs relative to dense FP32 (relative_bops)",
-  gflops: "GFLOPs whatever the width (gflops)",
-  weight_bytes: "weights in bytes (weight_bytes)",
-  stored_bytes: "weights in bytes as files store them (stored_bytes)",
-  peak_activation_bytes: "activations alive at once, in bytes (peak_activation_bytes)",
-  latency_ms: "measured latency in ms (latency_ms)",
-};
+/** A cost's title, as an axis has it. */
+export const titleOf = (cost) => `${DATA.words[cost].title} (${cost})`;
+/** Columns of costs; those that others go by, even where they are null. */
+const COSTS_KEPT = [...new Set([...DATA.costs, "bit_gflops", "gflops", "relative_bops", "weight_bytes"])];
 // Okabe and Ito's palette, told apart with any kind of colour vision; FP32 is always black
 export const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A900"];
 export const SYMBOLS = [
@@ -62,8 +56,8 @@ export const POINTS = unpack(DATA.points, [
   "macs",
   "params",
   "speedup",
-  ...Object.keys(TITLES),
-  ...Object.keys(TITLES).map((cost) => `${cost}_sd`),
+  ...COSTS_KEPT,
+  ...COSTS_KEPT.map((cost) => `${cost}_sd`),
 ]);
 POINTS.group = DATA.points.group;
 POINTS.count = POINTS.group.length;
@@ -89,7 +83,7 @@ export const CELLS = unpack(DATA.cells, [
   "test_loss",
   "baseline_val_accuracy",
   "baseline_accuracy",
-  ...Object.keys(TITLES),
+  ...COSTS_KEPT,
   "gbops",
   "macs",
   "params",
@@ -112,7 +106,7 @@ export const PRECISIONS = distinct(CELLS.precision);
 export const COLOURS = Object.fromEntries(
   PRECISIONS.filter((name) => name !== "fp32").map((name, place) => [name, PALETTE[place % PALETTE.length]]),
 );
-COLOURS.fp32 = "#000000";
+Object.defineProperty(COLOURS, "fp32", { get: () => theme.strong, enumerable: true });
 /** Those of sweep, model, criterion and method that there are several of; networks from scratch have no criterion. */
 export const VARYING = ["sweep", "model", "criterion", "method"].filter(
   (name) =>

@@ -1,5 +1,7 @@
 // How numbers are written.
 
+import { DATA } from "./data.js";
+
 /** A number with so many digits, with an exponent where it is small or huge. */
 export function digits(value, count = 3) {
   if (value === null || value === undefined) return "–";
@@ -11,7 +13,7 @@ export function digits(value, count = 3) {
       .replace("e+", "e");
   return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(count)));
 }
-export const costText = (name, value) => (name.includes("bytes") ? bytes(value) : digits(value));
+export const costText = (name, value) => (DATA.words[name]?.unit === "bytes" ? bytes(value) : digits(value));
 export function bytes(value) {
   if (value === null || value === undefined) return "–";
   const unit = [
