@@ -43,6 +43,7 @@ from qprune.analysis.worth import Worth, baselines_beside, headline, octave_verd
 from qprune.pruning.criteria import criterion_label
 from qprune.registry.errors import UserError
 from qprune.report.cells import read_measured
+from qprune.report.classes import class_tables
 from qprune.report.details import (
     DETAILED_CELLS,
     correct_images,
@@ -115,6 +116,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
             "all": len(detailed) == int(counts.get("done", 0)),
             "layers": layer_tables(records),
             "curves": _curves(places, detailed, records),
+            "predicted": class_tables(detailed, points, records),
         },
     }
 

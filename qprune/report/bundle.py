@@ -9,6 +9,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.M)
+SEVERAL = re.compile(r"^(?:export )?(?:const|let) [\[{]", re.M)
 DECLARATION = re.compile(r"^(export )?(?:async )?(?:const|let|function|class) (\w+)", re.M)
 
 
@@ -16,7 +17,8 @@ def bundle(entry: str, folder: Traversable | None = None) -> str:
     """The script of a module and of all that it imports, each once and before those that import it.
 
     folder: of the modules, the page's own by default. Raises ValueError for modules that import each other in a circle,
-    for a name that two declare, and for an import of what its module doesn't export.
+    for a name that two declare, for one that isn't declared by itself, and for an import of what its module doesn't
+    export.
     """
     folder = folder or files("qprune.report") / "page"
     exported: dict[str, set[str]] = {}  # by module, in the order of the script
@@ -35,6 +37,8 @@ def bundle(entry: str, folder: Traversable | None = None) -> str:
                 if wanted not in exported[source]:
                     raise ValueError(f"{name}.js imports {wanted}, which {source}.js doesn't export")
         code = IMPORT.sub("", text)
+        if SEVERAL.search(code):
+            raise ValueError(f"{name}.js takes an object or array apart at its top level; declare each name by itself")
         found = DECLARATION.findall(code)
         for _, one in found:
             if one in declared:

@@ -1,11 +1,11 @@
 """What the page shows of single cells: layers, training curves, and how sure the test images make an accuracy."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from qprune.analysis.statistics import Interval, sampling_interval
+from qprune.report.shared import Shared
 from qprune.storage.correctness import correct_of
 from qprune.storage.results import read_failure, read_record
 from qprune.storage.store import Store
@@ -19,20 +19,6 @@ LAYER_COLUMNS = {
     "bits": ("w_bits", "a_bits"),
 }
 LOG_LINES = 20  # of a failed cell's log, the last ones
-
-
-class Shared:
-    """Values kept once: put() gives a value's place in `values`."""
-
-    def __init__(self):
-        self.values, self._places = [], {}
-
-    def put(self, value) -> int:
-        key = json.dumps(value)
-        if key not in self._places:
-            self._places[key] = len(self.values)
-            self.values.append(value)
-        return self._places[key]
 
 
 def record_if_kept(folder: Path, cell: str) -> dict | None:

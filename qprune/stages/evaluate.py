@@ -44,7 +44,8 @@ class Evaluate(DataStage):
         cost = count_cost(trained, spec.image_shape)
         network = spec.number_format.finish(trained).eval()
         device = torch.device("cpu") if spec.number_format.entry.cpu_only else work.device
-        report = evaluations(network.to(device), work.data(self, device), classes)
+        data = work.data(self, device)
+        report = evaluations(network.to(device), data, classes) | {"class_names": list(map(str, data.class_names))}
         finished = count_cost(network, spec.image_shape)
         handed_over = {name: getattr(finished, name) for name in OF_FINISHED}
         return {**report, "network": spec.to_json(), "cost": cost_as_dict(cost) | handed_over}, None

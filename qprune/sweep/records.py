@@ -124,6 +124,7 @@ class Records:
             "network_sha256": self.store.meta(cell.network)["tensors_sha256"],
             "validation": evaluated["val"],
             "test": evaluated["test"],
+            "class_names": evaluated.get("class_names", []),  # of version 1 of the stage, none
             "data_settings": dense.data.settings,
             "model_settings": dense.model.settings,
             "stages": {

@@ -87,6 +87,7 @@ def make_sweep(
             **{key: value.item() if hasattr(value, "item") else value for key, value in row.items()},
             "cost": {"layers": shapes},
             **{part: _images(right, old) for part, right in correct.items()},
+            "class_names": [] if old else [f"class {number}" for number in range(CLASSES)],
             "stages": {kind: {"id": _file(stage), "seconds": 1} for kind, stage in stages.items()},
         }
         (out / "cells" / f"{cell}.json").write_bytes(sealed_json(record))

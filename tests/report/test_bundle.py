@@ -42,6 +42,7 @@ def test_modules_come_after_what_they_import(tmp_path):
             {"main": 'import { b } from "./b.js";\nfunction own() {}\n', "b": "export const b = 1, c = 2;\nlet own;\n"},
             "b.js and main.js both declare own",
         ),
+        ({"main": "const [a, b] = [1, 2];\n"}, "main.js takes an object or array apart"),
         (
             {
                 "main": 'import { b } from "./b.js";\n',

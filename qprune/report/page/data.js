@@ -1,11 +1,16 @@
 // What the page carries packed: its data, as report/build.py made them, and plotly.
 
-/** The text of an element that holds it gzipped, in base64. Takes the element away. */
+/** The bytes that a text holds in base64, inflated. form: "gzip", or "deflate" (zlib's). */
+export async function inflated(text, form) {
+  const packed = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream(form))).arrayBuffer();
+}
+
+/** The text of an element that holds it packed. Takes the element away. */
 async function unzipped(id) {
   const element = document.getElementById(id);
-  const packed = Uint8Array.from(atob(element.textContent.trim()), (letter) => letter.charCodeAt(0));
   element.remove();
-  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  return new TextDecoder().decode(await inflated(element.textContent, "gzip"));
 }
 
 /** Runs a script that the page's policy knows by its hash. */

@@ -3,6 +3,7 @@
 import { drawBudgetPlot } from "./budget.js";
 import { drawCell } from "./cell.js";
 import { leaveFigures, saveButtons, takeFigure } from "./charts.js";
+import { drawTwo } from "./compare.js";
 import { DATA } from "./data.js";
 import { byId, choice, fill, goTo, make } from "./dom.js";
 import { drawLambda } from "./lambda.js";
@@ -24,6 +25,7 @@ const SECTIONS = [
   ["studies", "Each precision"],
   ["grid", "Grid"],
   ["one-cell", "One cell"],
+  ["two-cells", "Two cells"],
   ["all-cells", "All cells"],
   ["failed", "Failed"],
   ["provenance", "Provenance"],
@@ -133,7 +135,7 @@ async function draw() {
   drawLegend();
   drawWorth();
   drawStudies();
-  await Promise.all([drawFiltered(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell()]);
+  await Promise.all([drawFiltered(), drawBudgetPlot(), drawLambda(), drawGrid(), drawCell(), drawTwo()]);
 }
 
 /** For --figures: the main charts, drawn one after the other. */
@@ -158,7 +160,8 @@ async function writeFigures() {
 }
 
 async function start() {
-  const parts = { cell: drawCell, only: drawFiltered }; // draws what one choice concerns
+  const drawCells = () => Promise.all([drawCell(), drawTwo()]);
+  const parts = { cell: drawCells, other: drawTwo, only: drawFiltered }; // draws what one choice concerns
   onChange((names) => (names.length === 1 && parts[names[0]] ? parts[names[0]]() : draw()));
   onTheme(draw);
   byId("filter-reset").addEventListener("click", () => change({ only: {} }));

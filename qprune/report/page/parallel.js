@@ -110,7 +110,7 @@ function drawnAxis(axis, x) {
 
 /** An axis' name in two lines, where it has two words. */
 function titleText(name, x) {
-  const middle = name.indexOf("_", name.length / 3);
+  const middle = name.indexOf("_", name.length / 4);
   const lines = middle > 0 && name.length > 9 ? [name.slice(0, middle + 1), name.slice(middle + 1)] : [name];
   const text = svg("text", { class: "axis-name", "text-anchor": "middle" });
   for (const [number, line] of lines.entries())

@@ -7,7 +7,7 @@ import { byId, fill, make, plain, svg } from "./dom.js";
 import { hideCard, showCard } from "./hover.js";
 import { drawMarks, fadedPoints, findNodes, marksNow, pareto } from "./marks.js";
 import { cardOfPublished, publishedHere, publishedShown, publishedTraces } from "./published.js";
-import { change, chooseCell, comparedPoints, hidden, state } from "./state.js";
+import { change, chooseCell, comparedPoints, compareWith, hidden, state } from "./state.js";
 import { CELLS, COLOURS, distinct, FAMILIES, POINTS, PRECISIONS, symbolOf, titleOf } from "./tables.js";
 import { theme } from "./theme.js";
 
@@ -198,7 +198,8 @@ export async function drawPareto() {
     pareto.on("plotly_hover", (event) => showCard(cardAt(event.points[0]), event.event));
     pareto.on("plotly_unhover", hideCard);
     pareto.on("plotly_click", (event) => {
-      if (event.points[0].data.meta.kind === "points") chooseCell(cellOfPlotted(event.points[0]));
+      if (event.points[0].data.meta.kind !== "points") return;
+      (event.event.shiftKey ? compareWith : chooseCell)(cellOfPlotted(event.points[0]));
     });
     pareto.dataset.ready = "yes";
   }
@@ -211,7 +212,8 @@ export async function drawPareto() {
     done +
     (bars ? "Points are means over seeds, bars one standard deviation. " : "") +
     "Fronts, knee and pick go by validation accuracy" +
-    (state.y === "accuracy" ? "; shown is test accuracy, which chooses nothing." : ".");
+    (state.y === "accuracy" ? "; shown is test accuracy, which chooses nothing." : ".") +
+    " A click on a point chooses its cell, one with Shift sets another beside it.";
 }
 
 const cellOfPlotted = (point) => (point.data.meta.ofCells ? CELLS : POINTS).key[point.data.meta.rows[point.pointIndex]];

@@ -18,6 +18,7 @@ const DEFAULTS = {
   measure: "accuracy",
   group: "",
   cell: "",
+  other: "", // the cell that is set beside it
   hide: "", // what the legend hides, as a JSON list
   min: "", // smallest val_accuracy, as typed
   max: {}, // column -> largest, as typed
@@ -57,6 +58,12 @@ export function chooseCell(cell, goThere = false) {
   if (goThere) goTo("one-cell");
 }
 
+/** Sets a cell beside the one that is chosen. */
+export function compareWith(other) {
+  change({ other });
+  goTo("two-cells");
+}
+
 /** Takes over the state that a fragment describes; what it doesn't say, or says wrongly, is as at first. */
 export function readFragment(fragment) {
   const read = structuredClone(DEFAULTS);
@@ -66,7 +73,7 @@ export function readFragment(fragment) {
     else if ((key === "min" || key === "percentage_points") && numeric) read[key] = value;
     else if (Object.hasOwn(CHOICES, key) && CHOICES[key].includes(value)) read[key] = value;
     else if (key === "only") read.only = spansOf(value);
-    else if (key === "cell" || key === "hide") read[key] = value;
+    else if (key === "cell" || key === "other" || key === "hide") read[key] = value;
   }
   Object.assign(state, read);
 }

@@ -2,7 +2,7 @@
 
 import { DATA } from "./data.js";
 import { byId, download, factsOf, fill, make, tableOf } from "./dom.js";
-import { chooseCell, comparedPoints, filtered } from "./state.js";
+import { chooseCell, comparedPoints, compareWith, filtered } from "./state.js";
 import { CELLS, distinct, RECALLS } from "./tables.js";
 import { costText, digits, percent, ratioText } from "./text.js";
 
@@ -52,15 +52,26 @@ function filteredRows() {
   });
 }
 
+/** A cell's name, that shows it, and a button that sets it beside the chosen one. */
+function cellButtons(row) {
+  const key = CELLS.key[row];
+  const button = (text, attributes, onclick) => make("button", { type: "button", ...attributes, onclick }, text);
+  return make(
+    "span",
+    { class: "cell-buttons" },
+    button(CELLS.cell[row], { title: "Look at this cell" }, () => chooseCell(key, true)),
+    CELLS.status[row] === "done"
+      ? button("vs", { title: "Set beside the chosen cell", "aria-label": `Compare with ${key}` }, () =>
+          compareWith(key),
+        )
+      : null,
+  );
+}
+
 function cellText(name, row) {
   const value = CELLS[name][row];
   if (value === null) return "–";
-  if (name === "cell")
-    return make(
-      "button",
-      { type: "button", title: "Look at this cell", onclick: () => chooseCell(CELLS.key[row], true) },
-      value,
-    );
+  if (name === "cell") return cellButtons(row);
   if (name.endsWith("accuracy") || name.endsWith("recall")) return percent(value, 2);
   if (name === "pruning_ratio") return ratioText(value);
   return typeof value === "string"
