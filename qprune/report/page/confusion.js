@@ -33,8 +33,8 @@ export async function drawConfusion(cell) {
 /** Why there is nothing to show. */
 export const missingText = () =>
   PREDICTED.length
-    ? `The page has the predicted classes of ${PREDICTED.length} cells, of those that are handed over the fronts' first;` +
-      " those of all are in their records, cells/<cell>.json."
+    ? `The page has the predicted classes of ${PREDICTED.length} cells, of those that are handed over, the fronts' ` +
+      "first; those of all are in their records, cells/<cell>.json."
     : "The records have no predicted classes: an older qprune evaluated these cells.";
 
 function wholeTable(counts, names) {

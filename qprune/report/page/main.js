@@ -184,6 +184,7 @@ async function start() {
   if (new URLSearchParams(fragment.slice(1)).has("figures")) await writeFigures();
 }
 
+addEventListener("resize", drawParallel); // plotly's charts follow by themselves
 addEventListener("hashchange", () => {
   readFragment(location.hash);
   draw();
