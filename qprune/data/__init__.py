@@ -19,14 +19,33 @@ from typing import Any
 
 from qprune.data import user
 from qprune.data.augmentation import augment
-from qprune.data.base import Dataset, Split, channel_statistics, first_of_train
-from qprune.data.options import COMMON, FILES, ROOT, SIZE, DataEntry
+from qprune.data.base import Dataset, Listing, Split, channel_statistics, first_indices, first_of_train
+from qprune.data.options import COMMON, DECODED, FILES, ROOT, DataEntry
+from qprune.data.preprocessing import Kind, Preprocessing, fitted
 from qprune.registry import Registry
 from qprune.registry.errors import UserError
-from qprune.registry.options import fill, identity_of, split_name
+from qprune.registry.options import Option, fill, identity_of, split_name
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
 
-__all__ = ["DATA_SETS", "Dataset", "Split", "augment", "check_data", "data_fingerprint", "load_data"]
+__all__ = [
+    "DATA_SETS",
+    "Dataset",
+    "Split",
+    "augment",
+    "check_data",
+    "data_fingerprint",
+    "list_files",
+    "load_data",
+    "preprocessing_of",
+]
+
+
+def _pictures(name: str, files: Mapping[str, Option], **attributes: Any) -> DataEntry:
+    """A data set of picture files."""
+    options = {**files, **DECODED}
+    place = f"qprune.data.{name}"
+    return DataEntry(name, place, options=options, augment=("flip", "crop"), pictures=True, **attributes)
+
 
 DATA_SETS = Registry(
     "data set",
@@ -35,11 +54,9 @@ DATA_SETS = Registry(
     DataEntry("fashion_mnist", "qprune.data.fashion_mnist:SOURCE", options=FILES, augment=("flip", "crop2")),
     DataEntry("cifar10", "qprune.data.cifar10:SOURCE", options=FILES, augment=("flip", "crop4")),
     DataEntry("cifar100", "qprune.data.cifar100:SOURCE", options=FILES, augment=("flip", "crop4")),
-    DataEntry("flowers102", "qprune.data.flowers102", options=FILES | SIZE, augment=("flip", "crop")),
-    DataEntry("tiny_imagenet", "qprune.data.tiny_imagenet", options=ROOT | SIZE, augment=("flip", "crop")),
-    DataEntry(
-        "imagefolder", "qprune.data.imagefolder", options=ROOT | SIZE, augment=("flip", "crop"), named_by_root=True
-    ),
+    _pictures("flowers102", FILES),
+    _pictures("tiny_imagenet", ROOT),
+    _pictures("imagefolder", ROOT, named_by_root=True),
 )
 _USERS = 1  # version of what is made of a user's function
 
@@ -75,6 +92,34 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def list_files(settings: Mapping[str, Any]) -> Listing | None:
+    """The picture files behind each image, split by split in the order of its images; None where it isn't made of any."""
+    resolved = _resolve(settings)
+    if not _has_pictures(resolved["name"]):
+        return None
+    listing = DATA_SETS.load(resolved["name"]).listing(resolved["options"])
+    if resolved["subset"] is None:
+        return listing
+    files, labels = listing.parts["train"]
+    chosen = first_indices(labels, resolved["subset"])
+    return replace(listing, parts={**listing.parts, "train": ([files[i] for i in chosen], labels[chosen])})
+
+
+def preprocessing_of(settings: Mapping[str, Any], data: Dataset) -> Preprocessing:
+    """How the images of loaded data came to be what they are."""
+    resolved = _resolve(settings)
+    if _has_pictures(resolved["name"]):
+        options = resolved["options"]
+        return Preprocessing.of_pictures(options["image_size"], options["preprocess"])
+    kind: Kind = "arrays" if resolved["name"] in DATA_SETS else "function"
+    channels, side = data.train.images.shape[1:3]
+    return Preprocessing(kind, channels, side)
+
+
+def _has_pictures(name: str) -> bool:
+    return name in DATA_SETS and DATA_SETS.get(name).pictures
+
+
 def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     """{"name", "options", "augment", "subset"} with every default filled in and everything checked."""
     name, given = split_name("data", settings, "digits")
@@ -88,6 +133,8 @@ def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"name": name, "options": given, **fill(f"data {name!r}", common, COMMON)}
     entry = DATA_SETS.get(name)
     options = fill(f"data {name}", given, {**entry.options, **COMMON})
+    if entry.pictures:
+        options["preprocess"] = fitted(f"data {name}", options["preprocess"], options["image_size"])
     common = {key: options.pop(key) for key in COMMON}
     if common["augment"] is None:
         common["augment"] = entry.augment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +60,15 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """The picture files of a data set, below `root`. parts: split -> (files, labels [n]), in the order of its images."""
+
+    root: Path
+    parts: dict[str, tuple[list[Path], np.ndarray]]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a data set comes from: this, or a module with these three functions.
 
@@ -99,19 +109,30 @@ def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
     return Split(torch.from_numpy(images), torch.from_numpy(np.require(labels, np.int64, ["C", "W"])))
 
 
-def hold_out_val(images: np.ndarray, labels: np.ndarray) -> tuple[Split, Split]:
-    """(train, val) of official training data: a fixed, stratified 10% are held out for validation."""
+def held_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices (train, val) of official training data: a fixed, stratified 10% are held out for validation."""
     val, train = stratified_split(labels, (0.1,))
     if len(val) == 0:
         raise UserError(f"data: {len(labels)} training images are too few to hold out 10% of them for validation.")
+    return train, val
+
+
+def hold_out_val(images: np.ndarray, labels: np.ndarray) -> tuple[Split, Split]:
+    """(train, val) of official training data, as `held_out` says."""
+    train, val = held_out(labels)
     return make_split(images[train], labels[train]), make_split(images[val], labels[val])
 
 
+def first_indices(labels: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` of a fixed stratified shuffle: a larger subset holds every smaller one."""
+    if count > len(labels):
+        raise UserError(f"data: subset {count} is more than the {len(labels)} training images.")
+    return stratified_order(labels, SPLIT_SEED)[:count].copy()
+
+
 def first_of_train(train: Split, count: int) -> Split:
-    """The first `count` images of a fixed stratified shuffle: a larger subset holds every smaller one."""
-    if count > len(train):
-        raise UserError(f"data: subset {count} is more than the {len(train)} training images.")
-    chosen = stratified_order(train.labels.numpy(), SPLIT_SEED)[:count].copy()
+    """The images of first_indices."""
+    chosen = first_indices(train.labels.numpy(), count)
     return Split(train.images[chosen], train.labels[chosen])
 
 

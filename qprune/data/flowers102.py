@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Parts, make_split
+from qprune.data.base import Listing, Parts
 from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
-from qprune.data.pictures import decode_pictures, identity
+from qprune.data.pictures import decode_listing, identity
+from qprune.data.preprocessing import Preprocessing
 from qprune.registry.errors import UserError
 
 FOLDER = "flowers-102"
@@ -92,12 +93,12 @@ def _read_matrix(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
         ) from error
 
 
-def load(options: dict) -> Parts:
+def listing(options: dict) -> Listing:
     folder = _folder(options)
     (labels,) = _read_matrix(folder / "imagelabels.mat", ("labels",))  # [8189], 1..102
-    parts = _read_matrix(folder / "setid.mat", ("trnid", "valid", "tstid"))  # numbers of images, from 1
-    splits = []
-    for numbers in parts:
+    numbered = _read_matrix(folder / "setid.mat", ("trnid", "valid", "tstid"))  # numbers of images, from 1
+    parts = {}
+    for split, numbers in zip(("train", "val", "test"), numbered, strict=True):
         files = [folder / "jpg" / f"image_{number:05d}.jpg" for number in numbers]
         absent = next((file for file in files if not file.is_file()), None)
         if absent or numbers.max() > len(labels):
@@ -105,9 +106,12 @@ def load(options: dict) -> Parts:
                 f"data flowers102: the set is incomplete, {absent or 'a label'} not found. "
                 f"Remove {folder} and set download: true, or unpack the official archive again."
             )
-        splits.append(make_split(decode_pictures(files, options["image_size"]), labels[numbers - 1] - 1))
-    train, val, test = splits
-    return Parts(train, val, test, CLASSES)
+        parts[split] = files, labels[numbers - 1] - 1
+    return Listing(folder, parts, CLASSES)
+
+
+def load(options: dict) -> Parts:
+    return decode_listing(listing(options), Preprocessing.of_pictures(options["image_size"], options["preprocess"]))
 
 
 def fingerprint(options: dict) -> str:

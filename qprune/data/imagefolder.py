@@ -23,10 +23,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from qprune.data.base import Parts, Split, make_split, stratified_split
+from qprune.data.base import Listing, Parts, stratified_split
 from qprune.data.files import hash_files
 from qprune.data.layout import SPLITS, SplitFolders, check_no_splits, find_splits, names_of, split_of
-from qprune.data.pictures import SUFFIXES, decode_pictures, identity, notes_on
+from qprune.data.pictures import SUFFIXES, decode_listing, identity, notes_on
+from qprune.data.preprocessing import Preprocessing
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
 from qprune.registry.show import printable
@@ -116,12 +117,10 @@ def _visible(files: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """The pictures of a data set. parts: split -> (files, labels [n]); named: each file's name in the fingerprint, which
-    is the same whatever the folders of the splits are called; notes: as in Dataset."""
+class _Pictures(Listing):
+    """named: each file's name in the fingerprint, which is the same whatever the folders of the splits are called; notes: as
+    in Dataset."""
 
-    parts: dict[str, tuple[list[Path], np.ndarray]]
-    class_names: tuple[str, ...]
     named: list[tuple[str, Path]]
     notes: tuple[str, ...]
 
@@ -148,7 +147,7 @@ def list_pictures(root: Path) -> _Pictures:
         for file in lists[split].files
     ]
     notes = (_origin(root, folders), *_unread(splits, list(lists.values())))
-    return _Pictures(parts, tuple(map(printable, class_names)), named, notes)
+    return _Pictures(root, parts, tuple(map(printable, class_names)), named, notes)
 
 
 def _inner(folder: Path, split: str) -> Path:
@@ -193,20 +192,21 @@ def _divide(files: list[Path], labels: np.ndarray, shares: tuple[float, ...]) ->
     return [([files[i] for i in part], labels[part]) for part in stratified_split(labels, shares)]
 
 
+def listing(options: dict) -> _Pictures:
+    return list_pictures(_root(options))
+
+
 def load(options: dict) -> Parts:
-    pictures = list_pictures(_root(options))
-    split: dict[str, Split] = {
-        name: make_split(decode_pictures(files, options["image_size"]), labels)
-        for name, (files, labels) in pictures.parts.items()
-    }
+    pictures = listing(options)
+    how = Preprocessing.of_pictures(options["image_size"], options["preprocess"])
     notes = (*pictures.notes, *notes_on([file for _, file in pictures.named]))
-    return Parts(split["train"], split["val"], split["test"], pictures.class_names, notes)
+    return decode_listing(pictures, how, notes)
 
 
 def fingerprint(options: dict) -> str:
-    named = sorted(list_pictures(_root(options)).named, key=lambda pair: PurePosixPath(pair[0]))
+    named = sorted(listing(options).named, key=lambda pair: PurePosixPath(pair[0]))
     return hash_files((identity(name, file), file) for name, file in named)
 
 
 def check(options: dict) -> None:
-    list_pictures(_root(options))
+    listing(options)

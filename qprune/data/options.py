@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from qprune.data.augmentation import KINDS, is_kind
+from qprune.data.preprocessing import MAX_SIDE
+from qprune.data.preprocessing import OPTION as PREPROCESS
 from qprune.registry import Entry
 from qprune.registry.options import Option, is_whole, switch
 
-MAX_SIDE = 1024  # pixels; all images are held in memory
 MAX_PATH = 3000  # bytes; with a file's name behind it, less than the 4,096 of Linux
 
 
@@ -21,10 +22,12 @@ class DataEntry(Entry):
 
     augment: the default augmentation
     named_by_root: whether the folder `root` says which data these are
+    pictures: whether it decodes picture files, which its module's `listing(options)` lists
     """
 
     augment: tuple[str, ...] = ()
     named_by_root: bool = False
+    pictures: bool = False
 
 
 def _absolute(value: str | Path | None) -> str | None:
@@ -61,7 +64,10 @@ def _are_kinds(value: Any) -> bool:
 
 ROOT = {"root": Option(None, _is_path, "the path of a folder", _absolute, identity=False)}
 FILES = {**ROOT, "download": switch(False, identity=False)}
-SIZE = {"image_size": Option(64, lambda value: is_whole(value, 1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}")}
+DECODED = {  # of those that decode picture files
+    "image_size": Option(64, lambda value: is_whole(value, 1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}"),
+    "preprocess": PREPROCESS,
+}
 COMMON = {  # of every data set
     "augment": Option(None, _are_kinds, f"{KINDS}, or a list of them", _as_kinds),
     "subset": Option(None, lambda value: value is None or is_whole(value, 1), "a whole number of at least 1, or null"),

@@ -1,7 +1,5 @@
-"""Picture files decoded to square uint8 RGB arrays, with a few threads (Pillow decodes outside the GIL).
-
-Each is turned as its EXIF orientation says, laid on white where it is transparent, and made RGB of 8 bits a channel; its
-shorter side is resized, the centre cut out.
+"""Picture files decoded to square uint8 RGB arrays, with a few threads (Pillow decodes outside the GIL); and what is done
+to which of them, told from their headers. Preprocessing says how, read_picture does it.
 """
 
 from __future__ import annotations
@@ -17,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qprune.data.base import Listing, Parts, make_split
 from qprune.data.files import status_of
+from qprune.data.preprocessing import Preprocessing
 from qprune.registry.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
-MAX_LENGTH = 50_000  # pixels of the longer side, after the shorter one has been made to fit
-LEAST_DEEP = 4096  # the largest value that a picture of 16 bits must reach: the upper 8 bits hold at least 4 of it
-ORIENTATION = 0x0112  # the tag in EXIF
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # one of them stands in a PNG that has EXIF
 
 
@@ -55,11 +52,18 @@ TREATMENTS = (
 )
 
 
-def decode_pictures(paths: Sequence[Path], side: int) -> np.ndarray:
-    """uint8 [n, 3, side, side] of the files, as the module's docstring says.
+def decode_listing(listing: Listing, how: Preprocessing, notes: tuple[str, ...] = ()) -> Parts:
+    """A data set's pictures, decoded."""
+    split = {name: make_split(decode_pictures(files, how), labels) for name, (files, labels) in listing.parts.items()}
+    return Parts(split["train"], split["val"], split["test"], listing.class_names, notes)
+
+
+def decode_pictures(paths: Sequence[Path], how: Preprocessing) -> np.ndarray:
+    """uint8 [n, 3, side, side] of the files, as the description says.
 
     Raises UserError naming the file that can't be decoded.
     """
+    side = how.image_size
     try:
         images = np.empty((len(paths), 3, side, side), np.uint8)
     except (MemoryError, ValueError) as error:
@@ -67,7 +71,7 @@ def decode_pictures(paths: Sequence[Path], side: int) -> np.ndarray:
         raise UserError(f"data: {len(paths):,} pictures of {side}x{side} take {size}; lower image_size.") from error
 
     def decode(index: int) -> None:
-        images[index] = _decode(paths[index], side)
+        images[index] = _decode(paths[index], how)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for _ in pool.map(decode, range(len(paths))):
@@ -75,65 +79,24 @@ def decode_pictures(paths: Sequence[Path], side: int) -> np.ndarray:
     return images
 
 
-def _decode(path: Path, side: int) -> np.ndarray:
-    """One picture, uint8 [3, side, side]; antialiased bilinear, as torchvision's Resize and CenterCrop."""
-    from PIL import Image
+def _decode(path: Path, how: Preprocessing) -> np.ndarray:
+    """One picture, uint8 [3, side, side]."""
+    from qprune.data.read_picture import Refused, read_picture
 
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            rgb = _as_rgb(picture, path)
-            width, height = rgb.size
-            scale = side / min(width, height)
-            size = max(side, int(width * scale)), max(side, int(height * scale))
-            if max(size) > MAX_LENGTH:
-                raise UserError(f"data: {path} is {width}x{height}, far from square. Remove or replace this file.")
-            resized = rgb.resize(size, Image.Resampling.BILINEAR)
-    except UserError:
-        raise
+        pixels = read_picture(
+            path,
+            image_size=how.image_size,
+            resize=how.resize,
+            resize_to=how.resize_to,
+            filter=how.filter,
+            antialias=how.antialias,
+        )
+    except Refused as error:
+        raise UserError(f"data: {path} {error}") from error
     except Exception as error:  # Pillow's readers let through whatever a damaged file makes them stumble on
         raise UserError(f"data: {path} can't be decoded ({error}). Remove or replace this file.") from error
-    left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-    return np.asarray(resized.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
-
-
-def _as_rgb(picture: Picture, path: Path) -> Picture:
-    """A loaded picture upright, on white, in RGB."""
-    from PIL import Image, ImageOps
-
-    transparent = picture.has_transparency_data
-    upright = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
-    if _is_deep_grey(picture):
-        values = np.asarray(upright.convert("I")).copy()  # 0..65535
-        if 0 < values.max() < LEAST_DEEP:
-            raise UserError(
-                f"data: {path} has 16 bits a pixel but values up to {values.max()} alone, and would be all but black in "
-                "8 bits. Save it in 8 bits, scaled as you want it."
-            )
-        if transparent:
-            values[values == picture.info["transparency"]] = 65535
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode.startswith("I") or picture.mode == "F":
-        raise UserError(
-            f"data: {path} has {picture.mode} pixels, whose range isn't known; pictures of 8 or 16 bits a channel can be "
-            "read. Save it as one of them."
-        )
-    if transparent:
-        return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA")).convert("RGB")
-    return upright.convert("RGB")
-
-
-def _is_deep_grey(picture: Picture) -> bool:
-    """Whether its pixels go from 0 to 65535, which Pillow keeps in 32 bits for some formats."""
-    return picture.mode.startswith("I;16") or picture.mode == "I" and picture.format in ("PNG", "PPM")
-
-
-def _orientation(picture: Picture) -> int:
-    """The EXIF orientation, 1 (upright) to 8. Pillow turns TIFFs itself."""
-    try:
-        return 1 if picture.format == "TIFF" else picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # what can't be read as EXIF says nothing, for viewers too; the picture itself may be whole
-        return 1
+    return pixels.transpose(2, 0, 1)
 
 
 # Before decoding ------------------------------------------------------------------------------------------------------
@@ -164,17 +127,19 @@ def _treatments(path: str, size: int, modified_ns: int) -> frozenset[str]:
     """size and time are only there so that a changed file is looked at again."""
     from PIL import Image
 
+    from qprune.data.read_picture import is_deep_grey, orientation_of
+
     try:
         with Image.open(path) as picture:
             mode, arguments = picture.mode, picture.tile[0][3] if picture.tile else None
             holds = {
                 "transparent": picture.has_transparency_data,
-                "deep": _is_deep_grey(picture) or _is_deep(picture.format, arguments),
+                "deep": is_deep_grey(picture) or _is_deep(picture.format, arguments),
                 "grey": mode in ("1", "L", "LA", "La") or mode.startswith("I"),
                 "palette": mode in ("P", "PA"),
                 "cmyk": mode == "CMYK",
                 "frames": getattr(picture, "is_animated", False),
-                "turned": _may_have_exif(picture, path) and _orientation(picture) in range(2, 9),
+                "turned": _may_have_exif(picture, path) and orientation_of(picture) in range(2, 9),
             }
     except Exception:  # decoding it will say what is wrong
         return frozenset()

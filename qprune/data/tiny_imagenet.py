@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Parts, hold_out_val, make_split
+from qprune.data.base import Listing, Parts, held_out
 from qprune.data.files import default_root, hash_files
-from qprune.data.pictures import decode_pictures, identity
+from qprune.data.pictures import decode_listing, identity
+from qprune.data.preprocessing import Preprocessing
 from qprune.registry.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
@@ -56,13 +57,19 @@ def _list(root: Path) -> tuple[tuple[str, ...], list[list[Path]], list[tuple[Pat
     return names, train, val
 
 
-def load(options: dict) -> Parts:
-    names, train, val = _list(_root(options))
-    labels = np.concatenate([np.full(len(files), label) for label, files in enumerate(train)])
-    images = decode_pictures([file for files in train for file in files], options["image_size"])
-    test = decode_pictures([file for file, _ in val], options["image_size"])
+def listing(options: dict) -> Listing:
+    root = _root(options)
+    names, classes, annotated = _list(root)
+    files = [file for own in classes for file in own]
+    labels = np.concatenate([np.full(len(own), label, np.int64) for label, own in enumerate(classes)])
     place = {name: label for label, name in enumerate(names)}
-    return Parts(*hold_out_val(images, labels), make_split(test, np.array([place[name] for _, name in val])), names)
+    train, val = (([files[i] for i in part], labels[part]) for part in held_out(labels))
+    test = [file for file, _ in annotated], np.array([place[name] for _, name in annotated])
+    return Listing(root, {"train": train, "val": val, "test": test}, names)
+
+
+def load(options: dict) -> Parts:
+    return decode_listing(listing(options), Preprocessing.of_pictures(options["image_size"], options["preprocess"]))
 
 
 def fingerprint(options: dict) -> str:

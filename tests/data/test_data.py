@@ -418,10 +418,11 @@ def test_pictures_are_resized_and_cut_as_torchvision_does(tmp_path, size):
     from torchvision.transforms import v2
 
     from qprune.data.pictures import decode_pictures
+    from qprune.data.preprocessing import Preprocessing
 
     noise = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    ours = decode_pictures([tmp_path / "noise.png"], 16)[0]
+    ours = decode_pictures([tmp_path / "noise.png"], Preprocessing.of_pictures(16))[0]
     theirs = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])(Image.fromarray(noise))
     assert np.array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
 

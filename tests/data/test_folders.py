@@ -14,6 +14,7 @@ from tiny_sweep import tiny_config
 
 from qprune.data import Dataset, check_data, data_fingerprint, load_data
 from qprune.data.pictures import TREATMENTS, decode_pictures, treatments
+from qprune.data.preprocessing import Preprocessing
 from qprune.registry.errors import UserError
 
 
@@ -204,7 +205,7 @@ def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation, suffix):
     file = tmp_path / f"turned{suffix}"
     lossless = {"lossless": True} if suffix == ".webp" else {}
     Image.fromarray(quarters).convert("RGB").save(file, exif=exif, **lossless)
-    ours = decode_pictures([file], 32)[0].transpose(1, 2, 0).astype(int)
+    ours = decode_pictures([file], Preprocessing.of_pictures(32))[0].transpose(1, 2, 0).astype(int)
     assert np.abs(ours - turns[orientation](quarters)[..., None]).max() <= (12 if suffix == ".jpg" else 1)
     assert ("turned" in treatments(file)) == (orientation != 1 and suffix != ".tif")  # Pillow turned TIFFs before
 
@@ -215,7 +216,7 @@ def test_a_turned_picture_that_is_not_square_is_cut_from_its_upright_middle(tmp_
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(wide).save(tmp_path / "a.png", exif=exif)
-    assert (decode_pictures([tmp_path / "a.png"], 8) == 200).all()
+    assert (decode_pictures([tmp_path / "a.png"], Preprocessing.of_pictures(8)) == 200).all()
 
 
 def test_exif_at_the_end_of_a_png_is_found_and_broken_exif_ignored(tmp_path):
@@ -228,11 +229,11 @@ def test_exif_at_the_end_of_a_png_is_found_and_broken_exif_ignored(tmp_path):
     chunk, end = content[start : start + length], content.index(b"IEND") - 4
     moved = content[:start] + content[start + length : end] + chunk + content[end:]
     (tmp_path / "b.png").write_bytes(moved)
-    one, other = decode_pictures([tmp_path / "a.png", tmp_path / "b.png"], 12)
+    one, other = decode_pictures([tmp_path / "a.png", tmp_path / "b.png"], Preprocessing.of_pictures(12))
     assert np.array_equal(one, other) and treatments(tmp_path / "b.png") == {"turned"}
     Image.fromarray(GRADIENT).save(tmp_path / "c.jpg", exif=b"Exif\0\0nothing that can be read")
     plain = np.asarray(Image.open(tmp_path / "c.jpg").crop((2, 0, 14, 12))).transpose(2, 0, 1)
-    assert np.array_equal(decode_pictures([tmp_path / "c.jpg"], 12)[0], plain)
+    assert np.array_equal(decode_pictures([tmp_path / "c.jpg"], Preprocessing.of_pictures(12))[0], plain)
 
 
 def transparent_pictures() -> dict[str, Image.Image]:
@@ -262,14 +263,16 @@ def test_transparent_pixels_are_laid_on_white(tmp_path, name):
     options = {"palette": {"transparency": 1}, "key": {"transparency": (0, 0, 0)}, "deep": {"transparency": 0}}
     lossless = {"lossless": True, "exact": True} if name.endswith(".webp") else {}
     transparent_pictures()[name].save(tmp_path / name, **options.get(Path(name).stem, {}), **lossless)
-    pixels = decode_pictures([tmp_path / name], 8)[0]
+    pixels = decode_pictures([tmp_path / name], Preprocessing.of_pictures(8))[0]
     assert (pixels[:, :, :4] == 100).all() and (pixels[:, :, 4:] == 255).all()
     assert "transparent" in treatments(tmp_path / name)
 
 
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
     Image.new("RGBA", (8, 8), (100, 0, 50, 51)).save(tmp_path / "a.png")  # a fifth is seen
-    assert decode_pictures([tmp_path / "a.png"], 8)[0, :, 0, 0].tolist() == pytest.approx([224, 204, 214], abs=1)
+    assert decode_pictures([tmp_path / "a.png"], Preprocessing.of_pictures(8))[0, :, 0, 0].tolist() == pytest.approx(
+        [224, 204, 214], abs=1
+    )
 
 
 def write_deep_png(file: Path, grey: np.ndarray) -> None:
@@ -297,7 +300,7 @@ def test_every_depth_and_colour_becomes_rgb(tmp_path):
     Image.new("RGB", (8, 8), (200,) * 3).quantize(4).save(tmp_path / "palette.png")
     Image.new("L", (8, 8), 200).save(tmp_path / "frames.gif", save_all=True, append_images=[Image.new("L", (8, 8), 10)])
     files = sorted(tmp_path.iterdir())
-    pixels = decode_pictures(files, 8)
+    pixels = decode_pictures(files, Preprocessing.of_pictures(8))
     expected = [255 if file.stem == "bits" else 200 for file in files]
     assert pixels.reshape(len(files), -1).std(1).tolist() == [0] * len(files)
     assert pixels[:, 0, 0, 0].tolist() == expected
@@ -316,9 +319,9 @@ def test_a_picture_that_would_be_black_in_8_bits_or_has_no_known_range_is_refuse
     ):
         Image.fromarray(pixels).save(tmp_path / name)
         with pytest.raises(UserError, match=f"{tmp_path / name} has {message.removeprefix('has ')}"):
-            decode_pictures([tmp_path / name], 8)
+            decode_pictures([tmp_path / name], Preprocessing.of_pictures(8))
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "black.png")
-    assert (decode_pictures([tmp_path / "black.png"], 8) == 0).all()
+    assert (decode_pictures([tmp_path / "black.png"], Preprocessing.of_pictures(8)) == 0).all()
 
 
 def test_the_fingerprint_moves_with_the_decoding_code_only_where_it_changes_pixels(tmp_path, monkeypatch):
