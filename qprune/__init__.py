@@ -10,6 +10,7 @@ logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 _PLACES = {
     "count_cost": "qprune.cost",
+    "export": "qprune.deploy.own",
     "get_precision": "qprune.precision",
     "load": "qprune.report.notebook",
     "load_network": "qprune.deploy.cells",

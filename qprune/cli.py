@@ -75,6 +75,35 @@ def plan(
     show_plan(config, out, Console(), cells, workers, exports)
 
 
+@app.command()
+def data(
+    file: File,
+    set: Settings = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv", metavar="FILE", show_default=False, help="Write the list of files: split,class,label,file."
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", show_default=False, help="Write images that are no picture files as PNG, and the list."
+        ),
+    ] = None,
+) -> None:
+    """Show the splits of a sweep's data, images per class, how pictures become the network's input, and their files."""
+    from qprune.settings.config import load_config
+
+    config = load_config(file, set or [])
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from rich.console import Console
+
+    from qprune.sweep.data_files import show_data
+
+    show_data(config, csv, write, Console())
+
+
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes (0: one per core).")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each worker; more helps large networks only.")]
 On = Annotated[Where, typer.Option(help="local: processes on this machine; ray: a Ray cluster.")]
@@ -242,12 +271,18 @@ def export(
         ),
     ] = None,
     trust: Trust = None,
+    embed_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--embed-preprocessing", help="onnx: take uint8 pictures [batch, h, w, 3] of any size; resize inside."
+        ),
+    ] = False,
 ) -> None:
     """Write a cell's network for another runtime, and check it there on all test images (exit code 4: it differs)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from qprune.deploy.commands import export_command
 
-    raise typer.Exit(export_command(folder, cell, format, output, trust or [], opset))
+    raise typer.Exit(export_command(folder, cell, format, output, trust or [], opset, embed_preprocessing))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from qprune.data import Split
 from qprune.data.arrays import as_split, check_classes
-from qprune.networks.given import check_module, is_channels_last
+from qprune.networks.given import check_module, count_classes
 from qprune.networks.graph import image_shape_of, trace
 from qprune.precision import get_precision
 from qprune.pruning.competition import normalize as l2_normalized
@@ -131,7 +131,7 @@ def quantize(
     if teacher is not None:
         check_module("teacher", teacher)
         teacher = copy.deepcopy(teacher).to(split.images.device)
-        if (taught := _classes(teacher, split)) != (classes := _classes(network, split)):
+        if (taught := count_classes(teacher, split.images)) != (classes := count_classes(network, split.images)):
             raise BadInput(f"the teacher has {taught} classes and the model {classes}")
     recipe = Recipe(batch_size=batch_size)
     train(trained, split, recipe, range(updates), cosine(lr, updates), seed, teacher=teacher)
@@ -179,28 +179,8 @@ def _open(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[fx.GraphMod
     if device is None:
         raise BadInput("model: it has no parameters, so there is nothing to prune, quantise or score")
     split = Split(split.images.to(device), split.labels.to(device))
-    check_classes(split.labels, _classes(network, split))
+    check_classes(split.labels, count_classes(network, split.images))
     return network, split
-
-
-def _classes(network: nn.Module, split: Split) -> int:
-    """How many logits a network gives for an image, from two of them; BadInput where it can't take them, or gives others."""
-    training, some = network.training, split.images[:2].float() / 255
-    try:
-        with torch.no_grad():
-            logits = network.eval()(some)
-    except Exception as error:  # of whatever the model is made of
-        given, reason = list(split.images.shape), str(error).split("\n")[0]
-        hint = "; they look like [n, h, w, c]: give images.permute(0, 3, 1, 2)" if is_channels_last(given) else ""
-        raise BadInput(f"the model can't take images of {given}{hint} ({reason})") from error
-    finally:
-        network.train(training)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some):
-        shape = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise BadInput(
-            f"{type(network).__name__} gives {shape} for {len(some)} images; logits [{len(some)}, classes] are wanted"
-        )
-    return logits.shape[1]
 
 
 def _at_least(low: int) -> Option:

@@ -112,8 +112,7 @@ def preprocessing_of(settings: Mapping[str, Any], data: Dataset) -> Preprocessin
         options = resolved["options"]
         return Preprocessing.of_pictures(options["image_size"], options["preprocess"])
     kind: Kind = "arrays" if resolved["name"] in DATA_SETS else "function"
-    channels, side = data.train.images.shape[1:3]
-    return Preprocessing(kind, channels, side)
+    return Preprocessing(kind, *data.train.images.shape[1:])
 
 
 def _has_pictures(name: str) -> bool:

@@ -63,7 +63,7 @@ def decode_pictures(paths: Sequence[Path], how: Preprocessing) -> np.ndarray:
 
     Raises UserError naming the file that can't be decoded.
     """
-    side = how.image_size
+    side = how.height
     try:
         images = np.empty((len(paths), 3, side, side), np.uint8)
     except (MemoryError, ValueError) as error:
@@ -86,7 +86,7 @@ def _decode(path: Path, how: Preprocessing) -> np.ndarray:
     try:
         pixels = read_picture(
             path,
-            image_size=how.image_size,
+            image_size=how.height,
             resize=how.resize,
             resize_to=how.resize_to,
             filter=how.filter,

@@ -37,7 +37,7 @@ _ORIGIN = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to a picture before a network sees it; channels, image_size: of what it sees.
+    """What is done to a picture before a network sees it; channels, height, width: of what it sees.
 
     kind: "pictures" are files, decoded as read_picture.py does: the first frame, turned as EXIF says, transparent parts laid
     on white, RGB at 8 bits a channel (the upper 8 of 16; CMYK without a colour profile), resized, the centre cut out. The
@@ -49,7 +49,8 @@ class Preprocessing:
 
     kind: Kind
     channels: int
-    image_size: int
+    height: int
+    width: int
     resize: str = "none"
     resize_to: int = 0
     filter: str = "none"
@@ -59,7 +60,7 @@ class Preprocessing:
     def of_pictures(cls, image_size: int, preprocess: Mapping[str, Any] = DEFAULT) -> Preprocessing:
         """For picture files. preprocess: as `as_preprocess` gives it."""
         to = preprocess["resize_to"] or image_size
-        return cls("pictures", 3, image_size, **{**preprocess, "resize_to": to})
+        return cls("pictures", 3, image_size, image_size, **{**preprocess, "resize_to": to})
 
     def to_json(self) -> dict[str, Any]:
         """In the words of the README, for whoever has no qprune."""
@@ -74,15 +75,17 @@ class Preprocessing:
                 "filter": self.filter,
                 "antialias": self.antialias,
                 "crop": "centre",
+                "image_size": self.height,
             }
         else:
-            form = {"decode": _ORIGIN[self.kind], "resize": "none: images have this size already"}
+            form = {"decode": "none", "note": _ORIGIN[self.kind], "resize": self.resize}
         return {
             "version": VERSION,
             "kind": self.kind,
             **form,
-            "image_size": self.image_size,
             "channels": self.channels,
+            "height": self.height,
+            "width": self.width,
             "scale": "divided by 255",
             "range": [0, 1],
             "layout": "[batch, c, h, w]",
@@ -92,17 +95,17 @@ class Preprocessing:
 
     def words(self) -> str:
         """In a sentence."""
-        shape = f"[batch, {self.channels}, {self.image_size}, {self.image_size}]"
+        shape = f"[batch, {self.channels}, {self.height}, {self.width}]"
         given = f"divided by 255: float32 {shape} in 0..1; normalisation is inside the network"
         if self.kind != "pictures":
             return f"{_ORIGIN[self.kind]}, {given}"
         smooth = "antialiased" if self.antialias else "not antialiased"
         what = "shorter side" if self.resize == "shorter_side" else "both sides"
-        cut = f"the centre {self.image_size}x{self.image_size} cut out, "
+        cut = f"the centre {self.width}x{self.height} cut out, "
         return (
             "turned as EXIF says, transparent parts laid on white, RGB of 8 bits a channel; "
             f"{what} resized to {self.resize_to} ({self.filter}, {smooth}), "
-            f"{cut if self.resize != 'squash' or self.resize_to != self.image_size else ''}{given}"
+            f"{cut if self.resize != 'squash' or self.resize_to != self.height else ''}{given}"
         )
 
 

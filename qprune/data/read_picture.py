@@ -35,20 +35,17 @@ def read_picture(path, *, image_size, resize, resize_to, filter, antialias):
 
 def resized_to(rgb, size, filter, antialias):
     """A picture of that size, (width, height)."""
-    if filter == "area":
-        return Image.fromarray(area_means(np.asarray(rgb), size))
-    how = Image.Resampling[filter.upper()]
-    if filter == "nearest" or antialias:
-        return rgb.resize(size, how)
-    return rgb.transform(size, Image.Transform.EXTENT, (0, 0, *rgb.size), how)
+    if filter == "area" or filter == "bilinear" and not antialias:
+        return Image.fromarray(weighted(np.asarray(rgb), size, overlaps if filter == "area" else neighbours))
+    return rgb.resize(size, Image.Resampling[filter.upper()])
 
 
-def area_means(pixels, size):
-    """[h, w, 3] -> [size[1], size[0], 3] in uint8: the mean over the area that a new pixel covers, halves rounded up."""
-    (h, w, _), (width, height) = pixels.shape, size
-    rows, columns = overlaps(h, height), overlaps(w, width)  # whole numbers, so that sums are exact in any order
-    planes = [rows @ pixels[:, :, c].astype(float) @ columns.T for c in range(3)]
-    return ((2 * np.stack(planes, 2) + h * w) // (2 * h * w)).astype(np.uint8)
+def weighted(pixels, size, weights):
+    """[h, w, 3] -> [size[1], size[0], 3] in uint8: sums with whole weights, exact in any order; halves go up."""
+    rows, columns = weights(pixels.shape[0], size[1]), weights(pixels.shape[1], size[0])
+    total = np.stack([rows @ pixels[:, :, c].astype(float) @ columns.T for c in range(3)], 2)
+    among = rows[0].sum() * columns[0].sum()
+    return ((2 * total + among) // (2 * among)).astype(np.uint8)
 
 
 def overlaps(n, m):
@@ -56,6 +53,15 @@ def overlaps(n, m):
     old, new = np.arange(n + 1) * m, np.arange(m + 1) * n
     shared = np.minimum(new[1:, None], old[1:]) - np.maximum(new[:-1, None], old[:-1])
     return np.maximum(shared, 0).astype(float)
+
+
+def neighbours(n, m):
+    """[m, n]: of n pixels the two whose centres a new one lies between, by nearness, in units of 1 / 2m."""
+    low, part = np.divmod(np.clip((2 * np.arange(m) + 1) * n - m, 0, 2 * m * (n - 1)), 2 * m)
+    rows = np.zeros((m, n))
+    rows[np.arange(m), low] = 2 * m - part
+    rows[np.arange(m), np.minimum(low + 1, n - 1)] += part
+    return rows
 
 
 def as_rgb(picture):

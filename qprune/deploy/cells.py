@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, fx
 
-from qprune.data import Split, load_data
+from qprune.data import Split, list_files, load_data, preprocessing_of
+from qprune.data.preprocessing import Preprocessing
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
 from qprune.registry.user_code import check_trust
@@ -21,7 +22,9 @@ class DeployedCell:
     """network: as it was evaluated, in eval mode, on the CPU; takes float images in 0..1, [batch, c, h, w].
 
     spec, tensors: what it is rebuilt from (NetworkSpec.load); record: the cell's JSON; class_names: of its data, in the
-    order of the logits; dense: the sweep's unpruned network, where that is of another model than the cell's (a narrower one's).
+    order of the logits; dense: the sweep's unpruned network, where that is of another model than the cell's (a narrower one's);
+    preprocessing: how its images came to be, where they aren't just tensors; pictures: the files of the test images, where the
+    exported file is to do that itself.
     """
 
     name: str
@@ -32,6 +35,8 @@ class DeployedCell:
     test: Split
     class_names: tuple[str, ...]
     dense: NetworkSpec | None = None
+    preprocessing: Preprocessing | None = None
+    pictures: tuple[Path, ...] = ()
 
 
 def read_record(folder: Path, cell: str) -> dict:
@@ -62,7 +67,20 @@ def open_cell(folder: Path, cell: str, trust: Collection[str] = ()) -> DeployedC
     data = load_data(settings)
     model = {"model": record["model_settings"]}
     dense = NetworkSpec.from_json(record["network"] | model, trust, record_file(folder, cell))
-    return DeployedCell(cell, record, spec, tensors, network.eval(), data.test, tuple(data.class_names), dense)
+    names, how = tuple(data.class_names), preprocessing_of(settings, data)
+    return DeployedCell(cell, record, spec, tensors, network.eval(), data.test, names, dense, how)
+
+
+def with_pictures(folder: Path, cell: DeployedCell) -> DeployedCell:
+    """The cell, to be exported with its preprocessing inside. Raises UserError where a graph can't hold it."""
+    from qprune.deploy.embed import check_embeddable
+
+    settings = data_settings(folder, cell.record)
+    assert cell.preprocessing is not None
+    check_embeddable(cell.preprocessing, settings["name"])
+    listing = list_files(settings)
+    assert listing is not None
+    return replace(cell, pictures=tuple(listing.parts["test"][0]))
 
 
 def data_settings(folder: Path, record: dict) -> dict:

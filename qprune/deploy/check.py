@@ -19,11 +19,11 @@ Run = Callable[[Tensor], Tensor]  # float images in 0..1, [batch, c, h, w] -> lo
 class Parity:
     """Shares of the test images: the file's and the evaluated network's accuracy, and where their top-1 is the same.
 
-    largest: of the differences between logits; images: how many were run.
+    largest: of the differences between logits; images: how many were run; no accuracies where there are no labels.
     """
 
-    accuracy: float
-    evaluated_accuracy: float
+    accuracy: float | None
+    evaluated_accuracy: float | None
     agreement: float
     largest: float
     images: int
@@ -40,15 +40,19 @@ def logits_of(run: Run, split: Split) -> Tensor:
     return torch.cat([run(images.float().div_(255)).float() for images in parts])
 
 
-def compare(found: Tensor, expected: Tensor, labels: Tensor) -> Parity:
-    """found, expected: logits [n, classes] of the file and of the evaluated network; labels: [n]."""
+def compare(found: Tensor, expected: Tensor, labels: Tensor | None) -> Parity:
+    """found, expected: logits [n, classes] of the file and of the evaluated network; labels: [n], where they are known."""
     ours, theirs = expected.argmax(1), found.argmax(1)
     finite = found.isfinite().all(1)
-    share = len(labels)
     return Parity(
-        accuracy=int(((theirs == labels) & finite).sum()) / share,
-        evaluated_accuracy=int((ours == labels).sum()) / share,
-        agreement=int(((theirs == ours) & finite).sum()) / share,
+        accuracy=None if labels is None else _share((theirs == labels) & finite),
+        evaluated_accuracy=None if labels is None else _share(ours == labels),
+        agreement=_share((theirs == ours) & finite),
         largest=float((found - expected).abs().max()),
-        images=share,
+        images=len(expected),
     )
+
+
+def _share(which: Tensor) -> float:
+    """Of bool [n], those that are true."""
+    return int(which.sum()) / len(which)

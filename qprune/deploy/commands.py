@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from qprune.deploy.formats import FORMATS, NARROWEST, check_pair
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 
+EMBEDDED = ".uint8"  # in the name of a file that takes pictures of bytes
 UNVERIFIED = 4  # exit code of an export that doesn't agree with the evaluated network
 
 
@@ -18,30 +20,44 @@ def export_command(
     output: Path | None = None,
     trust: Collection[str] = (),
     opset: int | None = None,
+    embed_preprocessing: bool = False,
 ) -> int:
     """Export a cell and print path, size, accuracy and agreement. Returns 0, or 4 where the file failed its check.
 
-    opset: the largest that an ONNX file may need (None: qprune.deploy.onnx_file.DEFAULT_OPSET).
+    opset: the largest that an ONNX file may need (None: qprune.deploy.onnx_file.DEFAULT_OPSET); embed_preprocessing: write a
+    graph that takes uint8 pictures of any size (onnx), by default as CELL.uint8.onnx.
     """
     form = FORMATS.get(format)
-    options = {} if opset is None else {"opset": _checked_opset(opset, form.name)}
+    options: dict[str, Any] = {} if opset is None else {"opset": _checked_opset(opset, form.name)}
     folder = Path(folder)
-    from qprune.deploy.cells import open_cell, read_record
+    if embed_preprocessing and form.name != "onnx":
+        raise UserError(f"--embed-preprocessing is there for --format onnx, not for {form.name}")
+    from qprune.deploy.cells import open_cell, read_record, with_pictures
 
     check_pair(form, PRECISIONS.get(read_record(folder, cell)["precision"]).name, cell)
     module = form.load()
-    path = folder / "exports" / f"{cell}{module.SUFFIX}" if output is None else Path(output)
+    path = (
+        folder / "exports" / f"{cell}{EMBEDDED if embed_preprocessing else ''}{module.SUFFIX}"
+        if output is None
+        else Path(output)
+    )
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; name a file, such as {path / (cell + module.SUFFIX)}")
+    if path.suffix == ".json":
+        raise UserError(f"--output {path}: what is said of the file goes there; end it in {module.SUFFIX}")
     if output is not None and not path.parent.is_dir():
         raise UserError(f"--output {path}: there is no folder {path.parent}; make it first")
     from qprune.deploy.check import REQUIRED_AGREEMENT
     from qprune.deploy.export import export_cell
+    from qprune.deploy.sidecar import write_sidecar
 
     opened = open_cell(folder, cell, trust)
+    if embed_preprocessing:
+        opened = with_pictures(folder, opened)
     exported = export_cell(opened, form, path, **options)
     parity = exported.parity
     print(f"{exported.path} ({_size(exported.size)})")
+    assert parity.accuracy is not None and parity.evaluated_accuracy is not None  # a cell's test images have labels
     print(
         f"{form.name}, {opened.spec.precision}, {parity.images} test images: accuracy {100 * parity.accuracy:.2f}%, "
         f"evaluated network {100 * parity.evaluated_accuracy:.2f}%, top-1 agreement {100 * parity.agreement:.2f}%, "
@@ -51,6 +67,7 @@ def export_command(
         recorded = f"{100 * opened.record['accuracy']:.2f}%"
         print(f"note: the network's record says {recorded}: its kernels differ on this machine, or its data changed")
     if parity.holds:
+        print(f"preprocessing, classes, versions: {write_sidecar(opened, form, exported.path, parity)}")
         return 0
     print(
         f"error: the file disagrees with the evaluated network on more than {100 * (1 - REQUIRED_AGREEMENT):.0f}% of "

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import CLOSE, Parity, Run, compare, logits_of
+from qprune.deploy.embed import logits_of_files
 from qprune.deploy.export_forms import tensors_of
 from qprune.deploy.formats import Format
 from qprune.networks.graph import module_of
@@ -35,8 +36,10 @@ class Exported:
     parity: Parity
 
 
-def export_cell(cell: DeployedCell, form: Format, output: Path, **options: Any) -> Exported:
-    """Write a cell's network in a format, check it, and put it in place at once. options: what the format's `write` takes.
+def export_cell(cell: DeployedCell, form: Format, output: Path, labelled: bool = True, **options: Any) -> Exported:
+    """Write a cell's network in a format, check it, and put it in place at once.
+
+    labelled: whether its test images have labels; options: what the format's `write` takes.
 
     The file is written and checked in a temporary folder: nothing appears at `output` before. Agreement under
     check.REQUIRED_AGREEMENT leaves it as `<output>.unverified`. Raises UserError where the exporter can't follow the
@@ -46,12 +49,13 @@ def export_cell(cell: DeployedCell, form: Format, output: Path, **options: Any) 
     expected = logits_of(cell.network, cell.test)
     with _draft(form) as draft:
         try:
-            found = logits_of(_written(cell, form, draft, **options), cell.test)
+            run = _written(cell, form, draft, **options)
+            found = logits_of_files(run, cell.pictures) if cell.pictures else logits_of(run, cell.test)
         except UserError:
             raise
         except Exception as error:  # exporters and runtimes raise whatever they like on an operator they don't know
             raise UserError(f"{cell.name} as {form.name}: {_refusal(cell, form, error)}") from error
-        parity = compare(found, expected, cell.test.labels)
+        parity = compare(found, expected, cell.test.labels if labelled else None)
         path = output if parity.holds else unverified(output)
         _place(draft, path)
     if parity.holds:
@@ -111,7 +115,8 @@ def _refusal(cell: DeployedCell, form: Format, error: Exception) -> str:
     layer = _refused_at(cell, form)
     return (
         f"{f'{layer}: ' if layer else ''}{type(error).__name__}: {_first_line(error)}. "
-        "The network has an operation that this format doesn't bear; --format torch holds every network"
+        "The network has an operation that this format doesn't bear"
+        f"{'; --format torch holds every network' if cell.tensors else ''}"
     )
 
 
@@ -124,7 +129,8 @@ def _refused_at(cell: DeployedCell, form: Format) -> str:
     nodes = [node for node in tensors if node.op.startswith("call_")]
 
     def bears(node: fx.Node) -> bool:
-        part = dataclasses.replace(cell, network=_up_to(cell.network, node, tensors[node].is_quantized))
+        network = _up_to(cell.network, node, tensors[node].is_quantized)
+        part = dataclasses.replace(cell, network=network, pictures=())
         try:
             with _draft(form) as draft:
                 run = _written(part, form, draft)

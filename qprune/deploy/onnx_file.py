@@ -31,9 +31,11 @@ from torch import Tensor, fx, nn
 from qprune.cost.widths import weight_width
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
+from qprune.deploy.embed import embed
 from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.formats import NARROWEST
 from qprune.deploy.half import native_half
+from qprune.deploy.sidecar import metadata_of, preprocessing_of
 from qprune.deploy.symbolics import OPSET, integer_operators
 from qprune.networks.torch_ao import LAST_TORCH
 from qprune.precision import PRECISIONS
@@ -85,6 +87,8 @@ def write(cell: DeployedCell, path: Path, opset: int = DEFAULT_OPSET) -> None:
             network = with_export_forms(network, cell.spec.image_shape)
             export_onnx_qcdq(network, args=example, export_path=str(path), **options)
     _pack(path, opset)
+    if cell.pictures:
+        embed(path, preprocessing_of(cell))
     add_metadata(cell, path)
 
 
@@ -196,10 +200,11 @@ def add_metadata(cell: DeployedCell, path: Path) -> None:
     onnx.helper.set_model_props(
         model,
         {
-            "qprune.cell": cell.name,
+            **metadata_of(cell),
             "qprune.precision": cell.spec.precision,
-            "qprune.input": "float images in 0..1, [batch, c, h, w]",
-            "qprune.classes": "\n".join(map(str, cell.class_names)),
+            "qprune.input": "uint8 pictures, [batch, h, w, 3]"
+            if cell.pictures
+            else "float images in 0..1, [batch, c, h, w]",
         },
     )
     onnx.save(model, path)

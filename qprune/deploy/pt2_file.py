@@ -11,6 +11,7 @@ from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.half import stored_half
 from qprune.deploy.onnx_file import quiet
+from qprune.deploy.sidecar import metadata_of
 from qprune.precision import PRECISIONS
 
 SUFFIX = ".pt2"
@@ -25,8 +26,7 @@ def write(cell: DeployedCell, path: Path) -> None:
     name = next(str(node.target) for node in network.graph.nodes if node.op == "placeholder")
     with quiet(), torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes={name: {0: batch}}, strict=False)
-        extra = {"qprune.cell": cell.name, "qprune.classes": "\n".join(map(str, cell.class_names))}
-        torch.export.save(program, path, extra_files=extra)
+        torch.export.save(program, path, extra_files=metadata_of(cell))
 
 
 def load(path: Path, cell: DeployedCell) -> Run:

@@ -14,6 +14,7 @@ from torch import nn
 
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
+from qprune.deploy.sidecar import metadata_of
 from qprune.deploy.stored import Stored, restore, store
 from qprune.registry.errors import UserError
 from qprune.stages.saved import NetworkSpec
@@ -27,7 +28,7 @@ def write(cell: DeployedCell, path: Path) -> None:
     """Write the cell's tensors and rebuild JSON to one file."""
     from safetensors.torch import save_file
 
-    metadata = {KEY: json.dumps(cell.spec.to_json()), "qprune.cell": cell.name}
+    metadata = {KEY: json.dumps(cell.spec.to_json()), **metadata_of(cell)}
     tensors, stored = store(cell.network, cell.tensors)
     metadata[KEY_STORED] = json.dumps(stored.to_json(), separators=(",", ":"))
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from qprune.registry.errors import BadInput
 
@@ -29,3 +30,23 @@ def as_image_shape(given: Any) -> tuple[int, int, int]:
 def is_channels_last(shape: Sequence[int]) -> bool:
     """Whether the last of (..., h, w, c) is likely the channels."""
     return shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3, 4)
+
+
+def count_classes(network: nn.Module, images: Tensor) -> int:
+    """How many logits a network gives for an image, from two of them, uint8 [n, c, h, w]; BadInput where it can't take them, or gives others."""
+    training, some = network.training, images[:2].float() / 255
+    try:
+        with torch.no_grad():
+            logits = network.eval()(some)
+    except Exception as error:  # of whatever the model is made of
+        given, reason = list(images.shape), str(error).split("\n")[0]
+        hint = "; they look like [n, h, w, c]: give images.permute(0, 3, 1, 2)" if is_channels_last(given) else ""
+        raise BadInput(f"the model can't take images of {given}{hint} ({reason})") from error
+    finally:
+        network.train(training)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some):
+        shape = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise BadInput(
+            f"{type(network).__name__} gives {shape} for {len(some)} images; logits [{len(some)}, classes] are wanted"
+        )
+    return logits.shape[1]

@@ -13,8 +13,8 @@ MOST_LISTED = 20  # classes that are counted one by one
 def data_lines(config: SweepConfig, every_class: bool = False) -> Iterator[str]:
     """One line for each split of each data set, with its images per class (beyond MOST_LISTED the fewest and the most,
     unless `every_class`), then what is to be known of the files, and which classes a split lacks."""
-    for name, data in _data_sets(config):
-        for part, split in _splits(data):
+    for _, name, data in data_sets(config):
+        for part, split in splits_of(data):
             yield f"{name} {part}: {len(split):,} images, {_per_class(split, data, every_class)}"
         yield from (f"{name}: {note}" for note in data.notes)
     yield from lacking_lines(config)
@@ -22,31 +22,36 @@ def data_lines(config: SweepConfig, every_class: bool = False) -> Iterator[str]:
 
 def lacking_lines(config: SweepConfig) -> Iterator[str]:
     """One line for each split that has no image of some class."""
-    for name, data in _data_sets(config):
-        for part, split in _splits(data):
+    for _, name, data in data_sets(config):
+        for part, split in splits_of(data):
             lacking = [class_name for class_name, count in _counts(split, data) if not count]
             if lacking:
                 more = f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else ""
                 yield f"note: {part} of {name} has no image of {', '.join(lacking[:10])}{more}"
 
 
-def _data_sets(config: SweepConfig) -> Iterator[tuple[str, Dataset]]:
-    """(short name, data set) of a sweep, and of its pretraining."""
+def data_sets(config: SweepConfig) -> Iterator[tuple[Choice, str, Dataset]]:
+    """(choice, short name, data set) of a sweep, and of its pretraining."""
     names = short_names(config)
     before: tuple[Choice, ...] = (config.pretrain.data,) if config.pretrain else ()
     for choice in dict.fromkeys((*config.data, *before)):
-        yield names.get(choice, choice.name), load_data(choice.settings)
+        yield choice, names.get(choice, choice.name), load_data(choice.settings)
 
 
-def _splits(data: Dataset) -> tuple[tuple[str, Split], ...]:
+def splits_of(data: Dataset) -> tuple[tuple[str, Split], ...]:
     return ("train", data.train), ("val", data.val), ("test", data.test)
 
 
 def _counts(split: Split, data: Dataset) -> list[tuple[str, int]]:
-    """(class, images); a class without a name of its own is called by its number."""
+    """(class, images)"""
     counts = split.labels.bincount(minlength=data.num_classes).tolist()
-    names = [*data.class_names, *map(str, range(len(data.class_names), len(counts)))]
-    return list(zip(names, counts, strict=False))
+    return list(zip(names_of_classes(data), counts, strict=True))
+
+
+def names_of_classes(data: Dataset) -> list[str]:
+    """One for each logit; a class without a name of its own is called by its number."""
+    names = [*data.class_names, *map(str, range(len(data.class_names), data.num_classes))]
+    return names[: data.num_classes]
 
 
 def _per_class(split: Split, data: Dataset, every_class: bool) -> str:

@@ -2,12 +2,11 @@
 
 import io
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import write_class_folders, write_picture
+from data_files import write_class_folders, write_deep_png, write_picture
 from PIL import Image
 from rich.console import Console
 from tiny_sweep import tiny_config
@@ -273,18 +272,6 @@ def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
     assert decode_pictures([tmp_path / "a.png"], Preprocessing.of_pictures(8))[0, :, 0, 0].tolist() == pytest.approx(
         [224, 204, 214], abs=1
     )
-
-
-def write_deep_png(file: Path, grey: np.ndarray) -> None:
-    """A colour PNG of 16 bits a channel, which Pillow can read but not write."""
-    rows = np.repeat(grey[:, :, None], 3, 2).astype(">u2")
-    chunks = {
-        b"IHDR": b"".join(n.to_bytes(4, "big") for n in rows.shape[1::-1]) + bytes((16, 2, 0, 0, 0)),
-        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
-        b"IEND": b"",
-    }
-    parts = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks.items()]
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
 def test_every_depth_and_colour_becomes_rgb(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def write_cifar(root: Path, monkeypatch, classes: int) -> np.ndarray:
 def write_picture(path: Path, size: tuple[int, int] = (20, 20), mode: str = "RGB", colour=None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour if colour is not None else ("red" if mode == "RGB" else 100)).save(path)
+
+
+def write_deep_png(file: Path, grey: np.ndarray) -> None:
+    """A colour PNG of 16 bits a channel, which Pillow can read but not write."""
+    rows = np.repeat(grey[:, :, None], 3, 2).astype(">u2")
+    chunks = {
+        b"IHDR": b"".join(n.to_bytes(4, "big") for n in rows.shape[1::-1]) + bytes((16, 2, 0, 0, 0)),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    parts = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks.items()]
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
 def write_class_folders(root: Path, count: int, colours=(("cat", 10), ("dog", 200))) -> None:
