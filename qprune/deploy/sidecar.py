@@ -68,7 +68,7 @@ def preprocessing_of(cell: DeployedCell) -> Preprocessing:
 
 def as_text(cell: DeployedCell) -> str:
     """`describe` in one line of ASCII, for a file's metadata."""
-    return json.dumps(describe(cell))
+    return json.dumps(describe(cell), separators=(",", ":"))
 
 
 def metadata_of(cell: DeployedCell) -> dict[str, str]:
