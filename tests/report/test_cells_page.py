@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from browser import errors, find, open_page, set_size, wait
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
+from qprune.analysis.costs import COST_WORDS
 from qprune.analysis.front import operating_points
 from qprune.analysis.statistics import sampling_interval
 from qprune.report import classes
@@ -107,6 +109,33 @@ def test_cells_are_chosen_from_the_table_and_swapped(report, pair):
     wait(report, "document.getElementById('first-cell').value.includes('fp16-r0.50-s1')")
     assert find(report, "#other").get_attribute("value") == pair[0]
     assert find(report, "#cell").get_attribute("value") == find(report, "#first-cell").get_attribute("value")
+
+
+def test_each_cost_is_explained_where_it_stands(report):
+    """By the keyboard, and on a narrow page too."""
+
+    def shown() -> bool:
+        return report.execute_script("return document.getElementById('help').matches(':popover-open')")
+
+    for width, place in ((1400, "#view-controls"), (390, "#table th"), (390, "#limits")):
+        set_size(report, width, 900)
+        button = find(report, f"{place} [aria-label='What is bit_gflops?']")
+        report.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", button)
+        button.send_keys(Keys.ENTER)
+        assert shown() and find(report, "#help").text == f"bit_gflops: {COST_WORDS['bit_gflops'].text}"
+        box = find(report, "#help").rect
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        button.send_keys(Keys.ESCAPE)
+        assert not shown()
+    explained = report.execute_script("return [...document.querySelectorAll('#table .help')].map(b => b.ariaLabel)")
+    assert explained == [f"What is {name}?" for name in report_costs(report)]
+    find(report, "#budget [aria-label='What is M?']").send_keys(Keys.ENTER)
+    assert "M: the 80 updates that every network has had after N" in find(report, "#help").text
+    set_size(report, 1400, 1000)
+
+
+def report_costs(driver) -> list[str]:
+    return driver.execute_script("return [...document.querySelectorAll('#x option')].map(option => option.value)")
 
 
 def test_at_many_classes_the_most_confused_pairs_are_listed(browser, tmp_path, monkeypatch):

@@ -2,17 +2,19 @@
 
 import { CONFIG, look, shown } from "./charts.js";
 import { DATA, rowsOf } from "./data.js";
-import { byId, fill, make, note, plain, tableOf } from "./dom.js";
+import { byId, fill, helpButton, make, note, plain, tableOf } from "./dom.js";
 import { paretoLayout } from "./plot.js";
 import { groupNow, state, studiesNow } from "./state.js";
 import { COLOURS, distinct, nameOf, POINTS, symbolOf, VARYING } from "./tables.js";
 import { digits, ratioText, signed, within } from "./text.js";
 
-// what the line of an unpruned network is called, its colour and dash, and where its label stands (share of the width)
+const PLACES = [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]; // where labels may begin, and how wide one is
+const LABEL_SHARE = 0.19;
+// what the line of an unpruned network is called, its colour and dash
 const LINES = {
-  dense: { name: "unpruned, N", colour: "#D55E00", dash: "dot", at: 0.01 },
-  baseline: { name: "unpruned, N + M", colour: "#0072B2", dash: "solid", at: 0.22 },
-  scratch: { name: "from scratch, N + M", colour: "#009E73", dash: "dash", at: 0.48 },
+  dense: { name: "unpruned, N", colour: "#D55E00", dash: "dot" },
+  baseline: { name: "unpruned, N + M", colour: "#0072B2", dash: "solid" },
+  scratch: { name: "from scratch, N + M", colour: "#009E73", dash: "dash" },
 };
 
 /** The unpruned networks' accuracies that there are, of the accuracy that is shown: [{kind, mean, sd, seeds}]. */
@@ -31,7 +33,15 @@ export function drawBudget() {
   const rows = rowsOf(budget[state.y].rows);
   const fromScratch = rows.some((row) => row.scratch.seeds);
   const images = state.y === "accuracy" ? "test" : "validation";
-  const head = ["precision", "pruned", "against N", "95%", "against N + M", "95%"];
+  const { dense, total } = budget.updates;
+  const help = {
+    N: `the ${digits(dense)} updates of dense training, before anything is pruned`,
+    M:
+      `the ${digits(total - dense)} updates that every network has had after N: P while it is pruned, F of ` +
+      "fine-tuning in FP32 and Q at its precision, M = P + F + Q. N + M is the same for all cells",
+  };
+  const withHelp = (text, name) => make("span", {}, text, helpButton(name, help[name]));
+  const head = ["precision", "pruned", withHelp("against N", "N"), "95%", withHelp("against N + M", "M"), "95%"];
   if (fromScratch) head.push("against scratch", "95%");
   head.push("extra training", "95%", "seeds");
   const body = rows.map((row) => {
@@ -53,13 +63,45 @@ export function drawBudget() {
     tableOf([head, ...body], "Change against the unpruned FP32 network after fewer and after as many updates"),
     note(
       `Changes of ${images} accuracy in percentage points, paired by seed, against the unpruned FP32 network after`,
-      `N = ${digits(budget.updates.dense)} updates, and after N + M = ${digits(budget.updates.total)}, as many as`,
+      `N = ${digits(dense)} updates, and after N + M = ${digits(total)}, as many as`,
       "every pruned network has had, by warm restarts as",
       fromScratch ? "theirs, or from scratch under one schedule." : "theirs.",
       "Extra training is what M more updates alone give the unpruned network: what a comparison with it after N would",
       `credit to pruning.${missing ? "" : ` The sweep's table has no ${images} accuracy after N.`}`,
     ),
   );
+}
+
+/**
+ * Where labels of lines begin, as shares of the plot's width: a function of a line's height that gives the first place
+ * which is near no point and at which no other label begins.
+ */
+function labelShares(traces, [low, high]) {
+  const along = state.scale === "log" ? Math.log : (x) => x;
+  const points = traces
+    .filter((trace) => trace.meta.kind === "points")
+    .flatMap((trace) =>
+      trace.x.map((x, place) => [
+        (along(x) - along(low)) / (along(high) - along(low)),
+        trace.y[place],
+        trace.error_y.array[place],
+      ]),
+    );
+  const heights = points.map(([, y]) => y);
+  const near = 0.08 * (Math.max(...heights) - Math.min(...heights)) + 0.1; // percentage points
+  const taken = new Set();
+  return (mean) => {
+    const free = PLACES.filter(
+      (at) =>
+        !taken.has(at) &&
+        points.every(
+          ([x, y, bar]) => x < at - 0.03 || x > at + LABEL_SHARE || Math.abs(y - shown(mean)) > near + (bar ?? 0),
+        ),
+    );
+    const at = free[0] ?? PLACES.find((one) => !taken.has(one));
+    taken.add(at);
+    return at;
+  };
 }
 
 /**
@@ -149,8 +191,9 @@ export function drawBudgetPlot() {
       meta: { kind: "points", rows: own },
     });
   }
+  const clear = labelShares(traces, span);
   const label = ({ kind, mean }, place) => ({
-    x: LINES[kind].at,
+    x: clear(mean),
     xref: "paper",
     xanchor: "left",
     y: shown(mean),

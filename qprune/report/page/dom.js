@@ -1,5 +1,7 @@
 // How elements are made. No name from a file ever becomes markup.
 
+import { DATA } from "./data.js";
+
 /** An element with attributes and children; strings become text nodes, and on<event> attributes listeners. */
 export function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -72,12 +74,29 @@ export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll(
 /** A paragraph of small print from parts of its text. */
 export const note = (...texts) => make("p", { class: "note" }, texts.join(" "));
 
+/** A button that says what a word means, in a box beside it, until Escape or a click anywhere. */
+export function helpButton(name, text) {
+  const button = make("button", { type: "button", class: "help", "aria-label": `What is ${name}?` }, "?");
+  button.addEventListener("click", () => {
+    const box = byId("help");
+    box.showPopover();
+    box.replaceChildren(make("strong", {}, name), make("span", {}, `: ${text}`)); // shown first, so that it is read out
+    const [at, size] = [button.getBoundingClientRect(), box.getBoundingClientRect()];
+    const below = at.bottom + 6 + size.height < innerHeight;
+    box.style.left = `${Math.max(8, Math.min(at.left, document.documentElement.clientWidth - size.width - 8))}px`;
+    box.style.top = `${Math.max(8, below ? at.bottom + 6 : at.top - size.height - 6)}px`;
+  });
+  return button;
+}
+/** The button that says what a column of costs counts; null for a word that is none. */
+export const costHelp = (name) => (DATA.words[name] ? helpButton(name, DATA.words[name].text) : null);
+
 /** Pairs of a name and a value, below each other. */
 export const factsOf = (facts) =>
   make(
     "dl",
     { class: "facts" },
-    facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value ?? "–"))]),
+    facts.flatMap(([name, value]) => [make("dt", {}, name, costHelp(name)), make("dd", {}, String(value ?? "–"))]),
   );
 
 /** A command with a button that copies it. id: of the command's text. */

@@ -3,7 +3,7 @@
 import { commandOf } from "./again.js";
 import { frontOf, kneeOf, pickOf } from "./choose.js";
 import { DATA } from "./data.js";
-import { choice, commandLine, factsOf, fill, make } from "./dom.js";
+import { choice, commandLine, costHelp, factsOf, fill, make } from "./dom.js";
 import { drawMarks, fadePoints, setMarks } from "./marks.js";
 import { fadeWays } from "./parallel.js";
 import { CHOICES, chooseCell, comparedPoints, filtered, limitsNow, rememberState, state } from "./state.js";
@@ -62,7 +62,12 @@ function limitRow(id, label, values, upwards, get, set, show) {
     range.value = place();
     range.setAttribute("aria-valuetext", said());
   });
-  return make("div", { class: "limit" }, make("div", {}, make("label", { for: `${id}-field` }, label), field), range);
+  return make(
+    "div",
+    { class: "limit" },
+    make("div", {}, make("label", { for: `${id}-field` }, label), costHelp(id.replace("max-", "")), field),
+    range,
+  );
 }
 
 export function drawLimits() {

@@ -5,7 +5,7 @@ import { drawCell } from "./cell.js";
 import { leaveFigures, saveButtons, takeFigure } from "./charts.js";
 import { drawTwo } from "./compare.js";
 import { DATA } from "./data.js";
-import { byId, choice, fill, goTo, make } from "./dom.js";
+import { byId, choice, costHelp, fill, goTo, make } from "./dom.js";
 import { drawLambda } from "./lambda.js";
 import { drawLimits, drawPick } from "./limits.js";
 import { pareto } from "./marks.js";
@@ -95,6 +95,7 @@ function drawViewControls() {
       (value) => change({ y: value }),
     ),
     choice("x", "cost", costs, state.x, (value) => change({ x: value })),
+    costHelp(state.x),
     choice(
       "scale",
       "axis",

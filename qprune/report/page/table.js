@@ -1,7 +1,7 @@
 // All cells as a table that sorts and filters, and what failed; and where it all comes from.
 
 import { DATA } from "./data.js";
-import { byId, download, factsOf, fill, make, tableOf } from "./dom.js";
+import { byId, costHelp, download, factsOf, fill, make, tableOf } from "./dom.js";
 import { chooseCell, comparedPoints, compareWith, filtered } from "./state.js";
 import { CELLS, distinct, RECALLS } from "./tables.js";
 import { costText, digits, percent, ratioText } from "./text.js";
@@ -81,25 +81,27 @@ function cellText(name, row) {
       : digits(value);
 }
 
+/** A column's name, by which the table is sorted, and what it counts. */
+function headOf(name) {
+  const sort = () => {
+    Object.assign(view, { descending: view.sort === name && !view.descending, sort: name, page: 0 });
+    drawTable();
+    byId("table").querySelector(`[data-sort="${name}"]`).focus();
+  };
+  const mark = view.sort === name ? (view.descending ? " ▼" : " ▲") : "";
+  return make(
+    "span",
+    {},
+    make("button", { type: "button", "data-sort": name, onclick: sort }, name + mark),
+    costHelp(name),
+  );
+}
+
 export function drawTable() {
   const rows = filteredRows();
   const pages = Math.max(1, Math.ceil(rows.length / ROWS_PER_PAGE));
   view.page = Math.min(view.page, pages - 1);
-  const head = TABLE_COLUMNS.map((name) =>
-    make(
-      "button",
-      {
-        type: "button",
-        "data-sort": name,
-        onclick: () => {
-          Object.assign(view, { descending: view.sort === name && !view.descending, sort: name, page: 0 });
-          drawTable();
-          byId("table").querySelector(`[data-sort="${name}"]`).focus();
-        },
-      },
-      name + (view.sort === name ? (view.descending ? " ▼" : " ▲") : ""),
-    ),
-  );
+  const head = TABLE_COLUMNS.map(headOf);
   const shownRows = rows.slice(view.page * ROWS_PER_PAGE, (view.page + 1) * ROWS_PER_PAGE);
   const made = tableOf(
     [head, ...shownRows.map((row) => TABLE_COLUMNS.map((name) => cellText(name, row)))],
