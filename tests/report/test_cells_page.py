@@ -111,6 +111,13 @@ def test_cells_are_chosen_from_the_table_and_swapped(report, pair):
     assert find(report, "#cell").get_attribute("value") == find(report, "#first-cell").get_attribute("value")
 
 
+def test_at_first_the_second_is_the_unpruned_fp32_cell_that_is_handed_over(report, made):
+    report.execute_script("location.hash = ''")
+    dense = handed_over(made, "fp32", 0.0)
+    wait(report, f"document.getElementById('other').value === '{dense}'")
+    wait(report, "document.querySelectorAll('#two-images tbody tr').length === 10")
+
+
 def test_each_cost_is_explained_where_it_stands(report):
     """By the keyboard, and on a narrow page too."""
 

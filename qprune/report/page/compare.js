@@ -7,7 +7,7 @@ import { curveLayout, curveTraces } from "./curves.js";
 import { DATA } from "./data.js";
 import { DETAIL_OF, denseLayers, layersOf } from "./details.js";
 import { byId, choice, fill, make, note, tableOf } from "./dom.js";
-import { disagreementOf, predictionsOf } from "./predicted.js";
+import { disagreementOf, PREDICTED, predictionsOf } from "./predicted.js";
 import { change, state } from "./state.js";
 import { CELLS, VARYING } from "./tables.js";
 import { costText, digits, percent, ratioText, signed, within } from "./text.js";
@@ -19,13 +19,16 @@ const SECOND = "second";
 
 const of = (row, names) => (other) => names.every((name) => CELLS[name][other] === CELLS[name][row]);
 
-/** The rows of the chosen cell and of the one beside it: at first its sweep's, model's and seed's unpruned FP32. */
+/**
+ * The rows of the chosen cell and of the one beside it: at first the unpruned FP32 one of its sweep and model, of its
+ * own seed, or that of which the page has the predicted classes.
+ */
 function pairNow() {
   const first = CELLS.key.indexOf(cellNow());
   const chosen = CELLS.key.indexOf(state.other);
   if (first < 0 || chosen >= 0) return [first, chosen];
-  const alike = of(first, ["sweep", "model", "data", "seed"]);
-  const dense = [...CELLS.point.keys()].find(
+  const alike = of(first, ["sweep", "model", "data"]);
+  const dense = [...CELLS.point.keys()].filter(
     (row) =>
       alike(row) &&
       CELLS.precision[row] === "fp32" &&
@@ -33,7 +36,9 @@ function pairNow() {
       CELLS.criterion[row] !== "none" &&
       CELLS.status[row] === "done",
   );
-  return [first, dense ?? first];
+  const own = dense.filter((row) => CELLS.seed[row] === CELLS.seed[first]);
+  const shown = [...own, ...dense].find((row) => PREDICTED.includes(CELLS.key[row]));
+  return [first, shown ?? own[0] ?? dense[0] ?? first];
 }
 
 let drawn = ""; // the pair that is shown, and in which colours

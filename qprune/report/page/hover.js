@@ -14,3 +14,6 @@ export function showCard(elements, event) {
   card.style.top = `${Math.max(4, y) + scrollY}px`;
 }
 export const hideCard = () => (byId("card").hidden = true);
+// a finger leaves no point that it has touched
+for (const name of ["pointerdown", "scroll"]) addEventListener(name, hideCard, { passive: true, capture: true });
+addEventListener("keydown", (event) => event.key === "Escape" && hideCard());
