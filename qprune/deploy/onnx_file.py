@@ -44,6 +44,7 @@ from qprune.registry.packages import have
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
+FULL_RANGE = ("session.x64quantprecision", "1")  # else sums of 8-bit products saturate on x86 processors without VNNI
 DYNAMO_OPSET = 18  # the least that the newer exporter writes
 NEWEST_OPSET = 20  # of the older one; what it writes is of opset 21 and 25 too, whose operators only bear more types
 LEAST_RUNTIME = {17: "1.15", 21: "1.19", 25: "1.24"}  # ONNX Runtime by opset: 1.18.1 has no INT4, 1.23.2 has no INT2
@@ -175,6 +176,7 @@ def open_session(path: Path, threads: int, optimized: Path | None = None):
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry(*FULL_RANGE)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -196,6 +198,7 @@ def add_metadata(cell: DeployedCell, path: Path) -> None:
     import onnx
 
     model = onnx.load(path)
+    _own_zero_points(model)
     onnx.checker.check_model(model, full_check=False)
     onnx.helper.set_model_props(
         model,
@@ -208,6 +211,17 @@ def add_metadata(cell: DeployedCell, path: Path) -> None:
         },
     )
     onnx.save(model, path)
+
+
+def _own_zero_points(model) -> None:
+    """Give each weight a zero point of its own, in place: with FULL_RANGE, ONNX Runtime (1.32) makes weight and zero point
+    unsigned one weight at a time, and stumbles over a zero point that it has changed already."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants and len(node.input) > 2:
+            own = model.graph.initializer.add()
+            own.CopyFrom(constants[node.input[2]])
+            own.name = node.input[2] = f"{node.output[0]}_zero_point"
 
 
 @contextmanager
