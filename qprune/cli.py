@@ -2,16 +2,17 @@
 
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from qprune import stopping
+
 app = typer.Typer(
-    help="How much can a CNN be pruned when it also runs in low precision? Sweeps precision x pruning, fairly.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,6 +25,26 @@ Where = Literal["local", "ray"]
 Out = Annotated[
     Path, typer.Option(help="Folder for results: DIR/<name> for the sweep, DIR/stages for shared work.", metavar="DIR")
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from platform import python_version
+
+        from qprune import __version__
+
+        packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "brevitas"))
+        print(f"qprune {__version__} (Python {python_version()}, {packages})")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    show: Annotated[
+        bool, typer.Option("--version", help="Show the versions and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """How much can a CNN be pruned when it also runs in low precision? Sweeps precision x pruning, fairly."""
 
 
 @app.command()
@@ -133,16 +154,17 @@ def sweep(
 ) -> None:
     """Run a sweep, or go on with one that was interrupted. Several at once on one folder share the work."""
 
-    def choose():
-        from qprune.sweep.run import run_sweep
-
-        return lambda config, console: run_sweep(config, out, make_executor, console, retry_failed, seconds)
-
     from qprune.registry.duration import seconds_of
 
     seconds = None if for_ is None else seconds_of(for_, "--for")
     make_executor = _executors(workers, threads, executor, address, gpu_share)
-    _run_stoppable(file, set, choose)
+
+    def run(config, console) -> int:
+        from qprune.sweep.run import run_sweep
+
+        return run_sweep(config, out, make_executor, console, retry_failed, seconds)
+
+    _run_stoppable(file, set, run)
 
 
 @app.command()
@@ -160,13 +182,14 @@ def rank(
 ) -> None:
     """Hold every criterion against the brute-force oracle in a sweep's dense networks; goes on where it was interrupted."""
 
-    def choose():
+    make_executor = _executors(workers, threads, executor, address, gpu_share)
+
+    def run(config, console) -> int:
         from qprune.ranking.run import run_rank
 
-        return lambda config, console: run_rank(config, out, make_executor, console, retry_failed, figures)
+        return run_rank(config, out, make_executor, console, retry_failed, figures)
 
-    make_executor = _executors(workers, threads, executor, address, gpu_share)
-    _run_stoppable(file, set, choose)
+    _run_stoppable(file, set, run)
 
 
 def _executors(workers: int, threads: int, executor: Where, address: str | None, gpu_share: float):
@@ -185,45 +208,21 @@ def _executors(workers: int, threads: int, executor: Where, address: str | None,
     return make_executor
 
 
-def _run_stoppable(file: Path, overrides: list[str] | None, choose: Callable[[], Callable]) -> None:
-    """Run a sweep file by what Ctrl-C and SIGTERM may stop at any time, and exit with its code.
-
-    choose: imports what is needed and returns what then runs, (config, console) -> exit code. While it imports the
-    process ends at once, for a library may catch whatever is raised as it is imported; nothing has been begun then.
-    """
-    stopped_by = [signal.SIGINT]
-
-    def tell() -> None:
-        again = shlex.join(["qprune", *sys.argv[1:]])
-        print(f"\nstopped; finished stages are kept. To go on: {again}", file=sys.stderr, flush=True)
-
-    def leave(sent: int, _) -> None:
-        tell()
-        os._exit(128 + sent)
-
-    def terminate(*_) -> None:
-        stopped_by.append(signal.SIGTERM)  # NOTE Ray makes a KeyboardInterrupt of its own of whatever is raised here
-        raise KeyboardInterrupt
-
-    heeded = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # ignored in the background of some shells
-    if heeded:
-        signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
+def _run_stoppable(file: Path, overrides: list[str] | None, run: Callable) -> None:
+    """Run a sweep file, by (config, console) -> exit code, and exit with that code; where it is stopped, say how to go on."""
+    told = f"stopped; finished stages are kept. To go on: {shlex.join(['qprune', *sys.argv[1:]])}"
+    stopping.heed(told)
     os.environ["OMP_NUM_THREADS"] = "1"
-    from qprune.settings.config import load_config
-
-    config = load_config(file, overrides or [])
-    from rich.console import Console
-
-    run = choose()
     try:
-        signal.signal(signal.SIGTERM, terminate)
-        if heeded:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        from qprune.settings.config import load_config
+
+        config = load_config(file, overrides or [])
+        from rich.console import Console
+
         code = run(config, Console())
     except KeyboardInterrupt:
-        tell()
-        code = 128 + stopped_by[-1]
+        stopping.say(told)
+        code = stopping.exit_code()
     raise typer.Exit(code)
 
 

@@ -4,7 +4,7 @@ import pytest
 from bare import link, needed, run_bare
 from tiny_sweep import SMALL, write_tiny
 
-PROGRAM = "import sys; sys.argv[0] = 'qprune'; from qprune.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'qprune'; from qprune.__main__ import main; main()"
 
 
 @pytest.fixture(scope="module")

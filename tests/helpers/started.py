@@ -10,7 +10,7 @@ from pathlib import Path
 HEAVY = ("torch", "torchvision", "brevitas", "sklearn")
 CODE = """
 import json, resource, sys
-from qprune.cli import main
+from qprune.__main__ import main
 sys.argv[0] = "qprune"
 code = 0
 try:
