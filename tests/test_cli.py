@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from processes import group_is_empty, heed_ctrl_c, members, wait_until
 from started import start
-from tiny_sweep import COMMAND, TINY, command, environment, run_inline, tiny_config, write_tiny
+from tiny_sweep import COMMAND, TINY, F, N, P, Q, command, environment, run_inline, tiny_config, write_tiny
 
+import qprune
+from qprune.settings.config import load_config, write_template
 from qprune.storage.results import read_cells
 
 # Help and small commands --------------------------------------------------------------------------------------------
@@ -71,6 +74,30 @@ def test_init_writes_a_file_that_plan_accepts_and_never_overwrites(tmp_path):
     again = command("init", "my.yaml", cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr
     assert (tmp_path / "my.yaml").read_text() == written + "# mine\n"
+
+
+def test_init_names_the_sweep_as_its_file(tmp_path):
+    for file, name in (("my.yaml", "my"), ("on.yaml", "on"), ("a b.yaml", "a_b"), ("stages.yml", "my_sweep")):
+        write_template(tmp_path / file)
+        assert load_config(tmp_path / file).name == name
+        assert f"results go to results/{name}\n" in (tmp_path / file).read_text()
+
+
+def test_version(tmp_path):
+    started = start("--version", cwd=tmp_path)
+    assert started.code == 0 and not started.heavy
+    run = command("--version", cwd=tmp_path)
+    assert run.stdout.startswith(f"qprune {qprune.__version__} (Python ") and f"torch {version('torch')}" in run.stdout
+
+
+def test_plan_follows_the_flow(finished, tmp_path):
+    """Cells, data, what was tried, updates, stages in their order, costs, time, disk."""
+    run = command("plan", finished / "tiny.yaml", "--out", finished / "results", "--workers", "3", cwd=tmp_path)
+    marks = ("16 cells, 16 done", "digits train", "updates of each cell: ", "│ dense", "│ prune",
+             "│ finetune", "│ quantize", "│ evaluate", "bit_gflops", "with 3 worker(s)", "disk:")  # fmt: skip
+    places = [run.stdout.index(mark) for mark in marks]
+    assert places == sorted(places), run.stdout
+    assert f"{N + P + F + Q} = N {N} + P {P} + F {F} + Q {Q}" in run.stdout
 
 
 def test_status(finished, tmp_path):

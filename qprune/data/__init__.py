@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from qprune.data import user
@@ -37,6 +38,7 @@ __all__ = [
     "list_files",
     "load_data",
     "preprocessing_of",
+    "shown_name",
 ]
 
 
@@ -67,6 +69,14 @@ def load_data(settings: Mapping[str, Any]) -> Dataset:
     Raises UserError for an unknown name or option and for missing or damaged files.
     """
     return _load(json.dumps(_resolve(settings), sort_keys=True), data_fingerprint(settings))
+
+
+def shown_name(settings: Mapping[str, Any]) -> str:
+    """What people call the data set: its name; of a folder of images, the folder's."""
+    name, root = settings["name"], settings.get("root")
+    if not isinstance(root, str) or name not in DATA_SETS or not DATA_SETS.get(name).named_by_root:
+        return name
+    return Path(root).name or name
 
 
 def check_data(settings: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypedDict, TypeVar
 
-from qprune.data import check_data
+from qprune.data import check_data, shown_name
 from qprune.methods.facts import blame, facts_of
 from qprune.methods.spending import spend
 from qprune.precision import get_precision
@@ -68,7 +68,7 @@ class Maker:
         self._snapshots: dict[tuple[str, Walk, Goal], Stage] = {}
         prune, train = config.prune, config.train
         self.facts = facts_of(config, model, data)
-        self.title = f"{model.name} on {data.name}, seed {seed}"
+        self.title = f"{model.name} on {shown_name(data.settings)}, seed {seed}"
         self.recipe = Recipe(
             batch_size=train.batch_size,
             momentum=train.momentum or 0.0,
@@ -309,7 +309,7 @@ class Maker:
             recipe=replace(self.recipe, batch_size=before.batch_size),
             budget=before.updates,
             lr=before.lr,
-            label=f"pretrain {self.model.name} on {before.data.name}",
+            label=f"pretrain {self.model.name} on {shown_name(before.data.settings)}",
         ).id
 
     def _quantizing(self, source: Stage, precision: str) -> dict:

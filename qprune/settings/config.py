@@ -10,15 +10,13 @@ No torch is imported here, so that a wrong file is refused at once, but where th
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+import yaml
+from pydantic import PrivateAttr, TypeAdapter, ValidationError, model_validator
 
 from qprune.registry.errors import UserError
 from qprune.registry.show import show
@@ -59,6 +57,7 @@ from qprune.settings.types import (
 from qprune.settings.yaml_source import override, parse, read_text
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
+TEMPLATE_NAME = "my_sweep"  # of the sweep in it
 
 
 @dataclass(frozen=True)
@@ -266,11 +265,24 @@ def config_as_dict(config: SweepConfig) -> dict[str, Any]:
 
 
 def write_template(path: str | Path) -> None:
-    """Writes the commented sweep file of `qprune init`; refuses to overwrite."""
+    """Writes the commented sweep file of `qprune init`, named as the file is; refuses to overwrite."""
+    name = _name_after(Path(path))
+    typed = name if yaml.safe_load(name) == name else f'"{name}"'
+    text = TEMPLATE.read_text(encoding="utf-8")
+    text = text.replace(f"name: {TEMPLATE_NAME}", f"name: {typed}").replace(TEMPLATE_NAME, name)
     try:
         with Path(path).open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE.read_text(encoding="utf-8"))
+            file.write(text)
     except FileExistsError as error:
         raise UserError(f"{path}: exists already; name another file or remove it first") from error
     except OSError as error:
         raise UserError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _name_after(file: Path) -> str:
+    """A sweep's name from its file's."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", file.stem).lstrip(".")[:100]
+    try:
+        return TypeAdapter(FolderName).validate_python(name)
+    except ValidationError:
+        return TEMPLATE_NAME

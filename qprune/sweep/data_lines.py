@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qprune.data import Dataset, Split, load_data
+from qprune.data import Dataset, Split, load_data, shown_name
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.sweep.plan import short_names
@@ -35,7 +35,7 @@ def data_sets(config: SweepConfig) -> Iterator[tuple[Choice, str, Dataset]]:
     names = short_names(config)
     before: tuple[Choice, ...] = (config.pretrain.data,) if config.pretrain else ()
     for choice in dict.fromkeys((*config.data, *before)):
-        yield choice, names.get(choice, choice.name), load_data(choice.settings)
+        yield choice, names.get(choice, shown_name(choice.settings)), load_data(choice.settings)
 
 
 def splits_of(data: Dataset) -> tuple[tuple[str, Split], ...]:

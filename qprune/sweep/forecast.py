@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,13 +24,14 @@ from qprune.pruning.scoring import Scorer
 from qprune.registry.choice import Choice
 from qprune.registry.packages import have
 from qprune.settings.config import SweepConfig
-from qprune.stages import Phase, Stage
+from qprune.stages import KINDS, Phase, Stage
 from qprune.stages.dense import Dense
 from qprune.stages.narrow import Narrow
 from qprune.stages.saved import NetworkSpec
 from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
 from qprune.storage.store import Store
 from qprune.sweep.by_method import costs_by_method, method_table
+from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import data_lines
 from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
@@ -58,9 +60,9 @@ def show_plan(
     console.print(f"{config.name}: {most}{len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
     if most:
         console.print("strategy: front chooses the cells as it goes; below is the whole grid", highlight=False)
-    for line in [*data_lines(config, every_class=cells), *plan.left_out_lines()]:
+    changed = changed_lines(plan, store, folder)
+    for line in [*changed, *data_lines(config, every_class=cells), *plan.left_out_lines()]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(_stage_table(plan, todo))
     _show_faults(plan, faults, console)
     for line in trial.unwritten:
         console.print(f"[yellow]tried[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
@@ -70,8 +72,9 @@ def show_plan(
                 f"not tried: {form.name}, which needs {', '.join(form.packages)} (pip install 'qprune[onnx]')",
                 highlight=False, markup=False, soft_wrap=True,
             )  # fmt: skip
-    updates = sorted({plan.total_updates(cell) for cell in plan.cells if cell.equal == "updates"})
-    console.print(f"updates of each cell (N + P + F + Q): {', '.join(map(str, updates))}", highlight=False)
+    for line in updates_lines(plan):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(_stage_table(plan, todo))
     measured = measure(plan, faults)
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):
@@ -89,6 +92,20 @@ def show_plan(
         highlight=False,
     )
     console.print(f"disk: about {_megabytes(plan, todo, measured):.0f} MB more", highlight=False)
+
+
+def updates_lines(plan: Plan) -> Iterator[str]:
+    """For each network on each data set, the updates of its cells, and of which phases they are."""
+    letters = {"dense": "N", "prune": "P", "finetune": "F", "quantize": "Q"}
+    chosen: dict[tuple[str, str], Cell] = {}
+    for cell in plan.cells:
+        if cell.equal == "updates" and plan.updates_by_phase(cell).keys() <= letters.keys():
+            place = cell.model, cell.data
+            chosen[place] = max(chosen.get(place, cell), cell, key=lambda one: len(plan.updates_by_phase(one)))
+    for (model, data), cell in chosen.items():
+        parts = " + ".join(f"{letters[name]} {count:,}" for name, count in plan.updates_by_phase(cell).items())
+        where = f" of {model} on {data}" if len(chosen) > 1 else ""
+        yield f"updates of each cell{where}: {plan.total_updates(cell):,} = {parts}"
 
 
 def _show_faults(plan: Plan, faults: Faults, console: Console) -> None:
@@ -307,8 +324,10 @@ def _stage_table(plan: Plan, todo: dict[str, Stage]) -> Table:
     table = Table(title="stages, each computed once")
     for column in ("kind", "all", "done", "to do", "updates to do"):
         table.add_column(column, justify="left" if column == "kind" else "right")
-    for kind in dict.fromkeys(stage.kind for stage in plan.stages.values()):
+    for kind in KINDS.names():
         members = [name for name, stage in plan.stages.items() if stage.kind == kind]
+        if not members:
+            continue
         left = [name for name in members if name in todo]
         updates = plan.updates_of(left)
         table.add_row(kind, str(len(members)), str(len(members) - len(left)), str(len(left)), f"{updates:,}")

@@ -11,10 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from qprune.analysis.front import NO_CRITERION
-from qprune.data import DATA_SETS
+from qprune.data import shown_name
 from qprune.methods import Made, Maker
 from qprune.methods.facts import MAX_NETWORKS, Facts
 from qprune.methods.maker import ratio_text
@@ -198,13 +197,6 @@ def check_size(config: SweepConfig) -> None:
     raise UserError(f"{place}: {problem}; shorten this list, or split it over several sweeps: stages are shared")
 
 
-def _own_name(choice: Choice) -> str:
-    """Its name; of a folder of images, the folder's."""
-    named_by_root = choice.name in DATA_SETS and DATA_SETS.get(choice.name).named_by_root
-    root = choice.settings.get("root") if named_by_root else None
-    return (Path(root).name if isinstance(root, str) else "") or choice.name
-
-
 def short_names(config: SweepConfig) -> dict[Choice, str]:
     """Short names for models and data sets that are fit for file names, and different where the choices are.
 
@@ -212,7 +204,9 @@ def short_names(config: SweepConfig) -> dict[Choice, str]:
     """
     names: dict[Choice, str] = {}
     for axis in (config.model, config.data):
-        whole = [re.sub(r"[^A-Za-z0-9_.]+", "_", _own_name(choice).removeprefix("torchvision:")) for choice in axis]
+        whole = [
+            re.sub(r"[^A-Za-z0-9_.]+", "_", shown_name(choice.settings).removeprefix("torchvision:")) for choice in axis
+        ]
         plain = [re.sub(r"^\.", "_", name[:60]) for name in whole]
         count = Counter(plain)
         for choice, name, long in zip(axis, plain, whole, strict=True):

@@ -5,6 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from qprune.executors.base import Event
 from qprune.stages import Stage
@@ -28,14 +29,17 @@ class Progress:
         self.reasons: set[str] = set()  # of failures; each is told once
         self.bars = None
         if console.is_terminal:
+            cut_off = Column(
+                ratio=1, no_wrap=True, overflow="ellipsis"
+            )  # where the terminal is narrow; the numbers stay
             columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.percentage:3.0f}%"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(elapsed_when_finished=False),
+                TextColumn("{task.description}", table_column=cut_off),
+                BarColumn(bar_width=12),
+                TextColumn("{task.percentage:3.0f}%", table_column=Column(no_wrap=True)),
+                TimeElapsedColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
             )
-            self.bars = Bars(*columns, console=console, transient=True)
+            self.bars = Bars(*columns, console=console, transient=True, expand=True)
             self.overall = self.bars.add_task(f"[bold]{self._counts()}", total=self.work)
 
     def __enter__(self) -> "Progress":

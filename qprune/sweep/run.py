@@ -18,6 +18,7 @@ from qprune.storage.durable import StorageError, remove_drafts, set_aside, write
 from qprune.storage.results import network_file
 from qprune.storage.seal import Damaged, read_sealed_json, sealed_json
 from qprune.storage.store import Store
+from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import lacking_lines
 from qprune.sweep.plan import Cell, Plan, make_plan
 from qprune.sweep.progress import Progress
@@ -86,7 +87,7 @@ def run_sweep(
     """
     started = time.monotonic()
     plan, store, folder = open_sweep(config, out)
-    for line in [*lacking_lines(config), *plan.left_out_lines()]:
+    for line in [*changed_lines(plan, store, folder), *lacking_lines(config), *plan.left_out_lines()]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     records = Records(folder, plan, store)
 

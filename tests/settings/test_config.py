@@ -236,7 +236,7 @@ def test_byte_order_mark_and_aliases_are_fine(load):
 
 def test_template_holds_every_key_at_its_default(load, tmp_path):
     write_template("t.yaml")
-    assert config_as_dict(load_config("t.yaml")) == {**config_as_dict(load(MINIMAL)), "name": "my_sweep"}
+    assert config_as_dict(load_config("t.yaml")) == {**config_as_dict(load(MINIMAL)), "name": "t"}
     tree = parse(Path("t.yaml").read_text(), "t.yaml").value
     assert list(tree) == list(SweepConfig.model_fields)
     for section in ("train", "prune", "finetune", "quantize"):
