@@ -79,9 +79,9 @@ def peak_activation_bytes(network: fx.GraphModule, made: dict[fx.Node, Made], wi
             last[owner] = max(last[owner], *(place[each] for each in (node, *node.users)))
     over = {}
     for node in nodes:
-        owner = _written_over(node, owners, last, place)
-        if owner is not None and made[node].elements == made[owner].elements:
-            over[node] = owner
+        written = _written_over(node, owners, last, place)
+        if written is not None and made[node].elements == made[written].elements:
+            over[node] = written
     width: dict[fx.Node, float] = {}  # of memory of its own
     for node in reversed(nodes):
         if made[node].elements:

@@ -198,7 +198,6 @@ def add_metadata(cell: DeployedCell, path: Path) -> None:
     import onnx
 
     model = onnx.load(path)
-    _own_zero_points(model)
     onnx.checker.check_model(model, full_check=False)
     onnx.helper.set_model_props(
         model,
@@ -211,17 +210,6 @@ def add_metadata(cell: DeployedCell, path: Path) -> None:
         },
     )
     onnx.save(model, path)
-
-
-def _own_zero_points(model) -> None:
-    """Give each weight a zero point of its own, in place: with FULL_RANGE, ONNX Runtime (1.32) makes weight and zero point
-    unsigned one weight at a time, and stumbles over a zero point that it has changed already."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants and len(node.input) > 2:
-            own = model.graph.initializer.add()
-            own.CopyFrom(constants[node.input[2]])
-            own.name = node.input[2] = f"{node.output[0]}_zero_point"
 
 
 @contextmanager

@@ -32,8 +32,9 @@ def pack_weights(model: onnx.ModelProto, opset: int) -> None:
     graph = model.graph
     _constants_as_initializers(graph)
     narrowest = min((_pack(graph, node, opset) for node in _dequantized(graph)), default=8)
-    _drop_dead(graph)
     _share(graph)
+    _own_zero_points(graph)
+    _drop_dead(graph)
     _shorten(graph)
     if narrowest < 8:
         needed = min(number for number, bits in NARROWEST.items() if bits <= narrowest)
@@ -206,6 +207,22 @@ def _share(graph: onnx.GraphProto) -> None:
         if kept[tensor.name] != tensor.name:
             graph.initializer.remove(tensor)
     _rename(graph, kept)
+
+
+def _own_zero_points(graph: onnx.GraphProto) -> None:
+    """Give each 8-bit weight a zero point of its own. NOTE Asked for sums that don't saturate, ONNX Runtime 1.32 makes weight and
+    zero point unsigned one weight at a time, and stumbles over a zero point that it has made so already, or that isn't there."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in _dequantized(graph):
+        weight = constants.get(node.input[0])
+        if weight is None or weight.data_type != TensorProto.INT8:
+            continue
+        scale = constants[node.input[1]]
+        zero_point = _array(graph, node.input[2]) if len(node.input) > 2 else None
+        if zero_point is None:
+            zero_point = np.zeros(tuple(scale.dims), np.int8)
+        del node.input[2:]
+        node.input.append(_add(graph, f"{node.output[0]}_zero_point", zero_point, 8, TensorProto.INT8))
 
 
 def _content(tensor: onnx.TensorProto) -> bytes:
