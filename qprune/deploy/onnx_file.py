@@ -31,6 +31,7 @@ from torch import Tensor, fx, nn
 from qprune.cost.widths import weight_width
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
+from qprune.deploy.check_template import FULL_RANGE
 from qprune.deploy.embed import embed
 from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.formats import NARROWEST
@@ -44,7 +45,6 @@ from qprune.registry.packages import have
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
-FULL_RANGE = ("session.x64quantprecision", "1")  # else sums of 8-bit products saturate on x86 processors without VNNI
 DYNAMO_OPSET = 18  # the least that the newer exporter writes
 NEWEST_OPSET = 20  # of the older one; what it writes is of opset 21 and 25 too, whose operators only bear more types
 LEAST_RUNTIME = {17: "1.15", 21: "1.19", 25: "1.24"}  # ONNX Runtime by opset: 1.18.1 has no INT4, 1.23.2 has no INT2

@@ -92,6 +92,7 @@ def write_sidecar(cell: DeployedCell, form: Format, path: Path, parity: Parity) 
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "input": told["input"],
+        **({"onnxruntime_session": dict([check_template.FULL_RANGE])} if form.name in ("onnx", "qonnx") else {}),
         "written_by": written_by,
         "check": {
             "images": parity.images,

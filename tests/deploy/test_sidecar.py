@@ -213,6 +213,7 @@ def test_the_description_says_what_an_application_has_to_know(swept):
     assert own["input"] == {
         "shape": ["batch", 3, 16, 16], "layout": "[batch, c, h, w]", "dtype": "float32", "range": [0, 1],
     }  # fmt: skip
+    assert own["onnxruntime_session"] == dict([check_template.FULL_RANGE])  # for x86 without VNNI
     assert told["class_names"] == sorted(CLASSES) and told["cell"] == cell and told["precision"] == "int8"
     assert told["metrics"]["accuracy"] == record["accuracy"] and told["metrics"]["val_loss"] == record["val_loss"]
     assert told["cost"]["macs"] == record["macs"] and "layers" not in told["cost"]
