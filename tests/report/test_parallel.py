@@ -155,3 +155,25 @@ def test_a_narrow_page_scrolls_the_axes_and_not_itself(report, made):
         " document.documentElement.scrollWidth]"
     )
     assert inside and outside <= 390
+
+
+def test_labels_cover_no_points(report, made):
+    """At the width of a telephone too, and within the plot."""
+    script = """
+      const boxes = [...document.querySelectorAll('#pareto .marks text')].map(text => text.getBoundingClientRect());
+      const points = [...document.querySelectorAll('#pareto .scatterlayer .points path')].map(node => {
+        const box = node.getBoundingClientRect();
+        return [box.x + box.width / 2, box.y + box.height / 2];
+      });
+      const plot = document.getElementById('pareto').getBoundingClientRect();
+      return {
+        labels: boxes.length,
+        covered: boxes.flatMap(box => points.filter(([x, y]) => x > box.left && x < box.right && y > box.top && y < box.bottom)),
+        outside: boxes.filter(box => box.left < plot.left || box.right > plot.right || box.top < plot.top).length,
+      };"""
+    for width in (1400, 390):
+        set_size(report, width, 900)
+        for view in ("", "#prefer=cheapest&min=0.9", "#prefer=knee&x=weight_bytes"):
+            open_page(report, made / "report.html", view)
+            found = report.execute_script(script)
+            assert found["labels"] and found["covered"] == [] and found["outside"] == 0, (width, view, found)
