@@ -324,18 +324,27 @@ def pick(
         list[str] | None, typer.Option(help="Largest cost: bit_gflops=0.5, weight_bytes=200k.", metavar="COLUMN=NUMBER")
     ] = None,
     min: Annotated[
-        list[str] | None, typer.Option(help="Smallest accuracy: val_accuracy=0.95.", metavar="COLUMN=NUMBER")
+        list[str] | None,
+        typer.Option(help="Smallest mean accuracy: val_accuracy=0.95, val_least_recall=0.8.", metavar="COLUMN=NUMBER"),
     ] = None,
-    prefer: Annotated[str, typer.Option(help="most-accurate, cheapest or knee.")] = "most-accurate",
+    prefer: Annotated[str, typer.Option(help="most-accurate, cheapest, cheapest-within or knee.")] = "most-accurate",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Most percentage points of validation accuracy under the baseline's.",
+            metavar="POINTS",
+            show_default=False,
+        ),
+    ] = None,
     cost: Annotated[str, typer.Option(help="What cheapest and knee go by.")] = "bit_gflops",
     data: Annotated[str | None, typer.Option(help="Of several data sets, this one.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="Of several models, this one only.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Choose an operating point by limits on cost and validation accuracy (exit code 3: nothing fits)."""
-    from qprune.report.commands import pick_command
+    from qprune.report.pick_command import pick_command
 
-    raise typer.Exit(pick_command(folder, max or [], min or [], prefer, as_json, cost, data, model))
+    raise typer.Exit(pick_command(folder, max or [], min or [], prefer, as_json, cost, data, model, max_drop))
 
 
 @app.command()

@@ -46,25 +46,42 @@ def measured(cells):
 def operating_points(cells):
     """One row per POINT of the measured cells: means over seeds (a DataFrame).
 
-    Beside the means: `seeds` (their number), `<column>_sd` for accuracies and costs (nan for one seed), and `cell`, the
-    cell whose network is handed over: that of the seed of median validation accuracy (of an even number, the lower
-    of the two in the middle; of equal ones, the smaller seed). Rows are in the order of the cells.
+    Beside the means: `seeds` (their number), `<column>_sd` for accuracies and costs (nan for one seed), `val_gain`, of
+    val_accuracy over the baseline's, and `cell`, the cell whose network is handed over: that of the seed of median
+    validation accuracy (from_the_median). Rows are in the order of the cells.
     """
-    import pandas as pd
-
-    done = measured(cells).copy()
+    done = _in_numbers(measured(cells))
     means = [column for column in MEANS if column in done]
-    done[means] = done[means].apply(pd.to_numeric)
     groups = done.groupby(POINT, sort=False)
     points = groups[means].mean()
     points["seeds"] = groups.size()
     spreads = [column for column in SPREADS if column in done]
     points = points.join(groups[spreads].std().add_suffix("_sd"))
-    ranked = done.sort_values(["val_accuracy", "seed"], kind="stable")
-    places = ranked.groupby(POINT, sort=False)["cell"]
-    middle = places.cumcount() == (places.transform("size") - 1) // 2
-    points["cell"] = ranked[middle].set_index(POINT)["cell"]
+    if "baseline_val_accuracy" in done:
+        points["val_gain"] = groups["_gain"].mean()
+    points["cell"] = from_the_median(cells).drop_duplicates(POINT).set_index(POINT)["cell"]
     return points.reset_index()
+
+
+def from_the_median(cells):
+    """The measured cells, of each operating point the one of median validation accuracy first (of an even number, the lower
+    of the two in the middle; of equal ones, the smaller seed), then by the places between (of two, the lower first)."""
+    ranked = _in_numbers(measured(cells)).sort_values(["val_accuracy", "seed"], kind="stable")
+    places = ranked.groupby(POINT, sort=False)["cell"]
+    rank = places.cumcount()
+    away = (rank - (places.transform("size") - 1) // 2).abs()
+    return ranked.assign(_away=away, _rank=rank).sort_values(["_away", "_rank"], kind="stable")
+
+
+def _in_numbers(done):
+    """A copy with numbers in the columns of which there are means, and `_gain`, the gain over the baseline."""
+    import pandas as pd
+
+    means = [column for column in MEANS if column in done]
+    done = done.assign(**done[means].apply(pd.to_numeric))
+    return (
+        done.assign(_gain=done.val_accuracy - done.baseline_val_accuracy) if "baseline_val_accuracy" in done else done
+    )
 
 
 def is_on_front(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

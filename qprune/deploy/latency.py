@@ -10,7 +10,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -182,8 +182,8 @@ def read_table(path: Path):
     return table
 
 
-def read_latency(folder: str | Path, batch: int = 1):
-    """Measured `latency_ms` and `speedup` of a sweep's cells, by cell: a DataFrame, empty where nothing was measured.
+def read_latency(folder: str | Path, batch: int = 1, columns: Sequence[str] = ("latency_ms", "speedup")):
+    """What was measured of a sweep's cells, by cell: a DataFrame of these columns, empty where nothing was measured.
 
     Of a cell measured in several ways: ONNX Runtime before PyTorch, then the fewest threads.
     """
@@ -192,4 +192,4 @@ def read_latency(folder: str | Path, batch: int = 1):
     path = Path(folder) / FILE
     table = read_table(path) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
     table = table[table.batch == batch].sort_values(["runtime", "threads"], kind="stable")  # o(nnxruntime) < t(orch)
-    return table.drop_duplicates("cell").set_index("cell")[["latency_ms", "speedup"]]
+    return table.drop_duplicates("cell").set_index("cell")[list(columns)]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ from qprune.analysis.front import (
     RECALLS,
     STUDY,
     base_of,
+    from_the_median,
     is_on_front,
     operating_points,
 )
+from qprune.analysis.gains import ENOUGH_SEEDS, PREFIXES, Gains
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
+from qprune.analysis.pick import MAXIMA, MINIMA
 from qprune.analysis.published import Published, same_name
 from qprune.analysis.sentences import undecayed
 from qprune.analysis.statistics import Interval, interval
@@ -42,7 +46,7 @@ from qprune.analysis.studies import (
 from qprune.analysis.worth import Worth, baselines_beside, headline, octave_verdict, why_unknown, worth
 from qprune.pruning.criteria import criterion_label
 from qprune.registry.errors import UserError
-from qprune.report.cells import read_measured
+from qprune.report.cells import measured_how, read_measured
 from qprune.report.classes import class_tables
 from qprune.report.details import (
     DETAILED_CELLS,
@@ -62,9 +66,10 @@ CELL_COLUMNS = (
 )  # fmt: skip
 POINT_COLUMNS = (
     "precision", "pruning_ratio", "achieved_ratio", "cell", "seeds", "val_accuracy", "accuracy", "val_accuracy_sd",
-    "accuracy_sd", *RECALLS, "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", "macs", "params", "speedup",
+    "accuracy_sd", *RECALLS, "val_gain", "val_loss", "test_loss", "baseline_val_accuracy", "baseline_accuracy", "gbops", "macs", "params", "speedup",
     *COSTS, *(f"{cost}_sd" for cost in COSTS),
 )  # fmt: skip
+CHOSEN_BY = (*MAXIMA, *MINIMA)  # the page holds limits against them, to the last bit as the command does
 MEASURES = ("val_accuracy", "accuracy", "val_loss", "test_loss")
 ENDS = ("mean", "low", "high")  # of an interval
 WAYS = ("pruned", "quantised", "both")  # of EqualCost
@@ -84,11 +89,10 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
     costs = costs or [cost for cost in COSTS if cost != "latency_ms"]  # nothing is finished yet
     detailed = _detailed(cells, points)
     records = [record_if_kept(places[sweep], cell) for cell, sweep in zip(detailed.cell, detailed.sweep, strict=True)]
-    correct = {
-        (sweep, record["cell"]): right
-        for sweep, record in zip(detailed.sweep, records, strict=True)
-        if record and (right := correct_images(record)) is not None
+    record_of = {
+        (sweep, record["cell"]): record for sweep, record in zip(detailed.sweep, records, strict=True) if record
     }
+    correct = {place: right for place, one in record_of.items() if (right := correct_images(one)) is not None}
     groups = points[GROUP].drop_duplicates().reset_index(drop=True)
     lambdas = {sweep: read_lambdas(folder) for sweep, folder in places.items()}
     group_of = {tuple(row): number for number, row in enumerate(groups.itertuples(index=False))}
@@ -104,6 +108,7 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
         "cells": _columns(cells, CELL_COLUMNS, digits=7)
         | {"point": [point_of.get(tuple(row), -1) for row in cells[POINT].itertuples(index=False)]},
         "points": _columns(points, POINT_COLUMNS)
+        | _gains(points, cells, record_of, places)
         | {"group": [group_of[tuple(row)] for row in points[GROUP].itertuples(index=False)]},
         "groups": [
             row | {"baseline": _is_baseline(row), "studies": _studies_of(row, cells, points, correct, lambdas)}
@@ -176,6 +181,7 @@ def _sweep(label: str, folder: Path, cells) -> dict:
     return {
         "name": label,
         "folder": str(folder),
+        "measured": measured_how(folder),
         "file": written.get("file", {}),
         "settings": written.get("settings", {}),
         "criteria": _criteria(written.get("settings", {})),
@@ -235,6 +241,42 @@ def _studies(row: dict, cells, points, correct: dict, lambdas: dict) -> dict:
         "equal_cost": {"limit": [one.limit for one in equal]}
         | {way: [None if (best := getattr(one, way)) is None else number[best] for one in equal] for way in WAYS}
         | {"difference": _intervals([one.difference for one in equal])},
+    }
+
+
+def _gains(points, cells, records: dict[tuple[str, str], dict], places: dict[str, Path]) -> dict:
+    """Each point's gains over the baseline, as intervals in columns, and the bound by which cheapest-within chooses.
+
+    records: of the cells that have details; of others one is read only where the bound hangs on it.
+    """
+
+    own = dict(list(from_the_median(cells).groupby(POINT, sort=False)))
+    decides = {
+        (one.sweep, one.cell)
+        for some in own.values()
+        for one in some.itertuples()
+        if len(some) < ENOUGH_SEEDS or (one.precision == "fp32" and one.pruning_ratio == 0)
+    }
+
+    @cache
+    def correct(sweep: str, cell: str, split: str) -> np.ndarray | None:
+        record = records.get((sweep, cell))
+        if record is None and (sweep, cell) in decides:
+            record = record_if_kept(places[sweep], cell)
+        return correct_images(record, split)
+
+    gains = Gains(cells, correct)
+    each = [own[tuple(row)] for row in points[POINT].itertuples(index=False)]
+    found = {split: [gains.of(some, split) for some in each] for split in PREFIXES}
+    return {
+        "val_gain_bound": [_number(one.low) for one in found["validation"]],
+        "gains": {
+            split: {
+                "seeds": _intervals([one.seeds for one in some]),
+                "images": _intervals([one.images for one in some]),
+            }
+            for split, some in found.items()
+        },
     }
 
 
@@ -342,7 +384,7 @@ def _number(value: float, digits: int | None = None):
 
 
 def _columns(frame, names: tuple[str, ...], digits: int | None = None) -> dict:
-    """Columns as lists; of texts, {"names": distinct ones, "index": [...]}. Columns without any value are left out."""
+    """Columns as lists, numbers to so many digits but for those of CHOSEN_BY; of texts, {"names": distinct ones, "index": [...]}. Columns without any value are left out."""
     columns: dict[str, dict | list] = {}
     for name in names:
         if name not in frame or frame[name].isna().all():
@@ -351,5 +393,6 @@ def _columns(frame, names: tuple[str, ...], digits: int | None = None) -> dict:
             index, distinct = frame[name].factorize()
             columns[name] = {"names": [str(text) for text in distinct], "index": index.tolist()}
         else:
-            columns[name] = [_number(value, digits) for value in frame[name].astype(float).tolist()]
+            own = None if name in CHOSEN_BY else digits
+            columns[name] = [_number(value, own) for value in frame[name].astype(float).tolist()]
     return columns

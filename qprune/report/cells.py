@@ -1,7 +1,12 @@
 """The cells of a sweep with all that was measured of them."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+
+from qprune.report.details import correct_images, record_if_kept
 from qprune.storage.results import read_cells
 
 
@@ -16,3 +21,28 @@ def read_measured(folder: Path):
 
         cells = cells.join(read_latency(folder), on="cell")
     return cells
+
+
+def measured_how(folder: Path) -> dict[str, list[str]]:
+    """Of columns that are measured on a machine: how, and how many cells, e.g. "onnxruntime, batch 1, 1 thread(s), on
+    AMD ..., 2 cores: 8 cells"."""
+    if not (Path(folder) / "latency.csv").is_file():
+        return {}
+    from qprune.deploy.latency import read_latency
+
+    found = read_latency(folder, columns=["runtime", "batch", "threads", "machine"]).value_counts(sort=False)
+    ways = [
+        f"{runtime}, batch {batch}, {threads} thread(s), on {machine}: {count} cell(s)"
+        for (runtime, batch, threads, machine), count in found.items()
+    ]
+    return dict.fromkeys(("latency_ms", "speedup"), ways)
+
+
+def correct_in(folder: Path) -> Callable[[str, str, str], np.ndarray | None]:
+    """What analysis.gains asks for, of the one sweep in a folder, read from its records when it is asked."""
+
+    @cache
+    def record(cell: str) -> dict | None:
+        return record_if_kept(folder, cell)
+
+    return lambda sweep, cell, split: correct_images(record(cell), split)

@@ -1,35 +1,18 @@
-"""What qprune report, pick and compare do."""
+"""What qprune report and compare do."""
 
-import json
-import shlex
 import webbrowser
 from pathlib import Path
-from typing import Any
 
 from qprune.analysis.answers import Answer, compare_answers
 from qprune.analysis.answers import answers as all_answers
-from qprune.analysis.front import BASELINES, base_of, is_baseline, operating_points
-from qprune.analysis.pick import (
-    Limits,
-    Pick,
-    check_cost,
-    choose_points,
-    nearest_points,
-    parse_limits,
-    pick,
-    price_of_limits,
-)
+from qprune.analysis.front import BASELINES, base_of, operating_points
 from qprune.analysis.published import Published, read_published, standings
-from qprune.analysis.studies import of_the_grid
 from qprune.analysis.tables import markdown_table, with_method
 from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
 from qprune.report.cells import read_measured
 from qprune.report.html import write_page
 from qprune.storage.results import read_lambdas
-
-NOTHING_FITS = 3  # exit code
-SHOWN = ("bit_gflops", "gflops", "weight_bytes", "latency_ms")
 
 
 def write_report(folder: Path) -> Path:
@@ -168,149 +151,7 @@ def _labels(folders: list[Path]) -> list[str]:
     return labels
 
 
-def pick_command(
-    folder: Path,
-    max: list[str],
-    min: list[str],
-    prefer: str,
-    as_json: bool,
-    cost: str = "bit_gflops",
-    data: str | None = None,
-    model: str | None = None,
-) -> int:
-    """Print the operating point that the limits and the preference single out; returns the exit code.
-
-    0, or NOTHING_FITS. cost: what cheapest and knee go by; data, model: choose among the sweep's several.
-    """
-    cells = read_measured(folder)
-    points = choose_points(operating_points(cells), folder, data, model)
-    check_cost(points, cost)
-    limits = parse_limits(max, min, points)
-    picked = pick(points, limits, prefer, cost)
-    answer = describe(points, limits, picked, prefer, cost, folder)
-    if as_json:
-        print(json.dumps(answer, indent=1))
-    else:
-        if any(text.split("=")[0].strip() == "accuracy" for text in min):
-            print("note: accuracy is understood as val_accuracy; test accuracy chooses nothing")
-        print_pick(answer, prefer)
-    return 0 if answer["pick"] else NOTHING_FITS
-
-
-def describe(points, limits: Limits, picked: Pick, prefer: str, cost: str, folder: Path) -> dict:
-    """The pick and what belongs to it as plain JSON."""
-
-    def entry(place: int | None) -> dict | None:
-        if place is None:
-            return None
-        row = points.iloc[place]
-        values = {
-            "precision": row.precision, "pruning_ratio": float(row.pruning_ratio), "model": row.model, "data": row.data,
-            "criterion": row.criterion, "method": row.method, "seeds": int(row.seeds), "val_accuracy": _number(row.val_accuracy),
-            "test_accuracy": _number(row.accuracy), "baseline_val_accuracy": _number(row.baseline_val_accuracy),
-            "baseline_test_accuracy": _number(row.baseline_accuracy), "cell": row.cell,
-        }  # fmt: skip
-        names = [*dict.fromkeys((*SHOWN, cost, *limits.largest, *limits.smallest))]
-        return values | {name: _number(row[name]) for name in names if name in points and name not in values}
-
-    answer: dict[str, Any] = {
-        "limits": list(limits.texts().values()),
-        "prefer": prefer,
-        "decided_by": picked.prefer,
-        "cost": cost,
-    }
-    answer |= {"feasible": picked.feasible, "points": len(points), "pick": entry(picked.chosen)}
-    answer["runners_up"] = [entry(place) for place in picked.runners_up]
-    if picked.chosen is None:
-        answer["nearest"] = [entry(place) for place in nearest_points(points, limits)]
-        prices = price_of_limits(points, limits, prefer, cost)
-        answer["without"] = {limits.texts()[column]: entry(place) for column, place in prices.items()}
-    else:
-        grid = of_the_grid(points)
-        dense = grid[(grid.precision == "fp32") & (grid.pruning_ratio == 0)]
-        same = dense[dense.model == points.model.iloc[picked.chosen]]
-        answer["baseline"] = entry(int(same.index[0])) if len(same) else None
-        pruned = ~is_baseline(points.method) & (points.pruning_ratio > 0)
-        answer["pruned"] = bool(pruned.iloc[picked.chosen])
-        rest = points[pruned.to_numpy() & limits.keep(points)]
-        if not answer["pruned"]:
-            best = pick(rest.reset_index(drop=True), Limits(), prefer, cost).chosen if len(rest) else None
-            answer["best_pruned"] = None if best is None else entry(int(rest.index[best]))
-        export = ["qprune", "export", str(folder), answer["pick"]["cell"], "--format", "onnx"]
-        answer["export"] = shlex.join(export)
-    return answer
-
-
-def print_pick(answer: dict, prefer: str) -> None:
-    """The answer of describe() for people."""
-    limits = " ".join(answer["limits"]) or "no limits"
-    chosen = answer["pick"]
-    if chosen is None:
-        print(f"nothing fits: none of {answer['points']} operating points keeps {limits}")
-        print("\nnearest:")
-        for one in answer["nearest"]:
-            print(f"  {_line(one, answer['cost'])}")
-        print("\nwhat each limit costs:")
-        for text, one in answer["without"].items():
-            rest = _line(one, answer["cost"]) if one else "the others can't be kept either"
-            print(f"  without {text}: {rest}")
-        return
-    if answer["decided_by"] != prefer:
-        print(f"note: what fits has no {prefer}, so the most accurate is picked")
-    made = f"{chosen['model']}, {with_method(chosen['criterion'], chosen['method'])}"
-    print(f"{size_text(chosen['precision'], chosen['pruning_ratio'], chosen['method'])} ({made})")
-    if not answer["pruned"]:
-        best = answer["best_pruned"]
-        what = _instead_of_pruning(chosen["method"])
-        rest = f"the best pruned one that fits: {_line(best, answer['cost'])}" if best else "no pruned one fits"
-        print(f"  this network was never pruned ({what}); {rest}")
-    print(f"  {answer['feasible']} of {answer['points']} operating points fit {limits}; prefer {answer['decided_by']}")
-    base = answer["baseline"]
-    for name in ("val_accuracy", "test_accuracy"):
-        reference = chosen[f"baseline_{name}"]
-        against = (
-            ""
-            if reference is None
-            else f" ({100 * (chosen[name] - reference):+.2f} percentage points to the FP32 baseline)"
-        )
-        print(f"  {name:<14} {100 * chosen[name]:.2f}%{against}")
-    for name in dict.fromkeys((*SHOWN, answer["cost"])):
-        if chosen.get(name) is not None:
-            less = f" ({base[name] / chosen[name]:.3g}x less)" if base and base.get(name) else ""
-            print(f"  {name:<14} {chosen[name]:.6g}{less}")
-    print(f"  means over {chosen['seeds']} seed(s); test accuracy is only shown, it chooses nothing")
-    if answer["runners_up"]:
-        print("\nrunners-up:")
-        for one in answer["runners_up"]:
-            print(f"  {_line(one, answer['cost'])}")
-    print(f"\ncell (the seed of median validation accuracy): {chosen['cell']}")
-    print(f"export:   {answer['export']}")
-
-
-def _instead_of_pruning(method: str) -> str:
-    """What a network is that no one has pruned, by its cell's method."""
-    base = base_of(method)
-    if base not in BASELINES:
-        return "it has all its maps"
-    start = "has the widths of a pruned one" if base == "same_shape" else "was narrow from the start"
-    return f"it {start}, with random weights"
-
-
 def size_text(precision: str, ratio: float, method: str) -> str:
     """A point's precision and ratio for people: what no one has pruned is smaller."""
     smaller = base_of(method) in BASELINES
     return f"{precision}, {100 * ratio:g}% {'smaller' if smaller else 'pruned'}"
-
-
-def _line(one: dict, cost: str) -> str:
-    others = [name for name in ("weight_bytes",) if name != cost]
-    numbers = ", ".join(f"{name} {one[name]:.4g}" for name in (cost, *others) if one.get(name) is not None)
-    size = size_text(one["precision"], one["pruning_ratio"], one["method"])
-    return f"{size}: val_accuracy {100 * one['val_accuracy']:.2f}%, {numbers} ({one['cell']})"
-
-
-def _number(value) -> float | int | None:
-    value = float(value)
-    if value != value:
-        return None
-    return int(value) if value.is_integer() and abs(value) >= 2 else value

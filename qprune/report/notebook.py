@@ -4,8 +4,9 @@ from functools import cached_property
 from pathlib import Path
 
 from qprune.analysis.front import is_on_front, operating_points
-from qprune.analysis.pick import check_cost, choose_points, parse_limits, pick
-from qprune.report.cells import read_measured
+from qprune.analysis.gains import Gains
+from qprune.analysis.pick import check_cost, choices_of, parse_limits, pick
+from qprune.report.cells import correct_in, read_measured
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
 
@@ -45,15 +46,25 @@ class Results:
         cost: str = "bit_gflops",
         data: str | None = None,
         model: str | None = None,
+        max_drop: float | None = None,
     ):
         """The operating point that keeps the limits, as qprune pick chooses it: a row of `points`, or None.
 
-        max, min: column -> limit, e.g. max={"bit_gflops": 0.5}, min={"val_accuracy": 0.95}.
+        max, min: column -> limit, e.g. max={"bit_gflops": 0.5}, min={"val_accuracy": 0.95}; max_drop: percentage points of
+        validation accuracy under the baseline's. Its `cell` is the one to hand over, which keeps the limits on costs too.
         """
-        points = self._points(cost, data, model)
+        check_cost(self.points, cost)
+        choices = choices_of(self.cells, self.folder, data, model)
         largest, smallest = ([f"{column}={limit!r}" for column, limit in (part or {}).items()] for part in (max, min))
-        chosen = pick(points, parse_limits(largest, smallest, points), prefer, cost).chosen
-        return None if chosen is None else points.iloc[chosen]
+        limits = parse_limits(largest, smallest, choices.points, prefer, max_drop)
+        if limits.sure:
+            choices = choices.with_bounds(Gains(self.cells, correct_in(self.folder)))
+        picked = pick(choices, limits, prefer, cost)
+        if picked.chosen is None:
+            return None
+        row = choices.points.iloc[picked.chosen].copy()
+        row["cell"] = choices.cells.cell[picked.cells[picked.chosen]]
+        return row
 
     def figure(self, cost: str = "bit_gflops", accuracy: str = "val_accuracy", data: str | None = None, model=None):
         """Accuracy against cost as a plotly figure: means over seeds, with each precision's front."""
@@ -78,4 +89,4 @@ class Results:
 
     def _points(self, cost: str, data: str | None, model: str | None):
         check_cost(self.points, cost)
-        return choose_points(self.points, self.folder, data, model)
+        return choices_of(self.cells, self.folder, data, model).points

@@ -9,7 +9,7 @@ from made_sweep import make_sweep
 
 import qprune
 from qprune.analysis.front import front_cells, hypervolume, is_on_front, knee, operating_points
-from qprune.analysis.pick import Limits, nearest_points, parse_limits, pick, price_of_limits
+from qprune.analysis.pick import Choices, Limits, nearest_points, parse_limits, pick, price_of_limits
 from qprune.analysis.statistics import interval, sampling_interval
 from qprune.analysis.studies import (
     Drop,
@@ -228,8 +228,13 @@ def test_hypervolumes_of_two_sweeps():
 POINTS = operating_points(GRID)
 
 
+def choices(points=POINTS):
+    """Points of one cell each, which is as its point."""
+    return Choices(points, points.assign(point=range(len(points))))
+
+
 def chosen(prefer="most-accurate", cost="bit_gflops", points=POINTS, **limits):
-    answer = pick(points, Limits(**limits), prefer, cost)
+    answer = pick(choices(points), Limits(**limits), prefer, cost)
     return None if answer.chosen is None else (points.precision[answer.chosen], points.pruning_ratio[answer.chosen])
 
 
@@ -239,8 +244,8 @@ def test_pick():
     assert chosen(smallest={"val_accuracy": 0.92}, prefer="cheapest") == ("int4", 0.0)
     assert chosen("knee") == ("int4", 0.0)
     assert chosen("knee", largest={"bit_gflops": 2}) == ("int4", 0.0)  # two points have no knee: the most accurate
-    assert pick(POINTS, Limits({"bit_gflops": 2}), "knee").prefer == "most-accurate"
-    answer = pick(POINTS, Limits(), "cheapest")
+    assert pick(choices(), Limits({"bit_gflops": 2}), "knee").prefer == "most-accurate"
+    answer = pick(choices(), Limits(), "cheapest")
     assert [POINTS.bit_gflops[i] for i in (answer.chosen, *answer.runners_up)] == [1, 2, 8, 16]
     assert chosen(largest={"bit_gflops": 0.5}) is None
 
@@ -250,15 +255,16 @@ def test_pick_breaks_ties_as_documented():
         val_accuracy=0.9, bit_gflops=[3, 2, 2, 2], weight_bytes=[1, 5, 4, 4], pruning_ratio=[0, 0, 0.5, 0.25]
     )
     for prefer in ("most-accurate", "cheapest"):
-        answer = pick(points, Limits(), prefer)
+        answer = pick(choices(points), Limits(), prefer)
         assert [answer.chosen, *answer.runners_up] == [3, 2, 1, 0]
 
 
 def test_nothing_fits():
     limits = Limits({"bit_gflops": 1.5}, {"val_accuracy": 0.94})
-    assert nearest_points(POINTS, limits)[0] == 3  # 0.29 of 10 points short; int4 unpruned is 0.42 octaves too dear
-    prices = price_of_limits(POINTS, limits, "most-accurate", "bit_gflops")
-    assert prices == {"bit_gflops": 0, "val_accuracy": 3}
+    assert nearest_points(choices(), limits)[0] == 3  # 0.29 of 10 points short; int4 unpruned is 0.42 octaves too dear
+    prices = price_of_limits(choices(), limits, "most-accurate", "bit_gflops")
+    chosen = {text: one.chosen for text, one in prices.items()}
+    assert chosen == {"--max bit_gflops=1.5": 0, "--min val_accuracy=0.94": 3}
 
 
 def test_limits_are_read():

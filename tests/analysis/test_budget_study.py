@@ -11,13 +11,15 @@ from tiny_sweep import command
 
 from qprune.analysis.answers import answers, compare_answers
 from qprune.analysis.front import front_cells, operating_points
+from qprune.analysis.gains import Gains
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
-from qprune.analysis.pick import parse_limits, pick
+from qprune.analysis.pick import choices_of, parse_limits, pick
 from qprune.analysis.studies import budget, by_seed, criterion_means, hypervolumes, orders, references, studied_groups
 from qprune.analysis.tables import accuracy_tables, markdown_table
 from qprune.report.build import report_data
-from qprune.report.commands import describe
+from qprune.report.cells import correct_in
 from qprune.report.details import curve_tables
+from qprune.report.pick_command import describe
 from qprune.storage.results import read_cells
 from qprune.storage.seal import sealed_json
 
@@ -290,7 +292,8 @@ def test_older_tables_read_as_prune_first(tmp_path):
     names = (tmp_path / "old" / "made" / "cells.csv").read_text().splitlines()[0].split(",")
     assert not {"order", "method", "quantization"} & set(names)
     assert set(old.method) == {"prune_first"}
-    assert operating_points(old).equals(operating_points(new))
+    points = operating_points(old)
+    assert points.equals(operating_points(new)[list(points.columns)])
     data = report_data([tmp_path / "old" / "made"])
     (group,) = data["groups"]
     studies = group["studies"]
@@ -460,7 +463,8 @@ def test_narrower_networks_are_points_that_no_study_and_no_factor_is_held_agains
     both = pd.concat([narrow, whole], ignore_index=True)
     assert [(one.group, one.sentence) for one in answers(both)] == [(one.group, one.sentence) for one in answers(whole)]
     assert hypervolumes(both) == hypervolumes(whole)
-    points = operating_points(both[(both.precision != "fp32") | (both.pruning_ratio != 0) | (both.criterion == "none")])
-    limits = parse_limits([], [], points)
-    described = describe(points, limits, pick(points, limits), "most-accurate", "bit_gflops", folder)
+    some = both[(both.precision != "fp32") | (both.pruning_ratio != 0) | (both.criterion == "none")]
+    choices = choices_of(some, folder, None, None)
+    limits, gains = parse_limits([], [], choices.points), Gains(some, correct_in(folder))
+    described = describe(choices, limits, pick(choices, limits), "most-accurate", "bit_gflops", folder, gains)
     assert described["pick"] and described["baseline"] is None

@@ -13,7 +13,7 @@ from qprune.deploy.cells import open_cell
 from qprune.deploy.export import export_cell
 from qprune.deploy.formats import FORMATS
 from qprune.deploy.latency import dense_of
-from qprune.report.commands import pick_command
+from qprune.report.pick_command import pick_command
 from qprune.storage.durable import write_whole
 from qprune.storage.results import read_cells
 from qprune.storage.sealed_table import sealed_table

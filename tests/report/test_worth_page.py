@@ -11,7 +11,8 @@ from selenium.webdriver.common.by import By
 from tiny_sweep import command, run_inline, tiny_config
 
 from qprune.analysis.worth import baselines_beside, headline, worth
-from qprune.report.commands import pick_command, write_report
+from qprune.report.commands import write_report
+from qprune.report.pick_command import pick_command
 from qprune.settings.config import load_config
 from qprune.storage.durable import write_whole
 from qprune.storage.results import read_cells

@@ -18,7 +18,8 @@ from qprune.deploy.commands import export_command
 from qprune.deploy.latency import COLUMNS as LATENCY_COLUMNS
 from qprune.deploy.latency import write_latency
 from qprune.registry.errors import UserError
-from qprune.report.commands import compare_command, pick_command, write_report
+from qprune.report.commands import compare_command, write_report
+from qprune.report.pick_command import pick_command
 from qprune.storage.results import failure_file, network_file, read_cells, read_record, record_file
 from qprune.storage.seal import Damaged, read_sealed_json
 from qprune.storage.sealed_table import read_table, sealed_table

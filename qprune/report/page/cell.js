@@ -2,7 +2,7 @@
 
 import { commandOf } from "./again.js";
 import { cardOf } from "./card.js";
-import { pickOf } from "./choose.js";
+import { handedOver, pickOf } from "./choose.js";
 import { drawConfusion } from "./confusion.js";
 import { drawCurves } from "./curves.js";
 import { DATA } from "./data.js";
@@ -10,13 +10,14 @@ import { DETAIL_OF, layersOf } from "./details.js";
 import { byId, choice, commandLine, fill, note } from "./dom.js";
 import { drawLayers } from "./layers.js";
 import { change, comparedPoints, limitsNow, state } from "./state.js";
-import { CELLS, POINTS } from "./tables.js";
+import { CELLS } from "./tables.js";
 
 /** The chosen cell, or that of the pick. */
 export function cellNow() {
   if (CELLS.key.includes(state.cell)) return state.cell;
-  const row = pickOf(comparedPoints(), limitsNow(), state.prefer, state.x).chosen;
-  return row !== null ? POINTS.key[row] : (CELLS.key[DATA.details.rows[0]] ?? null);
+  const limits = limitsNow();
+  const row = pickOf(comparedPoints(), limits, state.prefer, state.x).chosen;
+  return row !== null ? CELLS.key[handedOver(row, limits)] : (CELLS.key[DATA.details.rows[0]] ?? null);
 }
 
 export function drawCell() {

@@ -1,6 +1,7 @@
 // What the reader has chosen. It lives in the page's address, so that a view can be kept and sent.
 
 import { passes, spansOf } from "./axes.js";
+import { CHEAPEST_WITHIN } from "./choose.js";
 import { DATA } from "./data.js";
 import { byId, goTo } from "./dom.js";
 import { CELLS, distinct, POINTS } from "./tables.js";
@@ -21,8 +22,10 @@ const DEFAULTS = {
   other: "", // the cell that is set beside it
   hide: "", // what the legend hides, as a JSON list
   min: "", // smallest val_accuracy, as typed
+  max_drop: "", // most percentage points of val_accuracy under the baseline, as typed
   max: {}, // column -> largest, as typed
   only: {}, // axis -> span that is chosen on it
+  least: {}, // column -> smallest, as typed
 };
 export const CHOICES = {
   data: distinct(CELLS.data),
@@ -32,10 +35,11 @@ export const CHOICES = {
   scale: ["log", "linear"],
   show: ["means", "seeds"],
   range: ["near", "all"],
-  prefer: ["most-accurate", "cheapest", "knee"],
+  prefer: ["most-accurate", "cheapest", CHEAPEST_WITHIN, "knee"],
   measure: ["accuracy", "drop", "spread"],
   group: ["", ...DATA.groups.map((_, number) => String(number))],
 };
+const USUAL_DROP = 1; // percentage points, of cheapest-within where none are named
 export const state = structuredClone(DEFAULTS);
 
 let redraw = async () => {};
@@ -70,7 +74,9 @@ export function readFragment(fragment) {
   for (const [key, value] of new URLSearchParams(fragment.replace(/^#/, ""))) {
     const numeric = value !== "" && Number.isFinite(Number(value));
     if (key.startsWith("max.") && DATA.costs.includes(key.slice(4)) && numeric) read.max[key.slice(4)] = value;
-    else if ((key === "min" || key === "percentage_points") && numeric) read[key] = value;
+    else if (key.startsWith("min.") && LIMITED_RECALLS.includes(key.slice(4)) && numeric)
+      read.least[key.slice(4)] = value;
+    else if ((key === "min" || key === "max_drop" || key === "percentage_points") && numeric) read[key] = value;
     else if (Object.hasOwn(CHOICES, key) && CHOICES[key].includes(value)) read[key] = value;
     else if (key === "only") read.only = spansOf(value);
     else if (key === "cell" || key === "other" || key === "hide") read[key] = value;
@@ -83,6 +89,7 @@ function writeFragment() {
   const texts = Object.entries(state).filter(([, value]) => typeof value === "string");
   for (const [key, value] of texts) if (value !== DEFAULTS[key]) parts.set(key, value);
   for (const [name, limit] of Object.entries(state.max)) if (limit !== "") parts.set(`max.${name}`, limit);
+  for (const [name, limit] of Object.entries(state.least)) if (limit !== "") parts.set(`min.${name}`, limit);
   if (filtered()) parts.set("only", JSON.stringify(state.only));
   return parts.toString();
 }
@@ -116,10 +123,22 @@ export const comparedPoints = () => pointsInView().filter((row) => passes(row, s
 /** Whether anything is filtered. */
 export const filtered = () => Object.keys(state.only).length > 0;
 
-/** The limits that hold now: on the cost that is shown, on the file and on validation accuracy. */
+/** The costs that have a limit: the one that is shown, and what a device is short of. */
+export const limitedCosts = () =>
+  distinct([state.x, "weight_bytes", "peak_activation_bytes"]).filter((name) => CHOICES.x.includes(name));
+/** The recalls that have a limit, where the table has them. */
+export const LIMITED_RECALLS = ["val_balanced_accuracy", "val_least_recall"].filter((name) =>
+  POINTS[name].some((value) => value !== null),
+);
+
+/** The limits that hold now: on costs, on validation accuracy and recalls, and against the baseline. */
 export function limitsNow() {
-  const limits = { largest: {}, smallest: {} };
-  for (const name of distinct([state.x, "weight_bytes"]))
+  const sure = state.prefer === CHEAPEST_WITHIN;
+  const drop = state.max_drop !== "" ? Number(state.max_drop) : sure ? USUAL_DROP : null;
+  const limits = { largest: {}, smallest: {}, drop, sure };
+  for (const name of LIMITED_RECALLS)
+    if (state.least[name] !== undefined && state.least[name] !== "") limits.smallest[name] = Number(state.least[name]);
+  for (const name of limitedCosts())
     if (state.max[name] !== undefined && state.max[name] !== "") limits.largest[name] = Number(state.max[name]);
   if (state.min !== "") limits.smallest.val_accuracy = Number(state.min);
   return limits;
