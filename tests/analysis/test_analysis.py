@@ -9,7 +9,7 @@ from made_sweep import make_sweep
 
 import qprune
 from qprune.analysis.front import front_cells, hypervolume, is_on_front, knee, operating_points
-from qprune.analysis.pick import Choices, Limits, nearest_points, parse_limits, pick, price_of_limits
+from qprune.analysis.pick import Choices, Limits, choices_of, nearest_points, parse_limits, pick, price_of_limits
 from qprune.analysis.statistics import interval, sampling_interval
 from qprune.analysis.studies import (
     Drop,
@@ -319,3 +319,29 @@ def test_latency_joins_the_cells(tmp_path):
     )
     points = qprune.load(folder).points
     assert points.latency_ms.dropna().tolist() == [0.25] and points.speedup.dropna().tolist() == [3.0]
+
+
+def test_no_cell_that_is_handed_over_breaks_a_limit_on_costs(tmp_path):
+    """200 random limits on costs that vary by seed, against all cells one by one."""
+    folder, draws = make_sweep(tmp_path, curves=False), np.random.default_rng(0)
+    cells = read_measured(folder)
+    columns = ["bit_gflops", "weight_bytes", "peak_activation_bytes"]
+    for column in columns:
+        cells[column] *= draws.uniform(0.8, 1.2, len(cells))
+    asked, others = choices_of(cells, folder, None, None), 0
+    for _ in range(200):
+        limits = Limits({column: draws.choice(cells[column]) for column in draws.choice(columns, 2, replace=False)})
+        picked = pick(asked, limits)
+        own = cells[np.logical_and.reduce([cells[column] <= limit for column, limit in limits.largest.items()])]
+        for place, point in enumerate(asked.points.itertuples()):
+            of_point = cells[(cells.precision == point.precision) & (cells.pruning_ratio == point.pruning_ratio)]
+            keeping = of_point[of_point.cell.isin(own.cell)]
+            assert (picked.cells[place] < 0) == keeping.empty
+            if picked.cells[place] >= 0:
+                cell = asked.cells.cell[picked.cells[place]]
+                assert cell in set(keeping.cell) and (cell == point.cell or point.cell not in set(keeping.cell))
+                others += cell != point.cell
+            means = all(of_point[column].mean() <= limit for column, limit in limits.largest.items())
+            assert (place in picked.mean_only) == (means and keeping.empty)
+        assert picked.chosen is None or picked.cells[picked.chosen] >= 0
+    assert others
