@@ -118,16 +118,19 @@ class Limits:
 
     def of_cells(self) -> "Limits":
         """Those that hold for the cell that is handed over, too."""
-        return Limits(
-            *({key: v for key, v in part.items() if key not in OF_THE_MEAN} for part in (self.largest, self.smallest))
+        largest, smallest = (
+            {key: v for key, v in part.items() if key not in OF_THE_MEAN} for part in (self.largest, self.smallest)
         )
+        return Limits(largest, smallest)
 
     def without(self, text: str) -> "Limits":
-        """The same but for the one of `texts`."""
-        kept = [
-            {key: v for key, v in part.items() if self.texts()[key] != text} for part in (self.largest, self.smallest)
-        ]
-        return Limits(*kept) if text == self.texts().get("max_drop") else Limits(*kept, self.drop, self.sure)
+        """The same but for the one of `texts`; a drop goes with being sure of it."""
+        texts = self.texts()
+        largest, smallest = (
+            {key: v for key, v in part.items() if texts[key] != text} for part in (self.largest, self.smallest)
+        )
+        dropped = texts.get("max_drop") == text
+        return Limits(largest, smallest, None if dropped else self.drop, self.sure and not dropped)
 
     def texts(self) -> dict[str, str]:
         """Column -> how the limit is typed; of a drop, under "max_drop"."""
