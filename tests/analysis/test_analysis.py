@@ -329,19 +329,22 @@ def test_no_cell_that_is_handed_over_breaks_a_limit_on_costs(tmp_path):
     for column in columns:
         cells[column] *= draws.uniform(0.8, 1.2, len(cells))
     asked, others = choices_of(cells, folder, None, None), 0
+    names = asked.cells.cell.tolist()
+    own: dict = {}  # (precision, ratio) -> its cells
+    for cell in cells.to_dict("records"):
+        own.setdefault((cell["precision"], cell["pruning_ratio"]), []).append(cell)
+    points = list(zip(asked.points.precision, asked.points.pruning_ratio, asked.points.cell, strict=True))
     for _ in range(200):
-        limits = Limits({column: draws.choice(cells[column]) for column in draws.choice(columns, 2, replace=False)})
-        picked = pick(asked, limits)
-        own = cells[np.logical_and.reduce([cells[column] <= limit for column, limit in limits.largest.items()])]
-        for place, point in enumerate(asked.points.itertuples()):
-            of_point = cells[(cells.precision == point.precision) & (cells.pruning_ratio == point.pruning_ratio)]
-            keeping = of_point[of_point.cell.isin(own.cell)]
-            assert (picked.cells[place] < 0) == keeping.empty
-            if picked.cells[place] >= 0:
-                cell = asked.cells.cell[picked.cells[place]]
-                assert cell in set(keeping.cell) and (cell == point.cell or point.cell not in set(keeping.cell))
-                others += cell != point.cell
-            means = all(of_point[column].mean() <= limit for column, limit in limits.largest.items())
-            assert (place in picked.mean_only) == (means and keeping.empty)
+        limits = {column: draws.choice(cells[column]) for column in draws.choice(columns, 2, replace=False)}
+        picked = pick(asked, Limits(limits))
+        for place, (precision, ratio, median) in enumerate(points):
+            some, found = own[precision, ratio], picked.cells[place]
+            keeping = {one["cell"] for one in some if all(one[column] <= limit for column, limit in limits.items())}
+            assert (found < 0) == (not keeping)
+            if keeping:
+                assert names[found] in keeping and (names[found] == median or median not in keeping)
+                others += names[found] != median
+            means = all(np.mean([one[column] for one in some]) <= limit for column, limit in limits.items())
+            assert (place in picked.mean_only) == (means and not keeping)
         assert picked.chosen is None or picked.cells[picked.chosen] >= 0
     assert others
