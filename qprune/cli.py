@@ -293,13 +293,34 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime.")] = 1,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,32",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 15,
+    kit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a folder that measures on another device, instead.", metavar="FOLDER", show_default=False
+        ),
+    ] = None,
+    import_: Annotated[
+        Path | None,
+        typer.Option("--import", help="Take in the table that such a folder made.", metavar="CSV", show_default=False),
+    ] = None,
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", help="The device's name (default: the file's).", metavar="NAME", show_default=False),
+    ] = None,
     trust: Trust = None,
 ) -> None:
     """Measure latency against dense FP32, in PyTorch and ONNX Runtime; adds to DIR/latency.csv."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    from qprune.deploy.commands import batch_sizes, bench_command
+    from qprune.deploy.commands import batch_sizes, bench_command, import_command
+    from qprune.registry.errors import UserError
 
-    raise typer.Exit(bench_command(folder, cells, batch_sizes(batch), threads, rounds, trust or []))
+    if as_ is not None and import_ is None:
+        raise UserError("--as names the device of a table; give it with --import")
+    if import_ is not None and (kit is not None or cells):
+        raise UserError("--import takes in what was measured elsewhere; give neither cells nor --kit with it")
+    if import_ is not None:
+        raise typer.Exit(import_command(folder, import_, as_))
+    raise typer.Exit(bench_command(folder, cells, batch_sizes(batch), threads, rounds, trust or [], kit))
 
 
 @app.command()

@@ -53,6 +53,13 @@ COST_WORDS = {
         "of one image, as qprune bench has measured it on this machine; missing where it wasn't measured",
         "ms",
     ),
+} | {
+    f"file_bytes_{format}": CostWords(
+        f"bytes of the {format} file",
+        f"of the file that qprune export --format {format} has written; missing where it wasn't exported",
+        "bytes",
+    )
+    for format in ("onnx", "qonnx", "torch", "pt2")
 }
 
 

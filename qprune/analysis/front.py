@@ -3,6 +3,8 @@
 A cost is to be small and an accuracy large. Choices go by validation accuracy; test accuracy is only carried along.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 GROUP = ["sweep", "model", "data", "criterion", "method"]  # within it, (precision, ratio, seed) names one cell
@@ -10,9 +12,11 @@ POINT = [*GROUP, "precision", "pruning_ratio"]
 NO_CRITERION = "none"  # in the column `criterion`, of cells that no criterion has to do with
 BASELINES = ("narrower", "same_shape")  # methods of networks that pruning has to be better than, also <name>.flops
 STUDY = ["model", "data"]  # points are compared within one model and data set
+MEASURED = ("file_bytes_onnx", "file_bytes_qonnx", "file_bytes_torch", "file_bytes_pt2", "latency_ms")  # by commands
+ON_A_DEVICE = "latency_ms@"  # begins the columns of times that were imported, by the device's name
 COSTS = (
     "bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "stored_bytes",
-    "peak_activation_bytes", "latency_ms",
+    "peak_activation_bytes", *MEASURED,
 )  # fmt: skip
 RECALLS = ("val_balanced_accuracy", "val_least_recall", "balanced_accuracy", "least_recall")
 MEANS = (
@@ -20,6 +24,16 @@ MEANS = (
     "achieved_ratio", *COSTS, "gbops", "macs", "params", "speedup", "seconds",
 )  # fmt: skip
 SPREADS = ("val_accuracy", "accuracy", *COSTS)
+
+
+def on_devices(columns: Iterable[str]) -> list[str]:
+    """Those of a table's columns that are times imported from other devices, such as latency_ms@phone."""
+    return [column for column in columns if column.startswith(ON_A_DEVICE)]
+
+
+def costs_in(columns: Iterable[str]) -> list[str]:
+    """COSTS, and the times on other devices that a table has."""
+    return [*COSTS, *on_devices(columns)]
 
 
 def base_of(method: str) -> str:
@@ -51,11 +65,11 @@ def operating_points(cells):
     validation accuracy (from_the_median). Rows are in the order of the cells.
     """
     done = _in_numbers(measured(cells))
-    means = [column for column in MEANS if column in done]
+    means = [column for column in (*MEANS, *on_devices(done)) if column in done]
     groups = done.groupby(POINT, sort=False)
     points = groups[means].mean()
     points["seeds"] = groups.size()
-    spreads = [column for column in SPREADS if column in done]
+    spreads = [column for column in (*SPREADS, *on_devices(done)) if column in done]
     points = points.join(groups[spreads].std().add_suffix("_sd"))
     if "baseline_val_accuracy" in done:
         points["val_gain"] = groups["_gain"].mean()
@@ -77,7 +91,7 @@ def _in_numbers(done):
     """A copy with numbers in the columns of which there are means, and `_gain`, the gain over the baseline."""
     import pandas as pd
 
-    means = [column for column in MEANS if column in done]
+    means = [column for column in (*MEANS, *on_devices(done)) if column in done]
     done = done.assign(**done[means].apply(pd.to_numeric))
     return (
         done.assign(_gain=done.val_accuracy - done.baseline_val_accuracy) if "baseline_val_accuracy" in done else done

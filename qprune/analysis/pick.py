@@ -22,7 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from qprune.analysis.front import COSTS, POINT, from_the_median, is_on_front, knee, operating_points
+from qprune.analysis.front import (
+    COSTS,
+    ON_A_DEVICE,
+    POINT,
+    costs_in,
+    from_the_median,
+    is_on_front,
+    knee,
+    on_devices,
+    operating_points,
+)
 from qprune.analysis.gains import Gains
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
@@ -84,9 +94,10 @@ def choices_of(cells, folder: Path, data: str | None, model: str | None) -> Choi
 
 def check_cost(points, cost: str) -> None:
     """Raises UserError where the points have no such cost."""
-    if cost not in COSTS or not _known(points, cost):
+    costs = costs_in(points)
+    if cost not in costs or not _known(points, cost):
         raise UserError(
-            f"--cost {cost}: no such cost here{nearest(cost, [one for one in COSTS if _known(points, one)])}"
+            f"--cost {cost}: no such cost here{nearest(cost, [one for one in costs if _known(points, one)])}"
         )
 
 
@@ -158,7 +169,9 @@ def parse_limits(
             "--max-drop: no point has a baseline yet (its model's FP32 network at ratio 0) to hold it against"
         )
     return Limits(
-        dict(_parse(text, "--max", [c for c in MAXIMA if _known(points, c)]) for text in largest),
+        dict(
+            _parse(text, "--max", [c for c in (*MAXIMA, *on_devices(points)) if _known(points, c)]) for text in largest
+        ),
         dict(_parse(text, "--min", [c for c in MINIMA if _known(points, c)]) for text in smallest),
         drop,
         sure,
@@ -182,6 +195,11 @@ def _parse(text: str, option: str, valid: list[str]) -> tuple[str, float]:
     if column in TEST_RESULTS:
         raise UserError(
             f"{option} {text}: choices go by validation, test results choose nothing; use --min val_accuracy"
+        )
+    if column.startswith(ON_A_DEVICE) and column not in valid:
+        raise UserError(
+            f"{option} {text}: no times of that device were taken in (qprune bench DIR --import CSV --as NAME)"
+            f"{nearest(column, on_devices(valid))}"
         )
     if column == "latency_ms" and column not in valid:
         raise UserError(f"{option} {text}: no cell has a measured latency yet; qprune bench measures it")

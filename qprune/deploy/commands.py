@@ -49,6 +49,7 @@ def export_command(
         raise UserError(f"--output {path}: there is no folder {path.parent}; make it first")
     from qprune.deploy.check import REQUIRED_AGREEMENT
     from qprune.deploy.export import export_cell
+    from qprune.deploy.exports import note_export
     from qprune.deploy.sidecar import write_sidecar
 
     opened = open_cell(folder, cell, trust)
@@ -67,6 +68,8 @@ def export_command(
         recorded = f"{100 * opened.record['accuracy']:.2f}%"
         print(f"note: the network's record says {recorded}: its kernels differ on this machine, or its data changed")
     if parity.holds:
+        if output is None:
+            note_export(folder, opened.record, form, exported)
         print(f"preprocessing, classes, versions: {write_sidecar(opened, form, exported.path, parity)}")
         return 0
     print(
@@ -91,9 +94,15 @@ def bench_command(
     threads: int = 1,
     rounds: int = 15,
     trust: Collection[str] = (),
+    kit: Path | None = None,
 ) -> int:
-    """Time cells (default: those on the front) against their dense FP32 network; print and keep DIR/latency.csv."""
+    """Time cells (default: those on the front) against their dense FP32 network; print and keep DIR/latency.csv.
+
+    kit: a folder to be written for another device, instead.
+    """
     folder = Path(folder)
+    if kit is not None:
+        return _write_kit(folder, cells or _front(folder), Path(kit), trust)
     from qprune.registry.packages import have
 
     runtimes = ("torch", "onnxruntime") if have(*FORMATS.get("onnx").packages) else ("torch",)
@@ -111,9 +120,37 @@ def bench_command(
             raise UserError("nothing to time: install ONNX Runtime with pip install 'qprune[onnx]'")
     elif emulated:
         print(f"note: {', '.join(sorted({cell.spec.precision for cell in emulated}))} {EMULATED}: ONNX Runtime only")
-    rows = measure(opened, tuple(batches), threads, rounds, runtimes)
+    why: dict[str, list[str]] = {}
+    rows = measure(opened, tuple(batches), threads, rounds, runtimes, why.__setitem__)
     _show(rows, threads, rounds)
+    for name, sentences in why.items():
+        for sentence in sentences:
+            print(f"{name}: {sentence}")
     print(f"-> {write_latency(folder, rows)}")
+    return 0
+
+
+def _write_kit(folder: Path, cells: list[str], kit: Path, trust: Collection[str]) -> int:
+    FORMATS.get("onnx").require()
+    from qprune.deploy.cells import open_cell
+    from qprune.deploy.kit import write_kit
+
+    opened = [open_cell(folder, cell, trust) for cell in dict.fromkeys(cells)]
+    for path in write_kit(opened, kit):
+        print(f"{path} ({_size(path.stat().st_size)})")
+    print(
+        f"copy {kit} to the device and run there: python bench.py (it needs numpy and onnxruntime); then here: "
+        f"qprune bench {folder} --import latency.csv --as NAME"
+    )
+    return 0
+
+
+def import_command(folder: Path, table: Path, device: str | None) -> int:
+    """Take in what a kit's bench.py measured on another device, by the device's name; prints where it is."""
+    from qprune.deploy.kit import import_latency
+
+    name = Path(table).stem if device is None else device
+    print(f"-> {import_latency(Path(folder), Path(table), name)}: columns latency_ms@{name} and speedup@{name}")
     return 0
 
 

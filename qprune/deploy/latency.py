@@ -9,7 +9,6 @@ import dataclasses
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from qprune.cost import count_cost
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
+from qprune.deploy.kit_bench import interleaved, profile_of, quartiles, reasons
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 from qprune.stages.provenance import processor_name
@@ -29,13 +30,16 @@ from qprune.storage.sealed_table import read_table as read_checked
 from qprune.storage.sealed_table import sealed_table
 
 FILE = "latency.csv"
-SAMPLE_SECONDS = 0.02  # a sample is at least so long: as many calls as that takes
 COLUMNS = (
     "cell", "precision", "runtime", "arithmetic", "batch", "threads", "latency_ms", "latency_ms_q1", "latency_ms_q3",
-    "images_per_second", "dense_latency_ms", "speedup", "speedup_q1", "speedup_q3", "rounds", "machine", "versions",
+    "images_per_second", "dense_latency_ms", "speedup", "speedup_q1", "speedup_q3", "rounds", "machine", "versions", "device",
 )  # fmt: skip
-KEY = ["cell", "runtime", "batch", "threads"]
+HERE = ""  # the device of what was measured where the sweep is; other devices have names
+KEY = ["device", "cell", "runtime", "batch", "threads"]
 EMULATED = "emulated in FP32 by PyTorch, so not timed there"
+
+
+Tell = Callable[[str, list[str]], object]  # is told a cell, and why it isn't faster
 
 
 @dataclass(frozen=True)
@@ -54,26 +58,10 @@ class Subject:
         return f"{self.cell} {self.runtime}"
 
 
-def interleaved(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of one call of each action in each round, the actions in turn, each warmed up first."""
-    repeats = {}
-    for name, action in actions.items():
-        action()
-        start = time.perf_counter()
-        action()
-        repeats[name] = max(1, round(SAMPLE_SECONDS / max(time.perf_counter() - start, 1e-9)))
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                action()
-            seconds[name].append((time.perf_counter() - start) / repeats[name])
-    return seconds
-
-
-def subjects_of(cell: DeployedCell, reference: str, folder: Path, threads: int, runtimes: tuple[str, ...]):
-    """What can be timed of a cell: a list of Subjects. reference: the cell name of its dense network; folder: for files."""
+def subjects_of(
+    cell: DeployedCell, reference: str, folder: Path, threads: int, runtimes: tuple[str, ...], tell: Tell | None = None
+) -> list[Subject]:
+    """What can be timed of a cell. reference: the cell name of its dense network; folder: for files; tell: as for measure."""
     found = []
     entry = PRECISIONS.get(cell.spec.precision)
     if "torch" in runtimes and entry.timed:
@@ -83,9 +71,18 @@ def subjects_of(cell: DeployedCell, reference: str, folder: Path, threads: int, 
         onnx_file.write(cell, path)
         session = onnx_file.open_session(path, threads, optimized)
         arithmetic = _arithmetic(entry.weights, *onnx_file.integer_layers(optimized))
+        if tell is not None:
+            tell(cell.name, why_not_faster(cell, path, threads))
         run = onnx_file.run_of(session)
         found.append(Subject(cell.name, entry.name, "onnxruntime", arithmetic, f"{reference} onnxruntime", run))
     return found
+
+
+def why_not_faster(cell: DeployedCell, path: Path, threads: int) -> list[str]:
+    """What keeps a cell's ONNX file from being faster, by ONNX Runtime's own profile at batch 1: sentences."""
+    profile = profile_of(path, _batch(cell.test.images, 1).numpy(), threads)
+    widths = {layer.name: layer.channels_out for layer in count_cost(cell.network, cell.spec.image_shape).layers[:-1]}
+    return reasons(profile, PRECISIONS.get(cell.spec.precision).weights == "integer", widths)
 
 
 def _arithmetic(weights: str, integer: int, layers: int) -> str:
@@ -102,19 +99,25 @@ def dense_of(cell: DeployedCell) -> DeployedCell:
 
 
 def measure(
-    cells: list[DeployedCell], batches: tuple[int, ...], threads: int, rounds: int, runtimes: tuple[str, ...]
+    cells: list[DeployedCell],
+    batches: tuple[int, ...],
+    threads: int,
+    rounds: int,
+    runtimes: tuple[str, ...],
+    tell: Tell | None = None,
 ) -> list[dict]:
-    """Rows as in COLUMNS: each cell in each runtime at each batch size, on its test images. `threads`: of each runtime."""
+    """Rows as in COLUMNS: each cell in each runtime at each batch size, on its test images. `threads`: of each runtime; tell: is
+    told of each ONNX file why it isn't faster."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with tempfile.TemporaryDirectory(prefix="qprune-bench-") as folder, torch.no_grad():
-            return _measure(cells, batches, threads, rounds, runtimes, Path(folder))
+            return _measure(cells, batches, threads, rounds, runtimes, Path(folder), tell)
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(cells, batches, threads, rounds, runtimes, folder: Path) -> list[dict]:
+def _measure(cells, batches, threads, rounds, runtimes, folder: Path, tell: Tell | None) -> list[dict]:
     subjects: dict[str, Subject] = {}
     images: dict[str, Tensor] = {}
     for cell in cells:
@@ -122,7 +125,7 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path) -> list[di
         for one in (reference, cell):
             if one.name in images:
                 continue
-            for subject in subjects_of(one, reference.name, folder, threads, runtimes):
+            for subject in subjects_of(one, reference.name, folder, threads, runtimes, tell if one is cell else None):
                 subjects[subject.name] = subject
             images[one.name] = cell.test.images
     machine = f"{processor_name()}, {os.cpu_count()} cores"
@@ -138,12 +141,12 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path) -> list[di
             if subject.dense == name:
                 continue
             times, dense = seconds[name], seconds[subject.dense]
-            low, middle, high = _quartiles(times)
-            faster = _quartiles([other / one for one, other in zip(times, dense, strict=True)])
+            low, middle, high = quartiles(times)
+            faster = quartiles([other / one for one, other in zip(times, dense, strict=True)])
             values = (
                 subject.cell, subject.precision, subject.runtime, subject.arithmetic, batch, threads, 1e3 * middle,
                 1e3 * low, 1e3 * high, batch / middle, 1e3 * statistics.median(dense), faster[1], faster[0], faster[2],
-                rounds, machine, versions,
+                rounds, machine, versions, HERE,
             )  # fmt: skip
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
@@ -155,15 +158,8 @@ def _batch(images: Tensor, size: int) -> Tensor:
     return images[index].float().div_(255)
 
 
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
-        return (values[0],) * 3
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
-
-
 def write_latency(folder: Path, rows: list[dict]) -> Path:
-    """Put rows into DIR/latency.csv, in place of older ones of the same cell, runtime, batch and threads."""
+    """Put rows into DIR/latency.csv, in place of older ones of the same device, cell, runtime, batch and threads."""
     import pandas as pd
 
     path = Path(folder) / FILE
@@ -175,15 +171,19 @@ def write_latency(folder: Path, rows: list[dict]) -> Path:
 
 
 def read_table(path: Path):
-    """A latency.csv as a DataFrame. Raises UserError where it is none, Damaged where a row is not what was written."""
+    """A latency.csv as a DataFrame; one without the column `device` is of this machine alone. Raises UserError where it is
+    none, Damaged where a row is not what was written."""
     table = read_checked(path, "delete it and run qprune bench again")
+    if list(table.columns) == list(COLUMNS[:-1]):
+        table["device"] = HERE
     if list(table.columns) != list(COLUMNS):
         raise UserError(f"{path} has other columns than qprune bench writes; delete it and run qprune bench again")
-    return table
+    return table.assign(device=table.device.fillna(HERE))
 
 
 def read_latency(folder: str | Path, batch: int = 1, columns: Sequence[str] = ("latency_ms", "speedup")):
-    """What was measured of a sweep's cells, by cell: a DataFrame of these columns, empty where nothing was measured.
+    """What was measured of a sweep's cells, by cell: a DataFrame of these columns, and as <column>@NAME of each device whose
+    times were imported; empty where nothing was measured.
 
     Of a cell measured in several ways: ONNX Runtime before PyTorch, then the fewest threads.
     """
@@ -192,4 +192,8 @@ def read_latency(folder: str | Path, batch: int = 1, columns: Sequence[str] = ("
     path = Path(folder) / FILE
     table = read_table(path) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
     table = table[table.batch == batch].sort_values(["runtime", "threads"], kind="stable")  # o(nnxruntime) < t(orch)
-    return table.drop_duplicates("cell").set_index("cell")[list(columns)]
+    parts = []
+    for device in dict.fromkeys([HERE, *table.device]):
+        own = table[table.device == device].drop_duplicates("cell").set_index("cell")[list(columns)]
+        parts.append(own.add_suffix(f"@{device}") if device else own)
+    return pd.concat(parts, axis=1)

@@ -128,6 +128,11 @@ def require_runtime(opset: int) -> None:
         )
 
 
+def least_runtime(opset: int) -> str:
+    """The least ONNX Runtime that runs a file of an opset."""
+    return next(version for number, version in LEAST_RUNTIME.items() if opset <= number)
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     """ "1.19.2" -> (1, 19)."""
     return tuple(int(part) for part in version.split(".")[:2])

@@ -1,5 +1,7 @@
 """Optional packages: which are there, and the extra that brings them."""
 
+from collections.abc import Iterable
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from qprune.registry.errors import UserError
@@ -8,6 +10,11 @@ from qprune.registry.errors import UserError
 def have(*packages: str) -> bool:
     """Whether all of them can be imported."""
     return all(find_spec(package) for package in packages)
+
+
+def versions_of(packages: Iterable[str]) -> str:
+    """ "torch=2.14.1 onnx=1.23.2": of those that are installed."""
+    return " ".join(f"{package}={version(package)}" for package in packages if have(package))
 
 
 def require(*packages: str, extra: str) -> None:

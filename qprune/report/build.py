@@ -16,13 +16,17 @@ from qprune.analysis.front import (
     BASELINES,
     COSTS,
     GROUP,
+    MEASURED,
     NO_CRITERION,
+    ON_A_DEVICE,
     POINT,
     RECALLS,
     STUDY,
     base_of,
+    costs_in,
     from_the_median,
     is_on_front,
+    on_devices,
     operating_points,
 )
 from qprune.analysis.gains import ENOUGH_SEEDS, PREFIXES, Gains
@@ -85,8 +89,9 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
     """
     cells, places = read_sweeps(folders, labels)
     points = operating_points(cells)
-    costs = [cost for cost in COSTS if cost in points and points[cost].notna().any()]
-    costs = costs or [cost for cost in COSTS if cost != "latency_ms"]  # nothing is finished yet
+    costs = [cost for cost in costs_in(points) if cost in points and points[cost].notna().any()]
+    times = on_devices(costs)
+    costs = costs or [cost for cost in COSTS if cost not in MEASURED]  # nothing is finished yet
     detailed = _detailed(cells, points)
     records = [record_if_kept(places[sweep], cell) for cell, sweep in zip(detailed.cell, detailed.sweep, strict=True)]
     record_of = {
@@ -105,9 +110,9 @@ def report_data(folders: list[Path], labels: list[str] | None = None, published:
         "counts": {status: int(counts.get(status, 0)) for status in ("done", "failed", "pending", "skipped")},
         "costs": costs,
         "words": {cost: asdict(cost_words(cost)) for cost in (*COST_WORDS, *costs)},
-        "cells": _columns(cells, CELL_COLUMNS, digits=7)
+        "cells": _columns(cells, (*CELL_COLUMNS, *times), digits=7)
         | {"point": [point_of.get(tuple(row), -1) for row in cells[POINT].itertuples(index=False)]},
-        "points": _columns(points, POINT_COLUMNS)
+        "points": _columns(points, (*POINT_COLUMNS, *times, *(f"{one}_sd" for one in times)))
         | _gains(points, cells, record_of, places)
         | {"group": [group_of[tuple(row)] for row in points[GROUP].itertuples(index=False)]},
         "groups": [
@@ -393,6 +398,6 @@ def _columns(frame, names: tuple[str, ...], digits: int | None = None) -> dict:
             index, distinct = frame[name].factorize()
             columns[name] = {"names": [str(text) for text in distinct], "index": index.tolist()}
         else:
-            own = None if name in CHOSEN_BY else digits
+            own = None if name in CHOSEN_BY or name.startswith(ON_A_DEVICE) else digits
             columns[name] = [_number(value, own) for value in frame[name].astype(float).tolist()]
     return columns

@@ -11,7 +11,8 @@ from qprune.storage.results import read_cells
 
 
 def read_measured(folder: Path):
-    """cells.csv as a DataFrame, with `latency_ms` and `speedup` where qprune bench has measured them (batch 1).
+    """cells.csv as a DataFrame, with `latency_ms` and `speedup` where qprune bench has measured them (batch 1), and
+    `file_bytes_<format>` where qprune export has written the file.
 
     Raises UserError for a folder that isn't a sweep's.
     """
@@ -20,6 +21,10 @@ def read_measured(folder: Path):
         from qprune.deploy.latency import read_latency
 
         cells = cells.join(read_latency(folder), on="cell")
+    if (Path(folder) / "exports.csv").is_file():
+        from qprune.deploy.exports import read_file_bytes
+
+        cells = cells.join(read_file_bytes(folder), on="cell")
     return cells
 
 
@@ -30,12 +35,18 @@ def measured_how(folder: Path) -> dict[str, list[str]]:
         return {}
     from qprune.deploy.latency import read_latency
 
-    found = read_latency(folder, columns=["runtime", "batch", "threads", "machine"]).value_counts(sort=False)
-    ways = [
-        f"{runtime}, batch {batch}, {threads} thread(s), on {machine}: {count} cell(s)"
-        for (runtime, batch, threads, machine), count in found.items()
-    ]
-    return dict.fromkeys(("latency_ms", "speedup"), ways)
+    names = ("runtime", "batch", "threads", "machine")
+    found = read_latency(folder, columns=names)
+    how: dict[str, list[str]] = {}
+    for device in dict.fromkeys(column.partition("@")[2] for column in found):
+        end = f"@{device}" if device else ""
+        own = found[[f"{name}{end}" for name in names]].dropna().value_counts(sort=False)
+        ways = [
+            f"{runtime}, batch {batch:.0f}, {threads:.0f} thread(s), on {machine}: {count} cell(s)"
+            for (runtime, batch, threads, machine), count in own.items()
+        ]
+        how |= dict.fromkeys((f"latency_ms{end}", f"speedup{end}"), ways)
+    return how
 
 
 def correct_in(folder: Path) -> Callable[[str, str, str], np.ndarray | None]:

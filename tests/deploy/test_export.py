@@ -612,7 +612,7 @@ def test_bench_without_onnx_runtime_times_nothing_that_is_emulated(results, monk
 
 def test_interleaved_times_are_those_of_one_call(monkeypatch):
     """By a clock that only the actions move."""
-    from qprune.deploy import latency
+    from qprune.deploy import kit_bench as latency
 
     clock, calls = [0.0], []
 
