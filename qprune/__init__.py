@@ -14,6 +14,7 @@ _PLACES = {
     "get_precision": "qprune.precision",
     "load": "qprune.report.notebook",
     "load_network": "qprune.deploy.cells",
+    "measure": "qprune.deploy.own_latency",
     "prune": "qprune.library",
     "quantize": "qprune.library",
     "register_operation": "qprune.networks.operations",

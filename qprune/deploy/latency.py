@@ -21,7 +21,7 @@ from torch import Tensor
 from qprune.cost import count_cost
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
-from qprune.deploy.kit_bench import interleaved, profile_of, quartiles, reasons
+from qprune.deploy.kit_bench import arithmetic, interleaved, open_session, profile_of, quartiles, reasons
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 from qprune.stages.provenance import processor_name
@@ -67,28 +67,17 @@ def subjects_of(
     if "torch" in runtimes and entry.timed:
         found.append(Subject(cell.name, entry.name, "torch", entry.timed, f"{reference} torch", cell.network))
     if "onnxruntime" in runtimes:
-        path, optimized = folder / "network.onnx", folder / "optimized.onnx"
+        path = folder / "network.onnx"
         onnx_file.write(cell, path)
-        session = onnx_file.open_session(path, threads, optimized)
-        arithmetic = _arithmetic(entry.weights, *onnx_file.integer_layers(optimized))
+        profile = profile_of(path, _batch(cell.test.images, 1).numpy(), threads)
         if tell is not None:
-            tell(cell.name, why_not_faster(cell, path, threads))
-        run = onnx_file.run_of(session)
-        found.append(Subject(cell.name, entry.name, "onnxruntime", arithmetic, f"{reference} onnxruntime", run))
+            layers = count_cost(cell.network, cell.spec.image_shape).layers[:-1]
+            tell(
+                cell.name, reasons(profile, entry.weights == "integer", {one.name: one.channels_out for one in layers})
+            )
+        run, how = onnx_file.run_of(open_session(path, threads)), arithmetic(entry.weights, profile)
+        found.append(Subject(cell.name, entry.name, "onnxruntime", how, f"{reference} onnxruntime", run))
     return found
-
-
-def why_not_faster(cell: DeployedCell, path: Path, threads: int) -> list[str]:
-    """What keeps a cell's ONNX file from being faster, by ONNX Runtime's own profile at batch 1: sentences."""
-    profile = profile_of(path, _batch(cell.test.images, 1).numpy(), threads)
-    widths = {layer.name: layer.channels_out for layer in count_cost(cell.network, cell.spec.image_shape).layers[:-1]}
-    return reasons(profile, PRECISIONS.get(cell.spec.precision).weights == "integer", widths)
-
-
-def _arithmetic(weights: str, integer: int, layers: int) -> str:
-    if integer:
-        return f"integer in {integer} of {layers} layers"
-    return "FP32" if weights == "float" else f"{weights} weights, FP32 products"
 
 
 def dense_of(cell: DeployedCell) -> DeployedCell:

@@ -31,11 +31,11 @@ from torch import Tensor, fx, nn
 from qprune.cost.widths import weight_width
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
-from qprune.deploy.check_template import FULL_RANGE
 from qprune.deploy.embed import embed
 from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.formats import NARROWEST
 from qprune.deploy.half import native_half
+from qprune.deploy.kit_bench import open_session
 from qprune.deploy.sidecar import metadata_of, preprocessing_of
 from qprune.deploy.symbolics import OPSET, integer_operators
 from qprune.networks.torch_ao import LAST_TORCH
@@ -173,20 +173,6 @@ def load(path: Path, cell: DeployedCell) -> Run:
     return run_of(open_session(path, torch.get_num_threads()))
 
 
-def open_session(path: Path, threads: int, optimized: Path | None = None):
-    """An ONNX Runtime session on the CPU. optimized: where to write the graph that it really runs."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry(*FULL_RANGE)
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def run_of(session) -> Run:
     """The session as a function of tensors."""
     name = session.get_inputs()[0].name
@@ -231,19 +217,3 @@ def quiet():
             yield
         finally:
             torch._C._jit_onnx_log = log
-
-
-def integer_layers(path: Path) -> tuple[int, int]:
-    """(integer, all) convolutions, linear layers and matmuls of a graph that ONNX Runtime has optimised."""
-    import onnx
-
-    kinds = [node.op_type for node in onnx.load(path).graph.node]
-    integer = sum(kind in _INTEGER_KERNELS for kind in kinds)
-    return integer, integer + sum(kind in _FLOAT_KERNELS for kind in kinds)
-
-
-_INTEGER_KERNELS = {
-    "QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-}  # fmt: skip
-_FLOAT_KERNELS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}

@@ -65,20 +65,9 @@ def export(
         )
     if path.is_dir() or path.suffix == ".json" or not path.parent.is_dir():
         raise BadInput(f"path is {path}; it must name a file ending in {form.load().SUFFIX}, in a folder that is there")
-    test = as_split(images, torch.zeros(len(images), dtype=torch.int64) if labels is None else labels)
-    graph = as_graph(network)
-    classes = count_classes(graph, test.images)
-    check_classes(test.labels, classes)
-    names = tuple(map(str, range(classes) if class_names is None else class_names))
-    if len(names) != classes:
-        raise BadInput(f"there are {len(names)} class_names and {classes} logits")
-    precision = precision_of(graph)
-    if not form.can_hold(precision):
-        raise UserError(f"format {form.name} can't hold a network of {precision}: {form.why_not}; onnx can")
-    shape = image_shape_of(test.images)
-    spec = _GivenSpec({"name": "own"}, shape[0], shape[1], classes, (), (), precision=precision, shape=shape)
-    split = Split(test.images.cpu(), test.labels.cpu())
-    cell = DeployedCell(path.name.removesuffix(form.load().SUFFIX), {}, spec, {}, graph, split, names)
+    cell = own_cell(network, images, labels, class_names, path.name.removesuffix(form.load().SUFFIX))
+    if not form.can_hold(cell.spec.precision):
+        raise UserError(f"format {form.name} can't hold a network of {cell.spec.precision}: {form.why_not}; onnx can")
     exported = export_cell(cell, form, path, labelled=labels is not None)
     if not exported.parity.holds:
         raise UserError(
@@ -87,6 +76,27 @@ def export(
         )
     write_sidecar(cell, form, path, exported.parity)
     return exported
+
+
+def own_cell(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str = "own",
+) -> DeployedCell:
+    """A network in memory as a cell that can be written and timed; arguments as for `export`."""
+    test = as_split(images, torch.zeros(len(images), dtype=torch.int64) if labels is None else labels)
+    graph = as_graph(network)
+    classes = count_classes(graph, test.images)
+    check_classes(test.labels, classes)
+    names = tuple(map(str, range(classes) if class_names is None else class_names))
+    if len(names) != classes:
+        raise BadInput(f"there are {len(names)} class_names and {classes} logits")
+    shape = image_shape_of(test.images)
+    precision = precision_of(graph)
+    spec = _GivenSpec({"name": "own"}, shape[0], shape[1], classes, (), (), precision=precision, shape=shape)
+    return DeployedCell(name, {}, spec, {}, graph, Split(test.images.cpu(), test.labels.cpu()), names)
 
 
 def as_graph(network: nn.Module) -> fx.GraphModule:

@@ -24,6 +24,7 @@ from qprune.deploy.export import export_cell, unverified
 from qprune.deploy.fold import fold_batch_norms
 from qprune.deploy.formats import FORMATS, Format
 from qprune.deploy.half import native_half, stored_half
+from qprune.deploy.kit_bench import profile_of
 from qprune.precision import get_precision
 from qprune.registry import packages
 from qprune.registry.errors import UserError
@@ -446,10 +447,9 @@ def test_int8_keeps_biases_in_float(results, tmp_path):
 def test_onnx_runtime_runs_integer_kernels(precision, results, tmp_path):
     cell = open_cell(results, tiny("int8")) if precision == "int8" else small_cell(Plain, precision)
     onnx_file.write(cell, tmp_path / "file.onnx")
-    onnx_file.open_session(tmp_path / "file.onnx", 1, tmp_path / "optimized.onnx")
-    integer, layers = onnx_file.integer_layers(tmp_path / "optimized.onnx")
+    profile = profile_of(tmp_path / "file.onnx", cell.test.images[:1].float().div(255).numpy(), 1)
     # w8a8: of Plain's layers only the first is followed by a quantiser that ONNX Runtime can move to it
-    assert (integer, layers) == ((7, 7) if precision == "int8" else (1, 3))
+    assert (profile["integer"], profile["layers"]) == ((7, 7) if precision == "int8" else (1, 3))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])

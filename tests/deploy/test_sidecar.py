@@ -19,7 +19,7 @@ from tiny_sweep import run_inline, tiny_config
 from qprune.data import list_files
 from qprune.data.pictures import decode_pictures
 from qprune.data.preprocessing import FILTERS, RESIZES, Preprocessing, as_preprocess
-from qprune.deploy import check_template
+from qprune.deploy import check_template, kit_bench
 from qprune.deploy.commands import export_command
 from qprune.deploy.sidecar import KEY, check_script, script_path, sidecar_path
 from qprune.registry.errors import UserError
@@ -160,6 +160,11 @@ def test_it_refuses_what_it_was_not_made_for(swept, photos, packages, tmp_path, 
         assert re.search(message, ended.code)
     else:
         assert "accuracy" in message and "accuracy" in capsys.readouterr().out
+
+
+def test_the_scripts_ask_for_the_same_sums():
+    """Each stands alone, so each says it."""
+    assert check_template.FULL_RANGE == kit_bench.FULL_RANGE
 
 
 def test_its_text_is_whole_and_short():
