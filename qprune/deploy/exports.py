@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from qprune.registry.errors import UserError
 from qprune.registry.packages import versions_of
-from qprune.storage.durable import write_whole
+from qprune.storage.durable import remove, write_whole
 from qprune.storage.results import sha256
 from qprune.storage.sealed_table import read_table, sealed_table
 
-FILE = "exports.csv"
+FILE, LATENCY_FILE = "exports.csv", "latency.csv"
 COLUMNS = ("cell", "format", "file", "bytes", "sha256", "network_sha256", "agreement", "accuracy", "versions")
 KEY = ["cell", "format"]
 REMEDY = "delete it and export the cells again"
@@ -38,3 +39,18 @@ def read_file_bytes(folder: Path):
     path = Path(folder) / FILE
     table = read_table(path, REMEDY) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
     return table.pivot(index="cell", columns="format", values="bytes").add_prefix("file_bytes_")
+
+
+def forget_measured(folder: Path, cell: str) -> None:
+    """Drop what was measured of a cell, bytes and latencies, since its network is another now. A damaged table stays as it is,
+    for its reader to name."""
+    for path in (Path(folder) / FILE, Path(folder) / LATENCY_FILE):
+        try:
+            table = read_table(path, REMEDY)
+        except (FileNotFoundError, UserError):
+            continue
+        left = table[table.cell != cell]
+        if left.empty:
+            remove(path)
+        elif len(left) < len(table):
+            write_whole(path, sealed_table(left.to_csv(index=False)))

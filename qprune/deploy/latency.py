@@ -21,6 +21,7 @@ from torch import Tensor
 from qprune.cost import count_cost
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
+from qprune.deploy.exports import LATENCY_FILE
 from qprune.deploy.kit_bench import arithmetic, interleaved, open_session, profile_of, quartiles, reasons
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
@@ -29,7 +30,7 @@ from qprune.storage.durable import write_whole
 from qprune.storage.sealed_table import read_table as read_checked
 from qprune.storage.sealed_table import sealed_table
 
-FILE = "latency.csv"
+FILE = LATENCY_FILE
 COLUMNS = (
     "cell", "precision", "runtime", "arithmetic", "batch", "threads", "latency_ms", "latency_ms_q1", "latency_ms_q3",
     "images_per_second", "dense_latency_ms", "speedup", "speedup_q1", "speedup_q3", "rounds", "machine", "versions", "device",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qprune.analysis.front import RECALLS
 from qprune.analysis.statistics import recalls
+from qprune.deploy.exports import forget_measured
 from qprune.pruning.normalizations import normalization_label
 from qprune.settings.config import SweepConfig
 from qprune.stages.dense import Dense
@@ -133,6 +134,7 @@ class Records:
             },
             "provenance": evaluated["provenance"],
         }
+        forget_measured(self.folder, cell.id)
         write_whole(record_file(self.folder, cell.id), sealed_json(record))
 
     def fail(self, cell: Cell, reason: str, log: str = "") -> None:

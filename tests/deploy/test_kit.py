@@ -11,9 +11,11 @@ import pytest
 
 import qprune
 from qprune.analysis.pick import parse_limits
+from qprune.deploy import exports as exports_table
 from qprune.deploy import kit_bench
 from qprune.deploy.commands import bench_command, export_command, import_command
-from qprune.deploy.latency import COLUMNS, FILE, read_latency, read_table
+from qprune.deploy.exports import forget_measured
+from qprune.deploy.latency import COLUMNS, FILE, read_latency, read_table, write_latency
 from qprune.registry.errors import UserError
 from qprune.storage.sealed_table import sealed_table
 
@@ -159,3 +161,17 @@ def test_file_bytes_of_what_was_exported(resumable):
         assert cells[f"file_bytes_{format}"][cell] == (folder / "exports" / f"{cell}.{suffix}").stat().st_size
     assert np.isnan(cells.file_bytes_torch[INT4]) and "file_bytes_pt2" not in cells
     assert qprune.load(folder).pick(max={"file_bytes_onnx": 1e6}).precision in ("int8", "int4")
+
+
+def test_what_was_measured_of_a_cell_goes_with_its_network(tmp_path):
+    """A cell that is made anew has neither the bytes nor the latency of the one before."""
+    rows = [
+        {**dict.fromkeys(COLUMNS, 1), "cell": cell, "device": device} for cell in ("a", "b") for device in ("", "pi")
+    ]
+    write_latency(tmp_path, rows)
+    exports = pd.DataFrame([{**dict.fromkeys(exports_table.COLUMNS, 1), "cell": "a", "format": "onnx"}])
+    (tmp_path / exports_table.FILE).write_bytes(sealed_table(exports.to_csv(index=False)))
+    forget_measured(tmp_path, "c")
+    assert len(read_table(tmp_path / FILE)) == 4
+    forget_measured(tmp_path, "a")
+    assert set(read_table(tmp_path / FILE).cell) == {"b"} and not (tmp_path / exports_table.FILE).exists()
