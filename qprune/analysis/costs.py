@@ -38,8 +38,8 @@ COST_WORDS = {
     ),
     "stored_bytes": CostWords(
         "stored weights in bytes",
-        "of an exported file without its graph: weights at the 2, 4 or 8 bits that they are stored in, plus what stays "
-        "in float",
+        "of an exported file without its graph: weights at the 4, 8, 16 or 32 bits that they are stored in, plus what "
+        "stays in float",
         "bytes",
     ),
     "peak_activation_bytes": CostWords(

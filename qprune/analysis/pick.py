@@ -162,6 +162,10 @@ def parse_limits(
         raise UserError(f"--prefer {prefer}: unknown{nearest(prefer, list(PREFERENCES))}")
     if drop is not None and not 0 <= drop <= 100:
         raise UserError(f"--max-drop {drop:g}: should be percentage points, 0 to 100, e.g. --max-drop 1")
+    for option, texts in (("--max", largest), ("--min", smallest)):
+        columns = [text.partition("=")[0].strip() for text in texts]
+        if twice := next((column for column in columns if columns.count(column) > 1), None):
+            raise UserError(f"{option} {twice}: given twice; keep one of them")
     sure = prefer == CHEAPEST_WITHIN
     drop = USUAL_DROP if sure and drop is None else drop
     if drop is not None and not _known(points, "val_gain"):

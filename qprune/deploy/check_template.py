@@ -69,9 +69,9 @@ def pixels_of(path, how, whole):
         return np.asarray(picture).reshape(h, w, how["channels"])
 
 
-def load(path):
+def load(path, format):
     """The exported file in its runtime, as a function of an array that gives logits [batch, classes]."""
-    if path.suffix == ".pt2":
+    if format == "pt2":
         import torch
 
         network = torch.export.load(path).module()
@@ -116,11 +116,14 @@ def chosen_file(told, folder, wanted):
 
 def read_list(path, told):
     """[(file, label)] of the test pictures of a list."""
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    except (OSError, KeyError, csv.Error) as error:
+        sys.exit(f"{path} can't be read as a list of `qprune data FILE --csv` ({error})")
     rows = [row for row in rows if row.get("data") in (None, told.get("data"))]
     for row in rows:
-        if told["class_names"][int(row["label"])] != row["class"]:
+        if dict(enumerate(told["class_names"])).get(int(row["label"])) != row["class"]:
             sys.exit(f"{path}: class {row['label']} is {row['class']!r} there, and another one in the network")
     if not rows:
         sys.exit(f"{path} lists no test picture of the network's data")
@@ -149,7 +152,7 @@ def main():
     files = [given.root / name for name, _ in listed] or given.pictures
     if not files:
         parser.error("name pictures, or --list")
-    logits = logits_of(files, load(path), how, whole)
+    logits = logits_of(files, load(path, own["format"]), how, whole)
     predicted = logits.argmax(1)
     if not listed:
         for file, row in zip(files, np.exp(logits - logits.max(1, keepdims=True)), strict=True):

@@ -32,6 +32,10 @@ def export_command(
     folder = Path(folder)
     if embed_preprocessing and form.name != "onnx":
         raise UserError(f"--embed-preprocessing is there for --format onnx, not for {form.name}")
+    if embed_preprocessing and opset == min(NARROWEST):
+        raise UserError(
+            f"--opset {opset}: its Resize can't do what --embed-preprocessing needs; leave one of the two out"
+        )
     from qprune.deploy.cells import open_cell, read_record, with_pictures
 
     check_pair(form, PRECISIONS.get(read_record(folder, cell)["precision"]).name, cell)
@@ -68,7 +72,7 @@ def export_command(
         recorded = f"{100 * opened.record['accuracy']:.2f}%"
         print(f"note: the network's record says {recorded}: its kernels differ on this machine, or its data changed")
     if parity.holds:
-        if output is None:
+        if output is None and not embed_preprocessing:  # whose bytes hold a resizer too
             note_export(folder, opened.record, form, exported)
         print(f"preprocessing, classes, versions: {write_sidecar(opened, form, exported.path, parity)}")
         return 0

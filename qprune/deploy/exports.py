@@ -11,6 +11,7 @@ from qprune.storage.sealed_table import read_table, sealed_table
 FILE, LATENCY_FILE = "exports.csv", "latency.csv"
 COLUMNS = ("cell", "format", "file", "bytes", "sha256", "network_sha256", "agreement", "accuracy", "versions")
 KEY = ["cell", "format"]
+TEXTS = ("device",)  # of latency.csv
 REMEDY = "delete it and export the cells again"
 
 
@@ -46,7 +47,7 @@ def forget_measured(folder: Path, cell: str) -> None:
     for its reader to name."""
     for path in (Path(folder) / FILE, Path(folder) / LATENCY_FILE):
         try:
-            table = read_table(path, REMEDY)
+            table = read_table(path, REMEDY, TEXTS)
         except (FileNotFoundError, UserError):
             continue
         left = table[table.cell != cell]

@@ -3,7 +3,6 @@ and the way back: its table into DIR/latency.csv, under the device's name (`benc
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from qprune.deploy.check import logits_of
 from qprune.deploy.latency import dense_of, write_latency
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
-from qprune.storage.durable import write_whole
+from qprune.storage.durable import write_whole, writing
 from qprune.storage.results import sha256
 from qprune.storage.sealed_table import read_table
 
@@ -28,14 +27,15 @@ IMAGES = 32  # that a device's logits are checked on
 def write_kit(cells: list[DeployedCell], folder: Path) -> list[Path]:
     """Write the cells and their dense FP32 network for a device; returns what was written. Raises UserError for a folder
     that has something in it, and for cells of several models or data sets."""
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--kit {folder}: it isn't empty; name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--kit {folder}: it isn't an empty folder; name a new one")
+    torch.manual_seed(0)  # of the reference's weights, which no time depends on
     references = {reference.name: reference for reference in map(dense_of, cells)}
     if len(references) > 1:
         raise UserError(f"--kit: the cells are of {', '.join(references)}; a kit is of one model on one data set")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     (reference,) = references.values()
-    torch.manual_seed(0)  # of the reference's weights, which no time depends on
     files = []
     arrays: dict[str, Any] = {"images": reference.test.images[:IMAGES].numpy()}
     for number, cell in enumerate((reference, *cells)):
@@ -59,11 +59,12 @@ def write_kit(cells: list[DeployedCell], folder: Path) -> list[Path]:
                 "widths": {layer.name: layer.channels_out for layer in layers[:-1]},
             }
         )
-    np.savez_compressed(folder / "expected.npz", **arrays)
+    with writing(folder / "expected.npz"):
+        np.savez_compressed(folder / "expected.npz", **arrays)
     least = max((one["least_onnxruntime"] for one in files), key=kit_bench.numbers)
     manifest = {"least_onnxruntime": least, "files": files}
     write_whole(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-    shutil.copyfile(kit_bench.__file__, folder / "bench.py")
+    write_whole(folder / "bench.py", Path(kit_bench.__file__).read_bytes())
     return sorted(folder.iterdir())
 
 

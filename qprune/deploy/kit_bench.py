@@ -255,12 +255,19 @@ def main():
         import onnxruntime
     except ImportError as error:
         sys.exit(f"error: {error}; install what is needed: pip install numpy onnxruntime")
+    sizes = given.batch.split(",")
+    if not all(size.strip().isdecimal() and int(size) for size in sizes) or given.threads < 1 or given.rounds < 1:
+        sys.exit("error: --batch, --threads and --rounds are whole numbers from 1 on, such as --batch 1,32")
+    try:
+        open(given.output, "a").close()
+    except OSError as error:
+        sys.exit(f"error: --output {given.output} can't be written: {error.strerror}")
     folder = Path(__file__).resolve().parent
     manifest = json.loads((folder / "manifest.json").read_text())
     needed = manifest["least_onnxruntime"]
     if numbers(onnxruntime.__version__) < numbers(needed):
         sys.exit(f"error: these files need ONNX Runtime {needed} or newer, and {onnxruntime.__version__} is installed")
-    rows = table(manifest, folder, [int(size) for size in given.batch.split(",")], given.threads, given.rounds)
+    rows = table(manifest, folder, [int(size) for size in sizes], given.threads, given.rounds)
     with open(given.output, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,11 +20,11 @@ from torch import Tensor
 from qprune.cost import count_cost
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
-from qprune.deploy.exports import LATENCY_FILE
-from qprune.deploy.kit_bench import arithmetic, interleaved, open_session, profile_of, quartiles, reasons
+from qprune.deploy.exports import LATENCY_FILE, TEXTS
+from qprune.deploy.kit_bench import arithmetic, interleaved, open_session, processor, profile_of, quartiles, reasons
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
-from qprune.stages.provenance import processor_name
+from qprune.registry.packages import versions_of
 from qprune.storage.durable import write_whole
 from qprune.storage.sealed_table import read_table as read_checked
 from qprune.storage.sealed_table import sealed_table
@@ -118,8 +117,8 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path, tell: Tell
             for subject in subjects_of(one, reference.name, folder, threads, runtimes, tell if one is cell else None):
                 subjects[subject.name] = subject
             images[one.name] = cell.test.images
-    machine = f"{processor_name()}, {os.cpu_count()} cores"
-    versions = " ".join(f"{name}={version(name)}" for name in ("torch", *(r for r in runtimes if r != "torch")))
+    machine = f"{processor()}, {os.cpu_count()} cores"
+    versions = versions_of(("torch", *(runtime for runtime in runtimes if runtime != "torch")))
     rows = []
     for batch in batches:
         inputs = {name: _batch(images[subject.cell], batch) for name, subject in subjects.items()}
@@ -163,12 +162,12 @@ def write_latency(folder: Path, rows: list[dict]) -> Path:
 def read_table(path: Path):
     """A latency.csv as a DataFrame; one without the column `device` is of this machine alone. Raises UserError where it is
     none, Damaged where a row is not what was written."""
-    table = read_checked(path, "delete it and run qprune bench again")
+    table = read_checked(path, "delete it and run qprune bench again", TEXTS)
     if list(table.columns) == list(COLUMNS[:-1]):
         table["device"] = HERE
     if list(table.columns) != list(COLUMNS):
         raise UserError(f"{path} has other columns than qprune bench writes; delete it and run qprune bench again")
-    return table.assign(device=table.device.fillna(HERE))
+    return table
 
 
 def read_latency(folder: str | Path, batch: int = 1, columns: Sequence[str] = ("latency_ms", "speedup")):

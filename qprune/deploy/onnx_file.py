@@ -35,7 +35,7 @@ from qprune.deploy.embed import embed
 from qprune.deploy.export_forms import with_export_forms
 from qprune.deploy.formats import NARROWEST
 from qprune.deploy.half import native_half
-from qprune.deploy.kit_bench import open_session
+from qprune.deploy.kit_bench import numbers, open_session
 from qprune.deploy.sidecar import metadata_of, preprocessing_of
 from qprune.deploy.symbolics import OPSET, integer_operators
 from qprune.networks.torch_ao import LAST_TORCH
@@ -116,7 +116,7 @@ def require_runtime(opset: int) -> None:
     import onnxruntime
 
     least = LEAST_RUNTIME[opset]
-    if _numbers(onnxruntime.__version__) < _numbers(least):
+    if numbers(onnxruntime.__version__) < numbers(least):
         raise UserError(
             f"--opset {opset}: such files run in ONNX Runtime from {least} on, and {onnxruntime.__version__} is installed; "
             "update it, or give a smaller --opset"
@@ -131,11 +131,6 @@ def require_runtime(opset: int) -> None:
 def least_runtime(opset: int) -> str:
     """The least ONNX Runtime that runs a file of an opset."""
     return next(version for number, version in LEAST_RUNTIME.items() if opset <= number)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """ "1.19.2" -> (1, 19)."""
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def has_torchscript_exporter() -> bool:

@@ -77,7 +77,12 @@ def _subjects(name: str, given: Timed, images: Tensor, folder: Path, threads: in
         raise BadInput(f"{name}: there is no file {path}")
     FORMATS.get("onnx").require()
     example = as_split(images[:1], torch.zeros(1, dtype=torch.int64)).images.float().div_(255).numpy()
-    profile = profile_of(path, example, threads)
+    try:
+        profile = profile_of(path, example, threads)
+    except Exception as error:  # ONNX Runtime's own, of whatever it doesn't bear
+        raise BadInput(
+            f"{name}: {path} can't be run on images as given, float in 0..1: {str(error).strip()}"
+        ) from error
     run = onnx_file.run_of(open_session(path, threads))
     return [Subject(name, "", "onnxruntime", arithmetic("float", profile), name, run)]
 

@@ -91,7 +91,7 @@ class Labels:
 
         prefer: the axis, if they vary along it; else it is the one with most classes
         """
-        labels = self.classes.of(values.flatten().long()).view(values.shape)
+        labels = self.classes.of(values.flatten().long()).view(values.shape or (1,))  # a number is one of each channel
         varying = [axis for axis in range(labels.dim()) if _varies(labels, axis)]
         if 0 in varying:  # reshaped into the batch
             self.classes.fix(labels, "its channels are laid out as images of the batch")

@@ -1,7 +1,8 @@
 """Optional packages: which are there, and the extra that brings them."""
 
 from collections.abc import Iterable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from qprune.registry.errors import UserError
@@ -13,8 +14,12 @@ def have(*packages: str) -> bool:
 
 
 def versions_of(packages: Iterable[str]) -> str:
-    """ "torch=2.14.1 onnx=1.23.2": of those that are installed."""
-    return " ".join(f"{package}={version(package)}" for package in packages if have(package))
+    """ "torch=2.14.1 onnx=1.23.2": of those that are installed under this name (not onnxruntime-gpu)."""
+    found = []
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found.append(f"{package}={version(package)}")
+    return " ".join(found)
 
 
 def require(*packages: str, extra: str) -> None:

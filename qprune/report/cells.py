@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qprune.deploy.exports import FILE, LATENCY_FILE, read_file_bytes
 from qprune.report.details import correct_images, record_if_kept
 from qprune.storage.results import read_cells
 
@@ -17,13 +18,11 @@ def read_measured(folder: Path):
     Raises UserError for a folder that isn't a sweep's.
     """
     cells = read_cells(folder)
-    if (Path(folder) / "latency.csv").is_file():
+    if (Path(folder) / LATENCY_FILE).is_file():
         from qprune.deploy.latency import read_latency
 
         cells = cells.join(read_latency(folder), on="cell")
-    if (Path(folder) / "exports.csv").is_file():
-        from qprune.deploy.exports import read_file_bytes
-
+    if (Path(folder) / FILE).is_file():
         cells = cells.join(read_file_bytes(folder), on="cell")
     return cells
 
@@ -31,7 +30,7 @@ def read_measured(folder: Path):
 def measured_how(folder: Path) -> dict[str, list[str]]:
     """Of columns that are measured on a machine: how, and how many cells, e.g. "onnxruntime, batch 1, 1 thread(s), on
     AMD ..., 2 cores: 8 cells"."""
-    if not (Path(folder) / "latency.csv").is_file():
+    if not (Path(folder) / LATENCY_FILE).is_file():
         return {}
     from qprune.deploy.latency import read_latency
 

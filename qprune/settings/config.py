@@ -267,7 +267,7 @@ def config_as_dict(config: SweepConfig) -> dict[str, Any]:
 def write_template(path: str | Path) -> None:
     """Writes the commented sweep file of `qprune init`, named as the file is; refuses to overwrite."""
     name = _name_after(Path(path))
-    typed = name if yaml.safe_load(name) == name else f'"{name}"'
+    typed = name if re.fullmatch(r"[A-Za-z_]\w*", name) and yaml.safe_load(name) == name else f'"{name}"'
     text = TEMPLATE.read_text(encoding="utf-8")
     text = text.replace(f"name: {TEMPLATE_NAME}", f"name: {typed}").replace(TEMPLATE_NAME, name)
     try:

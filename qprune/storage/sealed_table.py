@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from qprune.registry.errors import UserError
@@ -37,8 +38,9 @@ def checksums(header: list[str], rows: list[list[str]]) -> list[str]:
     return sums
 
 
-def read_table(path: Path, remedy: str):
-    """A CSV table as a pandas DataFrame, without the column `checksum`. remedy: what mends it, to end an error's text.
+def read_table(path: Path, remedy: str, texts: Collection[str] = ()):
+    """A CSV table as a pandas DataFrame, without the column `checksum`. remedy: what mends it, to end an error's text;
+    texts: columns that are text whatever they look like.
 
     Raises FileNotFoundError, UserError where it is no table, and Damaged where a row is not what was written.
     """
@@ -52,7 +54,10 @@ def read_table(path: Path, remedy: str):
         _check_shape(path, header, rows, remedy)
         if _check_rows(path, header, rows, remedy):
             text = _text([line[:-1] for line in lines])  # what was checked is what is read
-        return pd.read_csv(io.StringIO(text), float_precision="round_trip")  # pandas 3.0 would be off by a last bit
+        as_text: dict = {column: str for column in texts}  # not a converter of numbers, nor of NA
+        return pd.read_csv(
+            io.StringIO(text), float_precision="round_trip", converters=as_text
+        )  # pandas 3.0 would be off by a last bit
     except FileNotFoundError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors and those of the encoding are ValueErrors

@@ -15,6 +15,7 @@ from qprune.deploy.exports import forget_measured
 from qprune.pruning.normalizations import normalization_label
 from qprune.settings.config import SweepConfig
 from qprune.stages.dense import Dense
+from qprune.stages.evaluate import TOTALS
 from qprune.stages.prune import Prune
 from qprune.storage.correctness import classes_of
 from qprune.storage.durable import draft_of, remove, set_aside, write_whole, writing
@@ -27,10 +28,6 @@ from qprune.sweep.plan import Cell, Plan
 REFERENCES = ("dense_accuracy", "dense_val_accuracy", "baseline_accuracy", "baseline_val_accuracy")
 # of other networks, so in the table but not in a cell's record
 PHASES = ("dense", "prune", "finetune", "quantize")
-COST_COLUMNS = (
-    "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
-    "peak_activation_bytes",
-)  # fmt: skip
 
 
 class Records:
@@ -43,7 +40,7 @@ class Records:
         self.folder, self.plan, self.store = Path(folder), plan, store
         kinds = dict.fromkeys(kind for cell in plan.cells for kind in cell.stages)
         phases = dict.fromkeys(phase.name for cell in plan.cells for phase in plan.phases(cell))
-        planned = dict.fromkeys((*COLUMNS, *REFERENCES, *RECALLS, *COST_COLUMNS)) | {
+        planned = dict.fromkeys((*COLUMNS, *REFERENCES, *RECALLS, *TOTALS)) | {
             "sweep": plan.config.name,
             "status": "pending",
         }
@@ -134,7 +131,12 @@ class Records:
             },
             "provenance": evaluated["provenance"],
         }
-        forget_measured(self.folder, cell.id)
+        try:
+            before = read_sealed_json(record_file(self.folder, cell.id))["network_sha256"]
+        except (FileNotFoundError, Damaged):
+            before = None
+        if before != record["network_sha256"]:
+            forget_measured(self.folder, cell.id)
         write_whole(record_file(self.folder, cell.id), sealed_json(record))
 
     def fail(self, cell: Cell, reason: str, log: str = "") -> None:
@@ -276,7 +278,7 @@ def _measured(metas: dict[str, dict], dense_macs: int) -> dict:
         "val_loss": evaluated["val"]["loss"],
         **_recalls(evaluated["val"], "val_"),
         **_recalls(evaluated["test"], ""),
-        **{column: cost[column] for column in COST_COLUMNS},
+        **{column: cost[column] for column in TOTALS},
         "relative_bops": cost["gbops"] / (dense_macs * 32 * 32 / 1e9),
         **{f"updates_{phase}": made for phase, made in updates.items()},
         "total_updates": sum(updates.values()),

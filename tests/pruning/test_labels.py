@@ -299,3 +299,21 @@ def theirs(network, shape):
 def test_the_same_maps_as_torch_pruning(name):
     network, shape = make(name, 64), (3, 64, 64)
     assert partition(find_groups(network, shape)) == theirs(network, shape)
+
+
+class Swish(nn.Module):
+    """x sigmoid(slope x) + shift x, of two numbers without an axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("shift", torch.tensor(0.1))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.slope * x) + self.shift * x
+
+
+def test_a_number_that_is_learnt_is_one_of_each_channel():
+    network = nn.Sequential(conv(1, 8), Swish(), conv(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
+    groups = find_groups(with_normalize(network, (0.5,), (0.25,)), SHAPE)
+    assert groups.total == 16 and not groups.left_out

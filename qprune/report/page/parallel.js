@@ -175,7 +175,7 @@ function listenToHandle(axis, handle, end, show) {
   const { steps } = axis;
   const limited = (place) => {
     const span = spanNow(axis);
-    const places = [steps.indexOf(span[0] ?? steps[0]), steps.indexOf(span[1] ?? steps.at(-1))];
+    const places = [Math.max(0, steps.indexOf(span[0])), (steps.indexOf(span[1]) + steps.length) % steps.length];
     places[end] = end ? Math.max(places[0], place) : Math.min(places[1], place);
     return places.map((one) => steps[one]);
   };

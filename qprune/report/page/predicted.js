@@ -27,7 +27,7 @@ export async function predictionsOf(key) {
   const wrong = await numbersOf(PACKED.differences[place], images);
   return {
     labels,
-    predicted: labels.map((label, image) => (label + wrong[image]) % names.length),
+    predicted: Uint16Array.from(labels, (label, image) => (label + wrong[image]) % names.length),
     names,
     set: PACKED.of[place],
   };
