@@ -80,7 +80,7 @@ export const handedOver = (row, limits) =>
 /** Whether a point keeps the limits, with a cell to hand over. */
 export const keeps = (row, limits) => meanKeeps(row, limits) && handedOver(row, limits) !== null;
 
-/** {chosen, runnersUp, prefer, feasible, meanOnly}: the point that limits and preference single out, and the next ones. */
+/** {chosen, runnersUp, prefer, feasible, meanOnly}: the point that limits and preference single out, and the next. */
 export function pickOf(rows, limits, prefer, costName) {
   const cost = POINTS[costName];
   const accuracy = POINTS.val_accuracy;

@@ -178,7 +178,7 @@ function pickCommand() {
 const exportCommand = (cell) =>
   ["qprune", "export", folderOf(CELLS.sweep[cell]), CELLS.cell[cell], "--format", "onnx"].map(quoted).join(" ");
 
-/** Sentences about the points that keep the limits by their mean alone, and about columns that only some points have. */
+/** Sentences about points that keep the limits by their mean alone, and about columns that only some points have. */
 function notesOf(points, limits, meanOnly) {
   const columns = distinct([state.x, ...Object.keys({ ...limits.largest, ...limits.smallest })]);
   const partly = columns.flatMap((name) => {
