@@ -21,6 +21,12 @@ def test_no_test_file_imports_another():
     assert files and not found
 
 
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by it."""
+    names = [file.name for file in TESTS.rglob("test_*.py")]
+    assert len(names) == len(set(names))
+
+
 def test_helpers_are_found_without_the_folder_above_them():
     """pytest's `pythonpath` has tests/ and tests/helpers; the folder that holds them is on the path by chance alone."""
     wrong = set()

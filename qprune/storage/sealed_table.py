@@ -54,10 +54,10 @@ def read_table(path: Path, remedy: str, texts: Collection[str] = ()):
         _check_shape(path, header, rows, remedy)
         if _check_rows(path, header, rows, remedy):
             text = _text([line[:-1] for line in lines])  # what was checked is what is read
-        as_text: dict = {column: str for column in texts}  # not a converter of numbers, nor of NA
-        return pd.read_csv(
-            io.StringIO(text), float_precision="round_trip", converters=as_text
-        )  # pandas 3.0 would be off by a last bit
+        table = pd.read_csv(io.StringIO(text), float_precision="round_trip")  # pandas 3.0 would be off by a last bit
+        for column in (column for column in texts if column in header):
+            table[column] = [row[header.index(column)] for row in rows]  # "5" is no number here, and "NA" not nothing
+        return table
     except FileNotFoundError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors and those of the encoding are ValueErrors

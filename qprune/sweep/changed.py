@@ -25,7 +25,7 @@ def changed_lines(plan: Plan, store: Store, folder: Path) -> Iterator[str]:
             continue
         try:
             made = read_sealed_json(record_file(folder, cell.id))["stages"]
-        except (FileNotFoundError, Damaged):
+        except (OSError, Damaged):  # what can't be read can't be told of
             continue
         if {kind: stage["id"] for kind, stage in made.items()} != cell.stages:
             cells += 1

@@ -166,12 +166,16 @@ def test_file_bytes_of_what_was_exported(resumable):
 def test_what_was_measured_of_a_cell_goes_with_its_network(tmp_path):
     """A cell that is made anew has neither the bytes nor the latency of the one before."""
     rows = [
-        {**dict.fromkeys(COLUMNS, 1), "cell": cell, "device": device} for cell in ("a", "b") for device in ("", "pi")
+        {**dict.fromkeys(COLUMNS, 1), "cell": cell, "device": device} for cell in ("a", "b") for device in ("", "5")
     ]
     write_latency(tmp_path, rows)
     exports = pd.DataFrame([{**dict.fromkeys(exports_table.COLUMNS, 1), "cell": "a", "format": "onnx"}])
     (tmp_path / exports_table.FILE).write_bytes(sealed_table(exports.to_csv(index=False)))
     forget_measured(tmp_path, "c")
-    assert len(read_table(tmp_path / FILE)) == 4
+    assert list(read_table(tmp_path / FILE).device) == ["", "5", "", "5"]
+    write_latency(
+        tmp_path, [rows[1], {**rows[1], "device": "NA"}]
+    )  # the same again, and a name that looks like nothing
+    assert list(read_table(tmp_path / FILE).device) == ["", "", "5", "5", "NA"]
     forget_measured(tmp_path, "a")
     assert set(read_table(tmp_path / FILE).cell) == {"b"} and not (tmp_path / exports_table.FILE).exists()
