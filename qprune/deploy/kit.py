@@ -27,8 +27,10 @@ IMAGES = 32  # that a device's logits are checked on
 def write_kit(cells: list[DeployedCell], folder: Path) -> list[Path]:
     """Write the cells and their dense FP32 network for a device; returns what was written. Raises UserError for a folder
     that has something in it, and for cells of several models or data sets."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--kit {folder}: it isn't an empty folder; name a new one")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--kit {folder}: it is a file; name a new folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--kit {folder}: it isn't empty; name a new folder")
     torch.manual_seed(0)  # of the reference's weights, which no time depends on
     references = {reference.name: reference for reference in map(dense_of, cells)}
     if len(references) > 1:
@@ -41,8 +43,7 @@ def write_kit(cells: list[DeployedCell], folder: Path) -> list[Path]:
     for number, cell in enumerate((reference, *cells)):
         path = folder / (re.sub(r"[^\w.-]+", "-", cell.name) + ".onnx")
         onnx_file.write(cell, path)
-        some = type(cell.test)(cell.test.images[:IMAGES], cell.test.labels[:IMAGES])
-        arrays[f"logits_{number}"] = logits_of(onnx_file.load(path, cell), some).numpy()
+        arrays[f"logits_{number}"] = logits_of(onnx_file.load(path, cell), cell.test.first(IMAGES)).numpy()
         opset = next(one.version for one in onnx.load(path).opset_import if not one.domain)
         layers = count_cost(cell.network, cell.spec.image_shape).layers
         files.append(

@@ -39,7 +39,7 @@ def test_what_prune_and_quantize_give_is_exported(given, tmp_path, precision):
     assert told["files"]["own.onnx"]["check"]["accuracy"] == exported.parity.accuracy
     assert (tmp_path / "own_check.py").is_file() and told["metrics"] == {}
     pixels = (images * 255).round() / 255
-    run = check_template.load(tmp_path / "own.onnx")
+    run = check_template.load(tmp_path / "own.onnx", "onnx")
     with torch.no_grad():
         assert np.array_equal(run(pixels.numpy()).argmax(1), made(pixels).argmax(1).numpy())
     assert all(torch.equal(tensor, made.state_dict()[name]) for name, tensor in before.items())
