@@ -4,8 +4,6 @@ import pytest
 from bare import link, needed, run_bare
 from tiny_sweep import SMALL, write_tiny
 
-PROGRAM = "import sys; sys.argv[0] = 'qprune'; from qprune.__main__ import main; main()"
-
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
@@ -37,9 +35,9 @@ def test_every_module_is_imported_or_names_the_extra(packages):
 def test_a_sweep_runs_and_an_export_names_its_extra(packages, tmp_path):
     file = write_tiny(tmp_path)
     settings = [part for setting in SMALL for part in ("--set", setting)]
-    done = run_bare(packages, "-c", PROGRAM, "sweep", file, "--out", tmp_path / "out", *settings)
+    done = run_bare(packages, "-m", "qprune", "sweep", file, "--out", tmp_path / "out", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("report.html")
     record = next(tmp_path.rglob("cells/*int4*r0.50*.json"))
-    refused = run_bare(packages, "-c", PROGRAM, "export", record.parents[1], record.stem, "--format", "onnx")
+    refused = run_bare(packages, "-m", "qprune", "export", record.parents[1], record.stem, "--format", "onnx")
     assert refused.returncode != 0 and "qprune[onnx]" in refused.stderr and "Traceback" not in refused.stderr

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-LATENCY = "latency_ms"
+from qprune.analysis.front import MEASURED
+
+LATENCY, FILE_BYTES = "latency_ms", "file_bytes_"
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,13 @@ COST_WORDS = {
         "ms",
     ),
 } | {
-    f"file_bytes_{format}": CostWords(
-        f"bytes of the {format} file",
-        f"of the file that qprune export --format {format} has written; missing where it wasn't exported",
+    column: CostWords(
+        f"bytes of the {column.removeprefix(FILE_BYTES)} file",
+        f"of the file that qprune export --format {column.removeprefix(FILE_BYTES)} has written; missing where it wasn't exported",
         "bytes",
     )
-    for format in ("onnx", "qonnx", "torch", "pt2")
+    for column in MEASURED
+    if column.startswith(FILE_BYTES)
 }
 
 

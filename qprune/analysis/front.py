@@ -73,14 +73,18 @@ def operating_points(cells):
     points = points.join(groups[spreads].std().add_suffix("_sd"))
     if "baseline_val_accuracy" in done:
         points["val_gain"] = groups["_gain"].mean()
-    points["cell"] = from_the_median(cells).drop_duplicates(POINT).set_index(POINT)["cell"]
+    points["cell"] = _from_the_median(done).drop_duplicates(POINT).set_index(POINT)["cell"]
     return points.reset_index()
 
 
 def from_the_median(cells):
     """The measured cells, of each operating point the one of median validation accuracy first (of an even number, the lower
     of the two in the middle; of equal ones, the smaller seed), then by the places between (of two, the lower first)."""
-    ranked = _in_numbers(measured(cells)).sort_values(["val_accuracy", "seed"], kind="stable")
+    return _from_the_median(_in_numbers(measured(cells)))
+
+
+def _from_the_median(done):
+    ranked = done.sort_values(["val_accuracy", "seed"], kind="stable")
     places = ranked.groupby(POINT, sort=False)["cell"]
     rank = places.cumcount()
     away = (rank - (places.transform("size") - 1) // 2).abs()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int) -> Split:
+        """Its first images, at most so many."""
+        return Split(self.images[:count], self.labels[:count])
+
+
+def names_of_classes(names: Sequence[str], count: int) -> list[str]:
+    """One for each logit; a class without a name of its own is called by its number."""
+    return [*map(str, names[:count]), *map(str, range(len(names), count))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,12 +41,10 @@ def check_embeddable(how: Preprocessing, what: str) -> None:
         )
 
 
-def embed(path: Path, how: Preprocessing) -> None:
-    """Put the preprocessing in front of an ONNX file's graph, in place."""
-    import onnx
+def embed(model: Any, how: Preprocessing) -> Any:
+    """An ONNX model with the preprocessing in front of its graph."""
     from onnx import TensorProto, helper, version_converter
 
-    model = onnx.load(path)
     (opset,) = (own for own in model.opset_import if own.domain == "")
     if opset.version < OPSET:
         model = version_converter.convert_version(model, OPSET)
@@ -62,7 +60,7 @@ def embed(path: Path, how: Preprocessing) -> None:
     for field, content in (("node", nodes), ("initializer", constants), ("input", [given])):
         graph.ClearField(field)
         getattr(graph, field).extend(content)
-    onnx.save(model, path)
+    return model
 
 
 def _prepared(nodes: "_Nodes", how: Preprocessing) -> str:

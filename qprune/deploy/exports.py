@@ -43,8 +43,8 @@ def read_file_bytes(folder: Path):
 
 
 def forget_measured(folder: Path, cell: str) -> None:
-    """Drop what was measured of a cell, bytes and latencies, since its network is another now. A damaged table stays as it is,
-    for its reader to name."""
+    """Drop what was measured of a cell, bytes and latencies, since its record is made anew. A damaged table stays as it is, for
+    its reader to name."""
     for path in (Path(folder) / FILE, Path(folder) / LATENCY_FILE):
         try:
             table = read_table(path, REMEDY, TEXTS)

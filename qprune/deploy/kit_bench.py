@@ -71,6 +71,17 @@ def quartiles(values):
     return low, middle, high
 
 
+def figures(own, batch, reference=None):
+    """Columns of a network's seconds per round: latency, and its speedup against a reference in the same rounds."""
+    low, middle, high = quartiles(own)
+    found = {"latency_ms": 1e3 * middle, "latency_ms_q1": 1e3 * low, "latency_ms_q3": 1e3 * high}
+    found["images_per_second"] = batch / middle
+    if reference is not None:
+        low, middle, high = quartiles([theirs / mine for mine, theirs in zip(own, reference)])  # noqa: B905 (Python 3.9 has no strict)
+        found |= {"speedup": middle, "speedup_q1": low, "speedup_q3": high}
+    return found
+
+
 def with_drift(actions, reference, rounds):
     """(seconds as interleaved gives them, drift): the reference is also timed by itself at the start, in the middle, at the end."""
 
@@ -226,16 +237,28 @@ def table(manifest, folder, batches, threads, rounds):
         )
         for entry in entries:
             cell = entry["cell"]
-            low, middle, high = quartiles(seconds[cell])
-            faster = quartiles([dense / own for own, dense in zip(seconds[cell], seconds[reference])])  # noqa: B905 (Python 3.9 has no strict)
-            values = (
-                cell, entry["precision"], entry["network_sha256"], "onnxruntime", arithmetic(entry["weights"], profiles[cell]),
-                batch, threads, 1e3 * middle, 1e3 * low, 1e3 * high, batch / middle, 1e3 * statistics.median(seconds[reference]),
-                faster[1], faster[0], faster[2], rounds, drift, *checks[cell], machine, versions,
-            )  # fmt: skip
-            rows.append(dict(zip(COLUMNS, values)))  # noqa: B905
+            agreement, largest = checks[cell]
+            row = {
+                "cell": cell,
+                "precision": entry["precision"],
+                "network_sha256": entry["network_sha256"],
+                "runtime": "onnxruntime",
+                "arithmetic": arithmetic(entry["weights"], profiles[cell]),
+                "batch": batch,
+                "threads": threads,
+                **figures(seconds[cell], batch, seconds[reference]),
+                "dense_latency_ms": 1e3 * statistics.median(seconds[reference]),
+                "rounds": rounds,
+                "drift": drift,
+                "agreement": agreement,
+                "largest_difference": largest,
+                "machine": machine,
+                "versions": versions,
+            }
+            rows.append(row)
             print(
-                f"  {1e3 * middle:8.3f} ({1e3 * low:.3f}..{1e3 * high:.3f}) ms  {faster[1]:5.2f}x  {cell}: {rows[-1]['arithmetic']}"
+                f"  {row['latency_ms']:8.3f} ({row['latency_ms_q1']:.3f}..{row['latency_ms_q3']:.3f}) ms  "
+                f"{row['speedup']:5.2f}x  {cell}: {row['arithmetic']}"
             )
     for entry in entries:
         for reason in reasons(profiles[entry["cell"]], entry["weights"] == "integer", entry["widths"]):

@@ -21,7 +21,7 @@ from qprune.cost import count_cost
 from qprune.deploy import onnx_file
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.exports import LATENCY_FILE, TEXTS
-from qprune.deploy.kit_bench import arithmetic, interleaved, open_session, processor, profile_of, quartiles, reasons
+from qprune.deploy.kit_bench import arithmetic, figures, interleaved, open_session, processor, profile_of, reasons
 from qprune.precision import PRECISIONS
 from qprune.registry.errors import UserError
 from qprune.registry.packages import versions_of
@@ -69,7 +69,7 @@ def subjects_of(
     if "onnxruntime" in runtimes:
         path = folder / "network.onnx"
         onnx_file.write(cell, path)
-        profile = profile_of(path, _batch(cell.test.images, 1).numpy(), threads)
+        profile = profile_of(path, batch_of(cell.test.images, 1).numpy(), threads)
         if tell is not None:
             layers = count_cost(cell.network, cell.spec.image_shape).layers[:-1]
             tell(
@@ -121,7 +121,7 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path, tell: Tell
     versions = versions_of(("torch", *(runtime for runtime in runtimes if runtime != "torch")))
     rows = []
     for batch in batches:
-        inputs = {name: _batch(images[subject.cell], batch) for name, subject in subjects.items()}
+        inputs = {name: batch_of(images[subject.cell], batch) for name, subject in subjects.items()}
         actions: dict[str, Callable[[], object]] = {
             name: partial(subject.run, inputs[name]) for name, subject in subjects.items()
         }
@@ -129,19 +129,27 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path, tell: Tell
         for name, subject in subjects.items():
             if subject.dense == name:
                 continue
-            times, dense = seconds[name], seconds[subject.dense]
-            low, middle, high = quartiles(times)
-            faster = quartiles([other / one for one, other in zip(times, dense, strict=True)])
-            values = (
-                subject.cell, subject.precision, subject.runtime, subject.arithmetic, batch, threads, 1e3 * middle,
-                1e3 * low, 1e3 * high, batch / middle, 1e3 * statistics.median(dense), faster[1], faster[0], faster[2],
-                rounds, machine, versions, HERE,
-            )  # fmt: skip
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            dense = seconds[subject.dense]
+            rows.append(
+                {
+                    "cell": subject.cell,
+                    "precision": subject.precision,
+                    "runtime": subject.runtime,
+                    "arithmetic": subject.arithmetic,
+                    "batch": batch,
+                    "threads": threads,
+                    **figures(seconds[name], batch, dense),
+                    "dense_latency_ms": 1e3 * statistics.median(dense),
+                    "rounds": rounds,
+                    "machine": machine,
+                    "versions": versions,
+                    "device": HERE,
+                }
+            )
     return rows
 
 
-def _batch(images: Tensor, size: int) -> Tensor:
+def batch_of(images: Tensor, size: int) -> Tensor:
     """`size` images as float in 0..1; repeated where there are fewer."""
     index = torch.arange(size) % len(images)
     return images[index].float().div_(255)

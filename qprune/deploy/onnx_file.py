@@ -87,10 +87,15 @@ def write(cell: DeployedCell, path: Path, opset: int = DEFAULT_OPSET) -> None:
             network = fold_batch_norms(cell.network) if all_8_bits else cell.network
             network = with_export_forms(network, cell.spec.image_shape)
             export_onnx_qcdq(network, args=example, export_path=str(path), **options)
-    _pack(path, opset)
+    import onnx
+
+    from qprune.deploy.onnx_pack import pack_weights
+
+    model = onnx.load(path)
+    pack_weights(model, opset)
     if cell.pictures:
-        embed(path, preprocessing_of(cell))
-    add_metadata(cell, path)
+        model = embed(model, preprocessing_of(cell))
+    save_described(cell, model, path)
 
 
 def opset_needed(network: nn.Module, most: int = DEFAULT_OPSET) -> int:
@@ -98,16 +103,6 @@ def opset_needed(network: nn.Module, most: int = DEFAULT_OPSET) -> int:
     widths = [weight_width(layer) for layer in network.modules() if hasattr(layer, "weight_quant")]
     held = next((bits for bits in sorted(NARROWEST.values()) if min(widths, default=8) <= bits), 8)
     return next(opset for opset, bits in NARROWEST.items() if opset == most or bits <= held)
-
-
-def _pack(path: Path, opset: int) -> None:
-    import onnx
-
-    from qprune.deploy.onnx_pack import pack_weights
-
-    model = onnx.load(path)
-    pack_weights(model, opset)
-    onnx.save(model, path)
 
 
 def require_runtime(opset: int) -> None:
@@ -179,11 +174,10 @@ def run_of(session) -> Run:
     return run
 
 
-def add_metadata(cell: DeployedCell, path: Path) -> None:
-    """Note in the file what it is, and what its input and classes mean. Raises onnx's errors for a bad graph."""
+def save_described(cell: DeployedCell, model: Any, path: Path) -> None:
+    """Write a model, with what it is and what its input and classes mean. Raises onnx's errors for a bad graph."""
     import onnx
 
-    model = onnx.load(path)
     onnx.checker.check_model(model, full_check=False)
     onnx.helper.set_model_props(
         model,

@@ -43,16 +43,6 @@ def pack_weights(model: onnx.ModelProto, opset: int) -> None:
         model.ir_version = max(model.ir_version, IR_VERSION[needed])
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph alone: a copy whose initialisers have a name, a type and a shape, and no numbers."""
-    graph = onnx.ModelProto()
-    graph.CopyFrom(model)
-    for tensor in graph.graph.initializer:
-        bare = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        tensor.CopyFrom(bare)
-    return graph
-
-
 @dataclass(frozen=True)
 class _Integers:
     """Constant integers, and the range that they were clipped to."""

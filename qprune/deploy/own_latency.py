@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from qprune.data.arrays import as_split
 from qprune.deploy import onnx_file
 from qprune.deploy.formats import FORMATS
-from qprune.deploy.kit_bench import arithmetic, interleaved, open_session, profile_of, quartiles
-from qprune.deploy.latency import Subject, subjects_of
+from qprune.deploy.kit_bench import arithmetic, figures, interleaved, open_session, profile_of
+from qprune.deploy.latency import Subject, batch_of, subjects_of
 from qprune.deploy.own import own_cell
 from qprune.registry.errors import BadInput
 from qprune.registry.packages import have
@@ -43,7 +43,7 @@ def measure(
     if not batches or min(batches) < 1 or threads < 1 or rounds < 1:
         raise BadInput(f"batches {tuple(batches)}, threads {threads}, rounds {rounds}: give whole numbers from 1 on")
     given = {"network": network} | ({} if against is None else {"against": against})
-    pixels = as_split(images, torch.zeros(len(images), dtype=torch.int64)).images.float().div_(255)
+    pixels = as_split(images, torch.zeros(len(images), dtype=torch.int64)).images
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     rows: list[dict] = []
@@ -51,10 +51,10 @@ def measure(
         with tempfile.TemporaryDirectory(prefix="qprune-bench-") as folder, torch.no_grad():
             subjects = {}
             for name, one in given.items():
-                for subject in _subjects(name, one, images, Path(folder), threads):
+                for subject in _subjects(name, one, pixels, Path(folder), threads):
                     subjects[name, subject.runtime] = subject
             for batch in batches:
-                some = pixels[torch.arange(batch) % len(pixels)]
+                some = batch_of(pixels, batch)
                 actions = {subject.name: partial(subject.run, some) for subject in subjects.values()}
                 seconds = interleaved(actions, rounds)
                 rows += [_row(subject, subjects, seconds, batch, threads) for subject in subjects.values()]
@@ -63,10 +63,10 @@ def measure(
     return pd.DataFrame([row for row in rows if row.pop("of") == "network"])
 
 
-def _subjects(name: str, given: Timed, images: Tensor, folder: Path, threads: int) -> list[Subject]:
+def _subjects(name: str, given: Timed, pixels: Tensor, folder: Path, threads: int) -> list[Subject]:
     if isinstance(given, nn.Module):
         runtimes = ("torch", *(("onnxruntime",) if have(*FORMATS.get("onnx").packages) else ()))
-        found = subjects_of(own_cell(given, images, name=name), name, folder, threads, runtimes)
+        found = subjects_of(own_cell(given, pixels, name=name), name, folder, threads, runtimes)
         if not found:
             raise BadInput(
                 f"{name}: PyTorch emulates its precision in FP32; install ONNX Runtime: pip install 'qprune[onnx]'"
@@ -76,9 +76,8 @@ def _subjects(name: str, given: Timed, images: Tensor, folder: Path, threads: in
     if not path.is_file():
         raise BadInput(f"{name}: there is no file {path}")
     FORMATS.get("onnx").require()
-    example = as_split(images[:1], torch.zeros(1, dtype=torch.int64)).images.float().div_(255).numpy()
     try:
-        profile = profile_of(path, example, threads)
+        profile = profile_of(path, batch_of(pixels, 1).numpy(), threads)
     except Exception as error:  # ONNX Runtime's own, of whatever it doesn't bear
         raise BadInput(
             f"{name}: {path} can't be run on images as given, float in 0..1: {str(error).strip()}"
@@ -88,20 +87,12 @@ def _subjects(name: str, given: Timed, images: Tensor, folder: Path, threads: in
 
 
 def _row(subject: Subject, subjects: dict, seconds: dict[str, list[float]], batch: int, threads: int) -> dict:
-    low, middle, high = quartiles(seconds[subject.name])
-    row = {
+    other = subjects.get(("against", subject.runtime))
+    return {
         "of": subject.cell,
         "runtime": subject.runtime,
         "arithmetic": subject.arithmetic,
         "batch": batch,
         "threads": threads,
-        "latency_ms": 1e3 * middle,
-        "latency_ms_q1": 1e3 * low,
-        "latency_ms_q3": 1e3 * high,
-        "images_per_second": batch / middle,
+        **figures(seconds[subject.name], batch, None if other is None else seconds[other.name]),
     }
-    other = subjects.get(("against", subject.runtime))
-    if other is not None:
-        ratios = [theirs / own for own, theirs in zip(seconds[subject.name], seconds[other.name], strict=True)]
-        row |= dict(zip(("speedup_q1", "speedup", "speedup_q3"), quartiles(ratios), strict=True))
-    return row

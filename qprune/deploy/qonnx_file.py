@@ -13,7 +13,7 @@ from torch import Tensor
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import Run
 from qprune.deploy.export_forms import with_export_forms
-from qprune.deploy.onnx_file import add_metadata, exporter_options, quiet, refuse_batch_statistics
+from qprune.deploy.onnx_file import exporter_options, quiet, refuse_batch_statistics, save_described
 
 SUFFIX = ".qonnx.onnx"
 
@@ -28,7 +28,9 @@ def write(cell: DeployedCell, path: Path) -> None:
         network = with_export_forms(cell.network, cell.spec.image_shape)
         export_qonnx(network, args=example, export_path=str(path), **exporter_options())
         _fold_constants(path)
-    add_metadata(cell, path)
+    import onnx
+
+    save_described(cell, onnx.load(path), path)
 
 
 def _fold_constants(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qprune.data import read_picture
+from qprune.data.base import names_of_classes
 from qprune.data.preprocessing import Preprocessing
 from qprune.deploy import check_template
 from qprune.deploy.cells import DeployedCell
@@ -43,7 +44,6 @@ WRITERS = ("qprune", "torch", "onnx", "onnxruntime", "brevitas", "pillow")
 def describe(cell: DeployedCell) -> dict[str, Any]:
     """All that is said of a cell's network, whatever the file; plain JSON."""
     record, spec = cell.record, cell.spec
-    names = [*map(str, cell.class_names), *map(str, range(len(cell.class_names), spec.num_classes))]
     return {
         "cell": cell.name,
         "precision": spec.precision,
@@ -51,7 +51,7 @@ def describe(cell: DeployedCell) -> dict[str, Any]:
         "input": _picture_input() if cell.pictures else _input(spec.image_shape),
         "output": {"values": "logits", "shape": ["batch", spec.num_classes], "dtype": "float32"},
         "preprocessing": preprocessing_of(cell).to_json(),
-        "class_names": names,
+        "class_names": names_of_classes(cell.class_names, spec.num_classes),
         "metrics": {name: record[name] for name in METRICS if record.get(name) is not None},
         "cost": {name: value for name, value in record.get("cost", {}).items() if name != "layers"},
         "stages": {kind: stage["id"] for kind, stage in record.get("stages", {}).items()},
@@ -92,7 +92,7 @@ def write_sidecar(cell: DeployedCell, form: Format, path: Path, parity: Parity) 
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "input": told["input"],
-        **({"onnxruntime_session": dict([check_template.FULL_RANGE])} if form.name in ("onnx", "qonnx") else {}),
+        **({"onnxruntime_session": dict([check_template.FULL_RANGE])} if "onnxruntime" in form.packages else {}),
         "written_by": written_by,
         "check": {
             "images": parity.images,

@@ -70,7 +70,7 @@ def _flat(settings: Any, before: str = "") -> dict[str, Any]:
 
 
 def _said(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
-    if key.endswith("fingerprint") or key.endswith("sha256"):
+    if key.endswith(("fingerprint", "sha256")):
         return f"another {key.split('_')[0]}"
     return f"{key.removeprefix('recipe.')} {_shown(before, key)} -> {_shown(after, key)}"
 

@@ -11,11 +11,12 @@ import numpy as np
 from rich.console import Console
 
 from qprune.data import Dataset, Split, list_files, preprocessing_of
+from qprune.data.base import names_of_classes
 from qprune.registry.errors import UserError
 from qprune.registry.show import printable
 from qprune.settings.config import SweepConfig
 from qprune.storage.durable import write_whole
-from qprune.sweep.data_lines import data_lines, data_sets, names_of_classes, splits_of
+from qprune.sweep.data_lines import data_lines, data_sets, splits_of
 
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode of a PNG
 LISTED = "files.csv"  # the list in the folder that --write fills
@@ -39,7 +40,9 @@ def show_data(config: SweepConfig, csv_file: Path | None, folder: Path | None, c
     """
     rows: list[Row] = []
     lines = list(data_lines(config, every_class=True))
-    for choice, name, data in data_sets(config):
+    sets = list(data_sets(config))
+    several = len(sets) > 1
+    for choice, name, data in sets:
         how = preprocessing_of(choice.settings, data)
         lines.append(f"{name}: {how.words()}")
         listing = list_files(choice.settings)
@@ -51,7 +54,7 @@ def show_data(config: SweepConfig, csv_file: Path | None, folder: Path | None, c
             lines.append(f"{name}: picture files are in {printable(str(root))}")
         elif folder is not None:
             root = folder
-            files = write_images(data, name, folder / name if _several(config) else folder, folder)
+            files = write_images(data, name, folder / name if several else folder, folder)
             lines.append(f"{name}: images are written as PNG into {printable(str(root))}")
         else:
             lines.append(f"{name}: no picture files; --write DIR writes its images as PNG, and their list")
@@ -63,19 +66,15 @@ def show_data(config: SweepConfig, csv_file: Path | None, folder: Path | None, c
         return
     if not rows:
         raise UserError(f"--csv {target}: none of the data sets is made of picture files; --write DIR writes some")
-    write_whole(target, as_csv(rows, several=_several(config)).encode("utf-8", "surrogateescape"))
+    write_whole(target, as_csv(rows, several).encode("utf-8", "surrogateescape"))
     console.print(
         f"{len(rows):,} files listed in {printable(str(target))}", highlight=False, markup=False, soft_wrap=True
     )
 
 
-def _several(config: SweepConfig) -> bool:
-    return len(list(data_sets(config))) > 1
-
-
 def rows_of(data: Dataset, name: str, files: dict[str, list[str]]) -> Iterator[Row]:
     """The list of a data set's files, split by split in the order of its images."""
-    classes = names_of_classes(data)
+    classes = names_of_classes(data.class_names, data.num_classes)
     for split, images in splits_of(data):
         for label, file in zip(images.labels.tolist(), files[split], strict=True):
             yield Row(name, split, classes[label], label, file)
@@ -99,7 +98,7 @@ def write_images(data: Dataset, name: str, folder: Path, root: Path) -> dict[str
     channels = data.train.images.shape[1]
     if channels not in MODES:
         raise UserError(f"data {name}: images of {channels} channels can't be written as PNG; 1 and 3 can")
-    classes = folders_of(names_of_classes(data))
+    classes = folders_of(names_of_classes(data.class_names, data.num_classes))
     return {split: _write_split(images, classes, folder / split, root) for split, images in splits_of(data)}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from qprune.data import Dataset, Split, load_data, shown_name
+from qprune.data.base import names_of_classes
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.sweep.plan import short_names
@@ -43,15 +44,9 @@ def splits_of(data: Dataset) -> tuple[tuple[str, Split], ...]:
 
 
 def _counts(split: Split, data: Dataset) -> list[tuple[str, int]]:
-    """(class, images)"""
+    """(class, images) of each."""
     counts = split.labels.bincount(minlength=data.num_classes).tolist()
-    return list(zip(names_of_classes(data), counts, strict=True))
-
-
-def names_of_classes(data: Dataset) -> list[str]:
-    """One for each logit; a class without a name of its own is called by its number."""
-    names = [*data.class_names, *map(str, range(len(data.class_names), data.num_classes))]
-    return names[: data.num_classes]
+    return list(zip(names_of_classes(data.class_names, data.num_classes), counts, strict=True))
 
 
 def _per_class(split: Split, data: Dataset, every_class: bool) -> str:

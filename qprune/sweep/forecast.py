@@ -97,15 +97,16 @@ def show_plan(
 def updates_lines(plan: Plan) -> Iterator[str]:
     """For each network on each data set, the updates of its cells, and of which phases they are."""
     letters = {"dense": "N", "prune": "P", "finetune": "F", "quantize": "Q"}
-    chosen: dict[tuple[str, str], Cell] = {}
+    longest: dict[tuple[str, str], dict[str, int]] = {}
     for cell in plan.cells:
-        if cell.equal == "updates" and plan.updates_by_phase(cell).keys() <= letters.keys():
-            place = cell.model, cell.data
-            chosen[place] = max(chosen.get(place, cell), cell, key=lambda one: len(plan.updates_by_phase(one)))
-    for (model, data), cell in chosen.items():
-        parts = " + ".join(f"{letters[name]} {count:,}" for name, count in plan.updates_by_phase(cell).items())
-        where = f" of {model} on {data}" if len(chosen) > 1 else ""
-        yield f"updates of each cell{where}: {plan.total_updates(cell):,} = {parts}"
+        if cell.equal == "updates":
+            place, phases = (cell.model, cell.data), plan.updates_by_phase(cell)
+            if phases.keys() <= letters.keys() and len(phases) > len(longest.get(place, ())):
+                longest[place] = phases
+    for (model, data), phases in longest.items():
+        parts = " + ".join(f"{letters[name]} {count:,}" for name, count in phases.items())
+        where = f" of {model} on {data}" if len(longest) > 1 else ""
+        yield f"updates of each cell{where}: {sum(phases.values()):,} = {parts}"
 
 
 def _show_faults(plan: Plan, faults: Faults, console: Console) -> None:
@@ -178,7 +179,7 @@ def measure(plan: Plan, faults: Faults = NONE) -> dict[tuple[str, str], Measured
             gated.mask(select(scores, gated.alive, gated.groups, int(prune.until * facts.maps), *kept))
             pruned_update = seconds(gated.shrink().train())
         start = time.perf_counter()
-        evaluate(network, _first(dataset.val, 256))
+        evaluate(network, dataset.val.first(256))
         image = (time.perf_counter() - start) / min(256, len(dataset.val.labels))
         precision_update, precision_start, bits = {}, {}, {}
         calibration = dataset.train.images[:CALIBRATION_IMAGES].float() / 255
@@ -209,10 +210,6 @@ def _as_chosen(criterion: Choice) -> dict:
     """The criterion's settings; of a lambda that is still to be chosen, any will do."""
     settings = criterion.settings
     return settings | {"lambda": 1.0} if settings.get("lambda") == "cv" else settings
-
-
-def _first(split, count: int):
-    return type(split)(split.images[:count], split.labels[:count])
 
 
 def _layer_macs(spec: NetworkSpec) -> dict[str, int]:

@@ -29,9 +29,8 @@ class Progress:
         self.reasons: set[str] = set()  # of failures; each is told once
         self.bars = None
         if console.is_terminal:
-            cut_off = Column(
-                ratio=1, no_wrap=True, overflow="ellipsis"
-            )  # where the terminal is narrow; the numbers stay
+            # what is cut off where the terminal is narrow; the numbers stay whole
+            cut_off = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             columns = (
                 TextColumn("{task.description}", table_column=cut_off),
                 BarColumn(bar_width=12),

@@ -131,12 +131,7 @@ class Records:
             },
             "provenance": evaluated["provenance"],
         }
-        try:
-            before = read_sealed_json(record_file(self.folder, cell.id))["network_sha256"]
-        except (FileNotFoundError, Damaged):
-            before = None
-        if before != record["network_sha256"]:
-            forget_measured(self.folder, cell.id)
+        forget_measured(self.folder, cell.id)
         write_whole(record_file(self.folder, cell.id), sealed_json(record))
 
     def fail(self, cell: Cell, reason: str, log: str = "") -> None:

@@ -51,8 +51,7 @@ def test_the_pixels_are_those_of_the_files_up_to_ties(tmp_path, options):
     )
     graph = helper.make_graph([helper.make_node("Identity", ["images"], ["logits"])], "network", [images], [logits])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "file.onnx")
-    embed(tmp_path / "file.onnx", how)
+    onnx.save(embed(model, how), tmp_path / "file.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "file.onnx"), full_check=True)
     session = onnxruntime.InferenceSession(tmp_path / "file.onnx", providers=["CPUExecutionProvider"])
     random, differ = np.random.RandomState(0), []

@@ -14,7 +14,6 @@ from qprune.data import Split
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.check import compare, logits_of
 from qprune.deploy.formats import FORMATS
-from qprune.deploy.onnx_pack import without_weights
 from qprune.precision import get_precision
 from qprune.stages.saved import NetworkSpec
 
@@ -46,6 +45,16 @@ def untrained(model: dict, precision: str, channels: int = 1, size: int = 8, cla
     test = Split(pixels, torch.zeros(images, dtype=torch.long))
     finished = made.finish(trained).eval()
     return DeployedCell(precision, {}, spec, trained.state_dict(), finished, test, tuple(map(str, range(classes))))
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph alone: a copy whose initialisers have a name, a type and a shape, and no numbers."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    for tensor in graph.graph.initializer:
+        bare = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        tensor.CopyFrom(bare)
+    return graph
 
 
 def graph_bytes(path: Path) -> int:

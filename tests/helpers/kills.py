@@ -20,7 +20,6 @@ from pathlib import Path
 from processes import group_is_empty, heed_ctrl_c, wait_until
 from tiny_sweep import write_tiny
 
-CODE = "import sys; sys.argv[0] = 'qprune'; from qprune.__main__ import main; main()"
 SWEEP = ("sweep", "tiny.yaml", "--set", "train.updates=100000")
 PLAN = ("plan", "tiny.yaml")
 SECONDS = 5.0  # in which a signal comes
@@ -48,7 +47,7 @@ class Ended:
 def kill(arguments: tuple[str, ...], sent: signal.Signals, seconds: float, whole_group: bool, folder: Path) -> Ended:
     """Runs a command in `folder` and sends it (or its workers, too) a signal. Raises AssertionError where a process stays."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments], cwd=folder, start_new_session=True, preexec_fn=heed_ctrl_c, text=True,
+        [sys.executable, "-m", "qprune", *arguments], cwd=folder, start_new_session=True, preexec_fn=heed_ctrl_c, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
