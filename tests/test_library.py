@@ -6,6 +6,7 @@ import pytest
 import torch
 from networks import Depthwise, Plain, Residual
 from small_training import images_and_labels
+from this_machine import INT8_ACTIVATIONS
 from torch import nn
 from torch.nn import functional as F
 
@@ -115,7 +116,7 @@ def test_quantize_then_count_cost(trained, precision):
     network = qprune.quantize(trained, images, labels, precision, updates=15, lr=0.02, batch_size=16)
     first, inner, last = {
         "fp16": (16 * 16, 16 * 16, 16 * 16),
-        "int8": (8 * 8, 8 * 8, 8 * 8),
+        "int8": (8 * INT8_ACTIVATIONS,) * 3,
         "int4": (8 * 8, 4 * 4, 8 * 8),
         "w3a5": (8 * 8, 3 * 5, 8 * 8),
     }[precision]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from networks import Body, batch, warm_up
+from this_machine import INT8_ACTIVATIONS
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,9 +11,7 @@ from qprune.cost import count_cost
 from qprune.networks.graph import with_normalize
 from qprune.networks.torch_ao import IntConv, IntLinear
 from qprune.precision import get_precision
-from qprune.precision.torch_ao import kernels
 
-BITS = kernels().activations[1].bit_length()  # 8, or 7 where 8-bit products saturate
 STEM, HEAD = 64 * 9 * 4, 6 * 5  # MACs: 3 x 3 of 1 -> 4 maps on 8 x 8; linear, 6 -> 5
 
 
@@ -129,7 +128,7 @@ def apart(found, expected):
     """The largest difference as a share of the range. Where there are 7 bits half the mean: a step is twice as large, and
     beyond 127, where training clamps, torch.ao's integers go on to 255."""
     difference = (found - expected).abs()
-    return (difference.max() if BITS == 8 else difference.mean() / 2) / (expected.max() - expected.min())
+    return (difference.max() if INT8_ACTIVATIONS == 8 else difference.mean() / 2) / (expected.max() - expected.min())
 
 
 def train(network, images, labels, steps: int = 3):
@@ -161,7 +160,7 @@ def test_converted_it_is_what_was_trained(name):
     assert apart(found, expected) <= 0.01
     for form in (prepared, converted):
         cost = count_cost(form, (1, 8, 8))
-        assert cost.macs == macs and {(layer.w_bits, layer.a_bits) for layer in cost.layers} == {(8, BITS)}
+        assert cost.macs == macs and {(layer.w_bits, layer.a_bits) for layer in cost.layers} == {(8, INT8_ACTIVATIONS)}
     layers = [m for m in converted.modules() if hasattr(m, "weight") and not isinstance(m, (nn.PReLU, nn.BatchNorm2d))]
     assert not any(isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)) for m in converted.modules())
     assert len([m for m in layers if isinstance(m, (IntConv, IntLinear))]) == len(cost.layers) - (name == "twice")

@@ -88,7 +88,7 @@ def test_another_shape_is_one_clear_failure(tmp_path, picture_folder):
     )
     code, _, text = run_inline(tiny_config(tmp_path, *overrides), tmp_path / "results")
     assert code == 1
-    assert "weights: pretrain vgg_tiny on imagefolder doesn't fit the model" in text
+    assert "weights: pretrain vgg_tiny on pictures doesn't fit the model" in text
 
 
 @pytest.fixture

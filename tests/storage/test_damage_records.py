@@ -16,7 +16,7 @@ from qprune.deploy import read_latency
 from qprune.deploy.cells import open_cell
 from qprune.deploy.commands import export_command
 from qprune.deploy.latency import COLUMNS as LATENCY_COLUMNS
-from qprune.deploy.latency import write_latency
+from qprune.deploy.latency import HERE, write_latency
 from qprune.registry.errors import UserError
 from qprune.report.commands import compare_command, write_report
 from qprune.report.pick_command import pick_command
@@ -78,7 +78,13 @@ def refused(path, *readers) -> None:
 
 def measured(cell: str, latency: float = 0.25) -> dict:
     row = dict.fromkeys(LATENCY_COLUMNS, 1)
-    return row | {"cell": cell, "runtime": "onnxruntime", "latency_ms": latency, "versions": "torch=2,\nonnx=1"}
+    return row | {
+        "cell": cell,
+        "device": HERE,
+        "runtime": "onnxruntime",
+        "latency_ms": latency,
+        "versions": "torch=2,\nonnx=1",
+    }
 
 
 # What reads a finished sweep -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
+from this_machine import INT8_ACTIVATIONS
 from tiny_sweep import TINY, F, N, P, Q, environment, tiny_config
 
 from qprune.registry.errors import UserError
@@ -245,7 +246,7 @@ def test_forecast_of_a_new_sweep_by_hand(tmp_path):
     expected = {
         "fp32": 2 * macs,
         "fp16": 2 * macs / 4,
-        "int8": 2 * macs / 16,
+        "int8": 2 * macs * 8 * INT8_ACTIVATIONS / 32**2,
         "int4": 2 * (macs - edge) / 64 + edge / 8,
     }
     assert table["0%"] == [f"{flops / 1e9:.4g}" for flops in expected.values()]
@@ -254,7 +255,7 @@ def test_forecast_of_a_new_sweep_by_hand(tmp_path):
         for seed in (0, 1):
             assert cells[f"vgg_tiny-digits-taylor-{precision}-r0.00-s{seed}"] == f"to do  bit_gflops {flops / 1e9:.6g}"
             assert cells[f"vgg_tiny-digits-taylor-{precision}-r0.50-s{seed}"] == "to do  bit_gflops ?"
-    assert f"(N + P + F + Q): {N + P + F + Q}\n" in text
+    assert f"{N + P + F + Q} = N {N} + P {P} + F {F} + Q {Q}" in text
     assert "minutes" in text and " MB " in text
     assert not (tmp_path / "results").exists()
 

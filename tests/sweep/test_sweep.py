@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import recall_score
+from this_machine import INT8_ACTIVATIONS
 from tiny_sweep import MAPS, F, N, P, Q, run_inline, tiny_config
 from torch.nn import functional
 
@@ -126,14 +127,20 @@ def test_settings_hashes_versions_and_device_come_last(cells):
 
 
 @pytest.mark.parametrize(
-    ("precision", "bits", "edge_bits"), [("fp32", 32, 32), ("fp16", 16, 16), ("int8", 8, 8), ("int4", 4, 8)]
+    ("precision", "bits", "edge_bits"),
+    [
+        ("fp32", (32, 32), (32, 32)),
+        ("fp16", (16, 16), (16, 16)),
+        ("int8", (8, INT8_ACTIVATIONS), (8, INT8_ACTIVATIONS)),
+        ("int4", (4, 4), (8, 8)),
+    ],
 )
 def test_unpruned_costs_by_hand(cells, precision, bits, edge_bits):
     row = cells[(cells.precision == precision) & (cells.pruning_ratio == 0)].iloc[0]
     inner = DENSE_MACS - FIRST_AND_LAST
     assert (row.macs, row.gflops) == (DENSE_MACS, 2 * DENSE_MACS / 1e9)
-    assert row.gbops == pytest.approx((inner * bits**2 + FIRST_AND_LAST * edge_bits**2) / 1e9, rel=1e-12)
-    assert row.linear_gflops == pytest.approx(2 * (inner * bits + FIRST_AND_LAST * edge_bits) / 32 / 1e9, rel=1e-12)
+    assert row.gbops == pytest.approx((inner * math.prod(bits) + FIRST_AND_LAST * math.prod(edge_bits)) / 1e9)
+    assert row.linear_gflops == pytest.approx(2 * (inner * max(bits) + FIRST_AND_LAST * max(edge_bits)) / 32 / 1e9)
     assert row.relative_bops == pytest.approx(row.gbops / (DENSE_MACS * 1024 / 1e9), rel=1e-12)
     if precision == "fp32":
         assert row.bit_gflops == row.gflops and row.relative_bops == 1
