@@ -288,7 +288,8 @@ def export(
 def bench(
     folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
     cells: Annotated[
-        list[str] | None, typer.Argument(help="Cells (default: those on the front).", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Cells (default: those on the fronts of its precisions).", show_default=False),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime.")] = 1,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,32",
@@ -350,7 +351,7 @@ def pick(
     ] = None,
     prefer: Annotated[str, typer.Option(help="most-accurate, cheapest, cheapest-within or knee.")] = "most-accurate",
     max_drop: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             help="Most percentage points of validation accuracy under the baseline's.",
             metavar="POINTS",

@@ -95,6 +95,8 @@ def choices_of(cells, folder: Path, data: str | None, model: str | None) -> Choi
 def check_cost(points, cost: str) -> None:
     """Raises UserError where the points have no such cost."""
     costs = costs_in(points)
+    if (cost == "latency_ms" or cost.startswith(ON_A_DEVICE)) and not _known(points, cost):
+        raise UserError(f"--cost {cost}: {_unmeasured(cost)}")
     if cost not in costs or not _known(points, cost):
         raise UserError(
             f"--cost {cost}: no such cost here{nearest(cost, [one for one in costs if _known(points, one)])}"
@@ -151,17 +153,17 @@ class Limits:
 
 
 def parse_limits(
-    largest: list[str], smallest: list[str], points, prefer: str = "most-accurate", drop: float | None = None
+    largest: list[str], smallest: list[str], points, prefer: str = "most-accurate", max_drop: str | float | None = None
 ) -> Limits:
     """Limits from "column=number" texts; k, M, G and % are understood. Accuracies in smallest mean validation's.
 
-    drop: percentage points, or None. With cheapest-within limits are sure, and the drop is USUAL_DROP where none is named.
+    max_drop: percentage points, such as 1, "1" or "0.5%". With cheapest-within limits are sure, and the drop is USUAL_DROP where
+    none is named.
     Raises UserError for a text of another form, an unknown column (naming the nearest), a number that can't be meant.
     """
     if prefer not in PREFERENCES:
         raise UserError(f"--prefer {prefer}: unknown{nearest(prefer, list(PREFERENCES))}")
-    if drop is not None and not 0 <= drop <= 100:
-        raise UserError(f"--max-drop {drop:g}: should be percentage points, 0 to 100, e.g. --max-drop 1")
+    drop = None if max_drop is None else _percentage_points(str(max_drop))
     for option, texts in (("--max", largest), ("--min", smallest)):
         columns = [text.partition("=")[0].strip() for text in texts]
         if twice := next((column for column in columns if columns.count(column) > 1), None):
@@ -182,6 +184,16 @@ def parse_limits(
     )
 
 
+def _percentage_points(text: str) -> float:
+    try:
+        drop = float(text.strip().removesuffix("%"))
+    except ValueError:
+        drop = math.nan
+    if not 0 <= drop <= 100:
+        raise UserError(f"--max-drop {text}: should be percentage points, 0 to 100, e.g. --max-drop 1")
+    return drop
+
+
 def _known(points, column: str) -> bool:
     return column in points and bool(points[column].notna().any())
 
@@ -200,13 +212,8 @@ def _parse(text: str, option: str, valid: list[str]) -> tuple[str, float]:
         raise UserError(
             f"{option} {text}: choices go by validation, test results choose nothing; use --min val_accuracy"
         )
-    if column.startswith(ON_A_DEVICE) and column not in valid:
-        raise UserError(
-            f"{option} {text}: no times of that device were taken in (qprune bench DIR --import CSV --as NAME)"
-            f"{nearest(column, on_devices(valid))}"
-        )
-    if column == "latency_ms" and column not in valid:
-        raise UserError(f"{option} {text}: no cell has a measured latency yet; qprune bench measures it")
+    if (column == "latency_ms" or column.startswith(ON_A_DEVICE)) and column not in valid:
+        raise UserError(f"{option} {text}: {_unmeasured(column)}{nearest(column, on_devices(valid))}")
     if column not in valid:
         other = "--min" if option == "--max" else "--max"
         if column in (MAXIMA if option == "--min" else MINIMA):
@@ -216,6 +223,13 @@ def _parse(text: str, option: str, valid: list[str]) -> tuple[str, float]:
     if column in ACCURACIES and limit > 1:
         raise UserError(f"{option} {text}: an accuracy is at most 1; did you mean {limit / 100:g} or {limit:g}%?")
     return column, limit
+
+
+def _unmeasured(latency: str) -> str:
+    """What is to be said of a latency that no cell has."""
+    if latency.startswith(ON_A_DEVICE):
+        return "no times of that device were taken in (qprune bench DIR --import CSV --as NAME)"
+    return "no cell has a measured latency yet; qprune bench DIR measures it"
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,11 @@ def sampling_interval(correct: np.ndarray, other: np.ndarray | None = None) -> I
 
     correct, other: bool [seeds, images] (or [images]) on the same images, in the same order; the difference is
     correct - other. Images would be resampled, not seeds; for the mean of so many, that is the normal interval of the
-    per-image means, which is what is computed.
+    per-image means, which is what is computed. Where these are all equal, n images that show no difference don't show that
+    there is none: as far as Clopper and Pearson's bound on a share of which 0 of n were seen, some 3.7 / n, to either side.
     """
     values = np.atleast_2d(correct).mean(0) - (0 if other is None else np.atleast_2d(other).mean(0))  # [images]
-    half = NORMAL_QUANTILE * values.std(ddof=1) / math.sqrt(len(values))
+    spread, images = values.std(ddof=1), len(values)
+    half = NORMAL_QUANTILE * spread / math.sqrt(images) if spread != 0 else 1 - 0.025 ** (1 / images)
     mean = float(values.mean())
     return Interval(mean, float(mean - half), float(mean + half), len(values))

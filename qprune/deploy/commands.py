@@ -106,7 +106,7 @@ def bench_command(
     """
     folder = Path(folder)
     if kit is not None:
-        return _write_kit(folder, cells or _front(folder), Path(kit), trust)
+        return _write_kit(folder, cells or _one_of_each_point(folder), Path(kit), trust, batches, threads, rounds)
     from qprune.registry.packages import have
 
     runtimes = ("torch", "onnxruntime") if have(*FORMATS.get("onnx").packages) else ("torch",)
@@ -134,13 +134,13 @@ def bench_command(
     return 0
 
 
-def _write_kit(folder: Path, cells: list[str], kit: Path, trust: Collection[str]) -> int:
+def _write_kit(folder: Path, cells: list[str], kit: Path, trust: Collection[str], *measured) -> int:
     FORMATS.get("onnx").require()
     from qprune.deploy.cells import open_cell
     from qprune.deploy.kit import write_kit
 
     opened = [open_cell(folder, cell, trust) for cell in dict.fromkeys(cells)]
-    for path in write_kit(opened, kit):
+    for path in write_kit(opened, kit, *measured):
         print(f"{path} ({_size(path.stat().st_size)})")
     print(
         f"copy {kit} to the device and run there: python bench.py (it needs numpy and onnxruntime); then here: "
@@ -159,16 +159,26 @@ def import_command(folder: Path, table: Path, device: str | None) -> int:
 
 
 def _front(folder: Path) -> list[str]:
-    """The cells on a sweep's front whose networks were kept."""
+    """The cells on the fronts of a sweep's precisions whose networks were kept: what is fast on a device isn't always what
+    has the fewest bit-weighted operations."""
     from qprune.analysis.front import front_cells
     from qprune.storage.results import network_file, read_cells
 
     table = read_cells(folder)
-    on_front = front_cells(table)
+    on_front = set().union(*(front_cells(some) for _, some in table.groupby("precision")))
     kept = [cell for cell in table.cell if cell in on_front and network_file(folder, cell).is_file()]
     if not kept:
         raise UserError(f"{folder} has no network of a cell on its front: `keep: none` keeps none; use front or all")
     return kept
+
+
+def _one_of_each_point(folder: Path) -> list[str]:
+    """Of the cells on the fronts, the one of each point that pick would hand over first."""
+    from qprune.analysis.front import POINT, from_the_median
+    from qprune.storage.results import read_cells
+
+    kept, table = _front(folder), read_cells(folder)
+    return list(from_the_median(table[table.cell.isin(kept)]).drop_duplicates(POINT).cell)
 
 
 def _show(rows: list[dict], threads: int, rounds: int) -> None:

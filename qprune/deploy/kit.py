@@ -24,9 +24,14 @@ from qprune.storage.sealed_table import read_table
 IMAGES = 32  # that a device's logits are checked on
 
 
-def write_kit(cells: list[DeployedCell], folder: Path) -> list[Path]:
-    """Write the cells and their dense FP32 network for a device; returns what was written. Raises UserError for a folder
-    that has something in it, and for cells of several models or data sets."""
+def write_kit(
+    cells: list[DeployedCell], folder: Path, batches: tuple[int, ...] = (1, 32), threads: int = 1, rounds: int = 15
+) -> list[Path]:
+    """Write the cells and their dense FP32 network for a device; returns what was written.
+
+    batches, threads, rounds: what its script measures where it isn't told otherwise. Raises UserError for a folder that has
+    something in it, and for cells of several models or data sets.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--kit {folder}: it is a file; name a new folder")
     if folder.exists() and any(folder.iterdir()):
@@ -63,7 +68,8 @@ def write_kit(cells: list[DeployedCell], folder: Path) -> list[Path]:
     with writing(folder / "expected.npz"):
         np.savez_compressed(folder / "expected.npz", **arrays)
     least = max((one["least_onnxruntime"] for one in files), key=kit_bench.numbers)
-    manifest = {"least_onnxruntime": least, "files": files}
+    manifest = {"least_onnxruntime": least, "batch": ",".join(map(str, batches)), "threads": threads, "rounds": rounds}
+    manifest |= {"files": files}
     write_whole(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
     write_whole(folder / "bench.py", Path(kit_bench.__file__).read_bytes())
     return sorted(folder.iterdir())

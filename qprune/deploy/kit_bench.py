@@ -1,6 +1,7 @@
 """Latency of the ONNX files beside this script, on the machine that runs it. Needs Python >= 3.9, numpy and onnxruntime.
 
-python bench.py [--batch 1,32] [--threads 1] [--rounds 15] [--output latency.csv]
+python bench.py [--batch 1,32] [--threads 1] [--rounds 15] [--output latency.csv]: the first three as they were given to
+`qprune bench --kit` where they are left out.
 
 Files are warmed up and timed in turn, round by round; a time is the median over rounds, with its quartiles, and a speedup that
 against the dense FP32 network in the same rounds. That network is also timed by itself before, between and after: `drift` is
@@ -268,10 +269,12 @@ def table(manifest, folder, batches, threads, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", default="1,32", help="batch sizes")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", default="latency.csv")
+    folder = Path(__file__).resolve().parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    parser.add_argument("--batch", default=manifest["batch"], help="batch sizes (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=manifest["threads"], help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=manifest["rounds"], help="(default: %(default)s)")
+    parser.add_argument("--output", default="latency.csv", help="(default: %(default)s)")
     given = parser.parse_args()
     try:
         import numpy  # noqa: F401
@@ -285,8 +288,6 @@ def main():
         open(given.output, "a").close()
     except OSError as error:
         sys.exit(f"error: --output {given.output} can't be written: {error.strerror}")
-    folder = Path(__file__).resolve().parent
-    manifest = json.loads((folder / "manifest.json").read_text())
     needed = manifest["least_onnxruntime"]
     if numbers(onnxruntime.__version__) < numbers(needed):
         sys.exit(f"error: these files need ONNX Runtime {needed} or newer, and {onnxruntime.__version__} is installed")

@@ -309,8 +309,9 @@ def _backend() -> BackendConfig:
 
 @contextmanager
 def _quiet():
-    """Hides torch.ao's announcements that it is deprecated, and nothing else."""
+    """Hides torch.ao's announcements that it is deprecated, and that sigmoids and the like have ranges of their own."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="QConfig must specify a FixedQParams", category=UserWarning)
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.filterwarnings("ignore", message=".*deprecated.*", category=category)
         yield

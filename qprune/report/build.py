@@ -29,7 +29,7 @@ from qprune.analysis.front import (
     on_devices,
     operating_points,
 )
-from qprune.analysis.gains import ENOUGH_SEEDS, PREFIXES, Gains
+from qprune.analysis.gains import PREFIXES, Gains, decide, gain_over_seeds
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.pick import MAXIMA, MINIMA
 from qprune.analysis.published import Published, same_name
@@ -50,7 +50,7 @@ from qprune.analysis.studies import (
 from qprune.analysis.worth import Worth, baselines_beside, headline, octave_verdict, why_unknown, worth
 from qprune.pruning.criteria import criterion_label
 from qprune.registry.errors import UserError
-from qprune.report.cells import measured_how, read_measured
+from qprune.report.cells import measured_how, own_code, read_measured
 from qprune.report.classes import class_tables
 from qprune.report.details import (
     DETAILED_CELLS,
@@ -187,6 +187,7 @@ def _sweep(label: str, folder: Path, cells) -> dict:
         "name": label,
         "folder": str(folder),
         "measured": measured_how(folder),
+        "own_code": own_code(folder),
         "file": written.get("file", {}),
         "settings": written.get("settings", {}),
         "criteria": _criteria(written.get("settings", {})),
@@ -260,7 +261,7 @@ def _gains(points, cells, records: dict[tuple[str, str], dict], places: dict[str
         (one.sweep, one.cell)
         for some in own.values()
         for one in some.itertuples()
-        if len(some) < ENOUGH_SEEDS or (one.precision == "fp32" and one.pruning_ratio == 0)
+        if not decide(gain_over_seeds(some, "validation")) or (one.precision == "fp32" and one.pruning_ratio == 0)
     }
 
     @cache

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from qprune.deploy.exports import FILE, LATENCY_FILE, read_file_bytes
+from qprune.registry.user_code import is_user_code
 from qprune.report.details import correct_images, record_if_kept
-from qprune.storage.results import read_cells
+from qprune.storage.results import read_cells, read_sweep_file
 
 
 def read_measured(folder: Path):
@@ -46,6 +47,19 @@ def measured_how(folder: Path) -> dict[str, list[str]]:
         ]
         how |= dict.fromkeys((f"latency_ms{end}", f"speedup{end}"), ways)
     return how
+
+
+def own_code(folder: Path) -> tuple[str, ...]:
+    """The user's own networks and data sets (module:function) in a sweep's file, which an export has to trust."""
+    settings = read_sweep_file(folder).get("settings", {}) if (folder / "sweep.json").is_file() else {}
+    named = (one["name"] for section in ("model", "data") for one in settings.get(section, ()))
+    return tuple(dict.fromkeys(name for name in named if is_user_code(name)))
+
+
+def export_arguments(folder: Path, cell: str) -> list[str]:
+    """Of the command that exports a cell."""
+    trust = [word for name in own_code(folder) for word in ("--trust", name)]
+    return ["qprune", "export", str(folder), cell, "--format", "onnx", *trust]
 
 
 def correct_in(folder: Path) -> Callable[[str, str, str], np.ndarray | None]:

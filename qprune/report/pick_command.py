@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from qprune.analysis.pick import (
 from qprune.analysis.statistics import Interval
 from qprune.analysis.studies import of_the_grid
 from qprune.analysis.tables import with_method
-from qprune.report.cells import correct_in, measured_how, read_measured
+from qprune.report.cells import correct_in, export_arguments, measured_how, read_measured
 from qprune.report.commands import size_text
 
 NOTHING_FITS = 3  # exit code
-SHOWN = ("bit_gflops", "gflops", "weight_bytes", "peak_activation_bytes", "latency_ms")
+SHOWN = ("bit_gflops", "gflops", "weight_bytes", "stored_bytes", "peak_activation_bytes", "latency_ms")
 A_POINT = 1.0  # percentage points that the validation split should be able to tell where no drop is named
 
 
@@ -40,7 +41,7 @@ def pick_command(
     cost: str = "bit_gflops",
     data: str | None = None,
     model: str | None = None,
-    max_drop: float | None = None,
+    max_drop: str | None = None,
 ) -> int:
     """Print the operating point that the limits and the preference single out; returns the exit code.
 
@@ -54,7 +55,8 @@ def pick_command(
     if limits.sure:
         choices = choices.with_bounds(gains)
     picked = pick(choices, limits, prefer, cost)
-    answer = describe(choices, limits, picked, prefer, cost, folder, gains)
+    unfinished = {status: int((cells.status == status).sum()) for status in ("pending", "failed")}
+    answer = describe(choices, limits, picked, prefer, cost, folder, gains, unfinished)
     if as_json:
         print(json.dumps(answer, indent=1))
     else:
@@ -66,9 +68,16 @@ def pick_command(
 
 
 def describe(
-    choices: Choices, limits: Limits, picked: Pick, prefer: str, cost: str, folder: Path, gains: Gains
+    choices: Choices,
+    limits: Limits,
+    picked: Pick,
+    prefer: str,
+    cost: str,
+    folder: Path,
+    gains: Gains,
+    unfinished: dict[str, int],
 ) -> dict[str, Any]:
-    """The pick and what belongs to it as plain JSON."""
+    """The pick and what belongs to it as plain JSON. unfinished: status -> how many of the sweep's cells have no result."""
     points = choices.points
     names = [*dict.fromkeys((*SHOWN, cost, *limits.largest, *limits.smallest))]
 
@@ -92,9 +101,11 @@ def describe(
         return values
 
     answer: dict[str, Any] = {"limits": list(limits.texts().values()), "prefer": prefer, "decided_by": picked.prefer}
+    answer["limited"] = [*limits.largest, *limits.smallest]
     answer |= {"cost": cost, "feasible": picked.feasible, "points": len(points), "pick": entry(picked.chosen, picked)}
     answer["runners_up"] = [entry(place, picked) for place in picked.runners_up]
     answer["mean_only"] = [entry(place) for place in picked.mean_only]
+    answer["unfinished"] = unfinished
     answer["partly_measured"] = partly_measured(choices, limits, cost, folder)
     if picked.chosen is None:
         answer["nearest"] = [entry(place) for place in nearest_points(choices, limits)]
@@ -114,7 +125,7 @@ def describe(
     found = {split: gains.of(own, split) for split in PREFIXES}
     answer["gain"] = {split: _gain(one) for split, one in found.items()}
     answer["warnings"] = warnings_of(found["validation"], limits)
-    answer["export"] = shlex.join(["qprune", "export", str(folder), answer["pick"]["cell"], "--format", "onnx"])
+    answer["export"] = shlex.join(export_arguments(folder, answer["pick"]["cell"]))
     return answer
 
 
@@ -155,6 +166,8 @@ def _interval(one: Interval) -> dict:
 
 def print_pick(answer: dict, prefer: str) -> None:
     """The answer of describe() for people."""
+    if missing := [f"{count} {status}" for status, count in answer["unfinished"].items() if count]:
+        print(f"note: the sweep isn't finished: {' and '.join(missing)} cell(s); this is of the others")
     limits = " ".join(answer["limits"]) or "no limits"
     if answer["pick"] is None:
         _print_nothing(answer, limits)
@@ -199,10 +212,10 @@ def _print_nothing(answer: dict, limits: str) -> None:
     _print_notes(answer)
     print("\nnearest:")
     for one in answer["nearest"]:
-        print(f"  {_line(one, answer['cost'])}")
+        print(f"  {_line(one, answer['cost'], answer['limited'])}")
     print("\nwhat each limit costs:")
     for text, one in answer["without"].items():
-        rest = _line(one, answer["cost"]) if one else "the others can't be kept either"
+        rest = _line(one, answer["cost"], answer["limited"]) if one else "the others can't be kept either"
         print(f"  without {text}: {rest}")
 
 
@@ -241,9 +254,10 @@ def _instead_of_pruning(method: str) -> str:
     return f"it {start}, with random weights"
 
 
-def _line(one: dict, cost: str) -> str:
-    others = [name for name in ("weight_bytes",) if name != cost]
-    numbers = ", ".join(f"{name} {one[name]:.4g}" for name in (cost, *others) if one.get(name) is not None)
+def _line(one: dict, cost: str, limited: Collection[str] = ()) -> str:
+    """A point in a line; limited: columns whose values matter, beside the usual ones."""
+    names = dict.fromkeys((cost, "weight_bytes", *(name for name in limited if name != "val_accuracy")))
+    numbers = ", ".join(f"{name} {one[name]:.4g}" for name in names if one.get(name) is not None)
     size = size_text(one["precision"], one["pruning_ratio"], one["method"])
     return f"{size}: val_accuracy {100 * one['val_accuracy']:.2f}%, {numbers} ({one['cell']})"
 

@@ -42,7 +42,11 @@ def read_cells(folder: Path):
     """
     path = Path(folder) / "cells.csv"
     if not path.is_file():
-        raise UserError(f"{folder} is not a sweep's folder: it has no cells.csv (qprune sweep makes one)")
+        file = Path(folder).suffix in (".yaml", ".yml")
+        hint = (
+            f"name the folder of its results, such as results/{Path(folder).stem}" if file else "qprune sweep makes one"
+        )
+        raise UserError(f"{folder} is not a sweep's folder: it has no cells.csv ({hint})")
     cells = read_table(path, "run the sweep again, which rewrites it")
     lacking = [column for column in COLUMNS if column not in cells]
     if lacking:

@@ -466,5 +466,5 @@ def test_narrower_networks_are_points_that_no_study_and_no_factor_is_held_agains
     some = both[(both.precision != "fp32") | (both.pruning_ratio != 0) | (both.criterion == "none")]
     choices = choices_of(some, folder, None, None)
     limits, gains = parse_limits([], [], choices.points), Gains(some, correct_in(folder))
-    described = describe(choices, limits, pick(choices, limits), "most-accurate", "bit_gflops", folder, gains)
+    described = describe(choices, limits, pick(choices, limits), "most-accurate", "bit_gflops", folder, gains, {})
     assert described["pick"] and described["baseline"] is None

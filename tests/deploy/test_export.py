@@ -640,7 +640,9 @@ def test_the_front_is_the_default(results, monkeypatch):
     timed = []
     monkeypatch.setattr(latency, "measure", lambda cells, *_: timed.extend(cell.name for cell in cells) or [])
     bench_command(results)
-    assert set(timed) == front_cells(read_cells(results)) and timed
+    cells = read_cells(results)
+    fronts = [front_cells(cells[cells.precision == precision]) for precision in cells.precision.unique()]
+    assert set(timed) == set().union(*fronts) and len({cell.split("-")[3] for cell in timed}) == 4
     for file in (results / "networks").iterdir():
         file.unlink()
     with pytest.raises(UserError, match="has no network of a cell on its front"):

@@ -179,3 +179,23 @@ def test_what_was_measured_of_a_cell_goes_with_its_network(tmp_path):
     assert list(read_table(tmp_path / FILE).device) == ["", "", "5", "5", "NA"]
     forget_measured(tmp_path, "a")
     assert set(read_table(tmp_path / FILE).cell) == {"b"} and not (tmp_path / exports_table.FILE).exists()
+
+
+def test_what_is_measured_unless_told_otherwise(measured, finished, tmp_path):
+    """One cell of each point on the fronts of all precisions; batch, threads and rounds as bench was told."""
+    bench_command(finished / "results" / "tiny", None, (1, 4), threads=2, rounds=3, kit=tmp_path / "kit")
+    manifest = json.loads((tmp_path / "kit" / "manifest.json").read_text())
+    assert (manifest["batch"], manifest["threads"], manifest["rounds"]) == ("1,4", 2, 3)
+    points = [tuple(one["cell"].split("-")[3:5]) for one in manifest["files"] if not one["dense"]]
+    assert len(points) == len(set(points)) and {precision for precision, _ in points} == {
+        "fp32",
+        "fp16",
+        "int8",
+        "int4",
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", str(tmp_path / "kit" / "bench.py"), "--rounds", "1"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert "2 thread(s), 1 rounds" in done.stdout
+    assert set(pd.read_csv(tmp_path / "latency.csv").batch) == {1, 4}

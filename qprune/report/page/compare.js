@@ -177,7 +177,7 @@ function drawTwoCurves(one, two) {
 function sampled(first, second, images) {
   const mean = (second - first) / images;
   const variance = (first + second - images * mean ** 2) / (images - 1);
-  const half = NORMAL_QUANTILE * Math.sqrt(variance / images);
+  const half = variance > 0 ? NORMAL_QUANTILE * Math.sqrt(variance / images) : 1 - 0.025 ** (1 / images);
   return { mean, low: mean - half, high: mean + half };
 }
 

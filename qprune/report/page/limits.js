@@ -158,8 +158,6 @@ function limitChanged(apply) {
   rememberState();
 }
 
-const folderOf = (sweep) => DATA.sweeps.find((one) => one.name === sweep)?.folder ?? "";
-
 /** The command that makes the same choice; null where several sweeps are on the page, or a filter. */
 function pickCommand() {
   if (DATA.sweeps.length > 1 || filtered()) return null;
@@ -175,8 +173,11 @@ function pickCommand() {
   if (state.x !== "bit_gflops") parts.push("--cost", state.x);
   return parts.map(quoted).join(" ");
 }
-const exportCommand = (cell) =>
-  ["qprune", "export", folderOf(CELLS.sweep[cell]), CELLS.cell[cell], "--format", "onnx"].map(quoted).join(" ");
+const exportCommand = (cell) => {
+  const { folder, own_code } = DATA.sweeps.find(({ name }) => name === CELLS.sweep[cell]);
+  const trust = own_code.flatMap((name) => ["--trust", name]);
+  return ["qprune", "export", folder, CELLS.cell[cell], "--format", "onnx", ...trust].map(quoted).join(" ");
+};
 
 /** Sentences about points that keep the limits by their mean alone, and about columns that only some points have. */
 function notesOf(points, limits, meanOnly) {
