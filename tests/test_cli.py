@@ -277,7 +277,7 @@ def test_ctrl_c_before_the_first_stage(tmp_path, moment):
         if moment == "as it imports":
             wait_until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), 300, process)
         if moment == "as workers start":
-            wait_until(lambda: any("spawn_main" in line for line in members(process.pid).values()), 300, process)
+            wait_until(lambda: any("forkserver" in line for line in members(process.pid).values()), 300, process)
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
         wait_until(lambda: group_is_empty(process.pid), 60)

@@ -1,4 +1,4 @@
-"""A worker process. Nothing large is imported here, so that it watches its driver from its first moment on."""
+"""A worker process. It watches its driver from its first moment on."""
 
 import multiprocessing
 import os
@@ -8,8 +8,18 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 
-def work(connection: Connection, store_folder: str, threads: int, number: int, workers: int, log_path: str) -> None:
-    """A worker's life: receive a stage, compute it, say so; ends when the driver is gone."""
+def work(
+    connection: Connection,
+    environment: dict[str, str],
+    store_folder: str,
+    threads: int,
+    number: int,
+    workers: int,
+    log_path: str,
+) -> None:
+    """A worker's life: receive a stage, compute it, say so; ends when the driver is gone. environment: the driver's."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     threading.Thread(target=_end_with_driver, daemon=True).start()
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND)

@@ -1,0 +1,14 @@
+"""What workers need and that takes long to import: once, by the process that they are forked from.
+
+Nothing is computed here, no CUDA device is touched, and no code of the user's is imported.
+"""
+
+from contextlib import suppress
+
+from qprune.executors import attempt  # noqa: F401
+from qprune.registry.errors import UserError
+from qprune.stages import KINDS
+
+for kind in KINDS.entries():
+    with suppress(UserError):  # of a package that isn't there: the stage that needs it says so
+        kind.load()
