@@ -1,4 +1,4 @@
-"""The quickstart sweep with w8a8 beside it, at some of its ratios and seeds: what it promises."""
+"""The quickstart sweep with w8a8 beside it, at some of its ratios, with one seed: what it promises."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def quickstart(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     config = load_config(
         QUICKSTART,
-        ["precisions=[fp32, fp16, int8, int4, w8a8]", "prune.ratios=[0.0, 0.5]", "seeds=[0, 1]", "baselines=[]"],
+        ["precisions=[fp32, fp16, int8, int4, w8a8]", "prune.ratios=[0.0, 0.5]", "seeds=[0]", "baselines=[]"],
     )
     code, _, text = run_inline(config, out)
     assert code == 0, text
@@ -33,7 +33,7 @@ def quickstart(tmp_path_factory):
 
 def test_the_whole_grid_is_done_and_fair(quickstart):
     _, _, cells = quickstart
-    assert len(cells) == 5 * 2 * 2 and (cells.status == "done").all()
+    assert len(cells) == 5 * 2 and (cells.status == "done").all()
     assert cells.total_updates.nunique() == 1
     dense = cells[(cells.precision == "fp32") & (cells.pruning_ratio == 0)]
     assert (dense.bit_gflops == dense.gflops).all()
