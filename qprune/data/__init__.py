@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qprune.data import user
+from qprune.data import official, user
 from qprune.data.augmentation import augment
 from qprune.data.base import Dataset, Listing, Split, channel_statistics, first_indices, first_of_train
 from qprune.data.options import COMMON, DECODED, FILES, ROOT, DataEntry
@@ -141,6 +141,8 @@ def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"data {name!r}: an option is no plain value of YAML ({error}).") from error
         return {"name": name, "options": given, **fill(f"data {name!r}", common, COMMON)}
     entry = DATA_SETS.get(name)
+    if entry.pictures and "image_size" not in given and official.is_named(given.get("preprocess")):
+        given = {**given, "image_size": _official_size(name, given["preprocess"])}
     options = fill(f"data {name}", given, {**entry.options, **COMMON})
     if entry.pictures:
         options["preprocess"] = fitted(f"data {name}", options["preprocess"], options["image_size"])
@@ -148,6 +150,13 @@ def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     if common["augment"] is None:
         common["augment"] = entry.augment
     return {"name": name, "options": options, **common}
+
+
+def _official_size(name: str, preprocess: str) -> int:
+    try:
+        return official.image_size(preprocess)
+    except ValueError as error:
+        raise UserError(f"data {name}: preprocess is {preprocess!r}, {error}") from None
 
 
 @functools.lru_cache(maxsize=4)
@@ -160,6 +169,8 @@ def _load(canonical: str, fingerprint: str) -> Dataset:
         train = first_of_train(parts.train, subset) if subset else parts.train
         return replace(parts, train=train, augment=parts.augment if kinds is None else tuple(kinds))
     train = first_of_train(parts.train, subset) if subset else parts.train
-    mean, std = channel_statistics(train.images)
+    given = options.get("preprocess", {}) if name in DATA_SETS else {}
+    own = (given["mean"], given["std"]) if "mean" in given else channel_statistics(train.images)
+    mean, std = map(tuple, own)
     names = parts.class_names
     return Dataset(name, train, parts.val, parts.test, len(names), mean, std, tuple(kinds or ()), names, parts.notes)

@@ -41,7 +41,7 @@ def names_of_classes(names: Sequence[str], count: int) -> list[str]:
 class Dataset:
     """A data set in memory. Every choice uses `val`; `test` is only for the reported accuracy.
 
-    mean, std: of the training images in 0..1, per channel. augment: the kinds for `qprune.data.augment`. notes: what a
+    mean, std: per channel, of images in 0..1: the training images' own, or those that `preprocess` names. augment: the kinds for `qprune.data.augment`. notes: what a
     person should know of how the files were read.
     """
 

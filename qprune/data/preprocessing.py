@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from qprune.data import official
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
-from qprune.registry.options import Option, fill, is_whole, one_of, switch
+from qprune.registry.options import Option, fill, is_number, is_whole, one_of, switch
 from qprune.registry.show import show
 
 VERSION = 1  # of the form that to_json has, and of what its words mean
 MAX_SIDE = 1024  # pixels; all images are held in memory
 RESIZES = ("shorter_side", "squash")
 FILTERS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "area", "nearest")
+NORMALISATION = ("mean", "std")  # options that are absent where they aren't given: the training images' own
 PREPROCESS = {
     "resize": one_of(*RESIZES),
     "filter": one_of(*FILTERS),
@@ -24,8 +26,11 @@ PREPROCESS = {
         lambda value: value is None or is_whole(value, 1, 2 * MAX_SIDE),
         f"a whole number from 1 to {2 * MAX_SIDE}",
     ),
+    "mean": Option(None, lambda value: _are_three(value, 0, 1), "three numbers from 0 to 1, of red, green and blue"),
+    "std": Option(
+        None, lambda value: _are_three(value, 1e-3, 1), "three numbers from 0.001 to 1, of red, green and blue"
+    ),
 }
-DEFAULT: Mapping[str, Any] = fill("preprocess", {}, PREPROCESS)
 
 Kind = Literal["pictures", "arrays", "function", "tensors"]
 _ORIGIN = {
@@ -57,10 +62,11 @@ class Preprocessing:
     antialias: bool = False
 
     @classmethod
-    def of_pictures(cls, image_size: int, preprocess: Mapping[str, Any] = DEFAULT) -> Preprocessing:
-        """For picture files. preprocess: as `as_preprocess` gives it."""
-        to = preprocess["resize_to"] or image_size
-        return cls("pictures", 3, image_size, image_size, **{**preprocess, "resize_to": to})
+    def of_pictures(cls, image_size: int, preprocess: Mapping[str, Any] | None = None) -> Preprocessing:
+        """For picture files. preprocess: as `as_preprocess` gives it, by default its defaults."""
+        preprocess = DEFAULT if preprocess is None else preprocess
+        how = {key: value for key, value in preprocess.items() if key not in NORMALISATION}
+        return cls("pictures", 3, image_size, image_size, **{**how, "resize_to": how["resize_to"] or image_size})
 
     def to_json(self) -> dict[str, Any]:
         """In the words of the README, for whoever has no qprune."""
@@ -109,8 +115,13 @@ class Preprocessing:
         )
 
 
-def as_preprocess(value: Any) -> dict[str, Any]:
-    """The option `preprocess` with its defaults filled in; ValueError, going on after the value, where it can't be meant."""
+def as_preprocess(value: Any) -> dict[str, Any] | str:
+    """The option `preprocess` with its defaults filled in, or the whole name of torchvision's weights that it names;
+    ValueError, going on after the value, where it can't be meant."""
+    return official.whole_name(value) if isinstance(value, str) else _filled(value)
+
+
+def _filled(value: Mapping[str, Any]) -> dict[str, Any]:
     for key, given in value.items():
         if key not in PREPROCESS:
             raise ValueError(f"where {show(key)} is no option{nearest(str(key), list(PREPROCESS))}")
@@ -118,6 +129,10 @@ def as_preprocess(value: Any) -> dict[str, Any]:
             hint = nearest(given, list(_words(key))) if _words(key) else f"; it must be {PREPROCESS[key].allowed}"
             raise ValueError(f"where {key} can't be {show(given)}{hint}")
     filled = fill("preprocess", value, PREPROCESS)
+    if (filled["mean"] is None) != (filled["std"] is None):
+        raise ValueError("where mean and std go together: give both, or neither for those of the training images")
+    filled |= {key: [float(one) for one in filled[key]] for key in NORMALISATION if filled[key] is not None}
+    filled = {key: one for key, one in filled.items() if key not in NORMALISATION or one is not None}
     if filled["filter"] == "nearest":  # it takes single pixels
         filled["antialias"] = False
     elif filled["filter"] != "bilinear" and not filled["antialias"]:
@@ -125,8 +140,10 @@ def as_preprocess(value: Any) -> dict[str, Any]:
     return filled
 
 
-def fitted(what: str, preprocess: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+def fitted(what: str, preprocess: Mapping[str, Any] | str, image_size: int) -> dict[str, Any]:
     """A filled `preprocess` beside its image_size: one form for one meaning. UserError where the cut would be too large."""
+    if isinstance(preprocess, str):
+        preprocess = _filled(official.transforms(preprocess, image_size))
     to = preprocess["resize_to"]
     if to is not None and to < image_size:
         raise UserError(
@@ -135,14 +152,26 @@ def fitted(what: str, preprocess: Mapping[str, Any], image_size: int) -> dict[st
     return {**preprocess, "resize_to": None if to == image_size else to}
 
 
+def _are_three(value: Any, low: float, high: float) -> bool:
+    """Whether it is None, or a number for each channel."""
+    if value is None:
+        return True
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(is_number(one) and low <= one <= high for one in value)
+    )
+
+
 def _words(key: str) -> tuple[str, ...]:
     return {"resize": RESIZES, "filter": FILTERS}.get(key, ())
 
 
+DEFAULT = _filled({})
 OPTION = Option(
     DEFAULT,
-    lambda value: isinstance(value, Mapping),
-    "{resize: shorter_side, filter: bilinear, ...}",
+    lambda value: isinstance(value, Mapping) or official.is_named(value),
+    "{resize: shorter_side, filter: bilinear, ...} or torchvision:SqueezeNet1_1_Weights.IMAGENET1K_V1",
     as_preprocess,
     before=DEFAULT,
 )

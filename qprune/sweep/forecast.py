@@ -34,6 +34,7 @@ from qprune.sweep.by_method import costs_by_method, method_table
 from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import data_lines
 from qprune.sweep.plan import Cell, Plan
+from qprune.sweep.progress import READING, TRYING, doing
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
 from qprune.sweep.trial import EXPORTED, NONE, Faults, able_cells, try_all
 from qprune.training import constant, evaluate, train
@@ -51,7 +52,9 @@ def show_plan(
 
     workers: processes that share the work; 0: one per core. exports: try every format, not only ONNX.
     """
+    doing(console, READING)
     plan, store, folder = open_sweep(config, out)
+    doing(console, TRYING)
     trial = try_all(plan, FORMATS.names() if exports else EXPORTED)
     faults = trial.faults
     todo = missing_stages(plan, store, wanted_networks(plan, folder), able_cells(plan, faults))
@@ -75,6 +78,7 @@ def show_plan(
     for line in updates_lines(plan):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_stage_table(plan, todo))
+    doing(console, "timing a few updates of each network")
     measured = measure(plan, faults)
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):

@@ -13,6 +13,15 @@ from qprune.stages import Stage
 PLAIN_SECONDS = 10  # between two plain lines
 STAGE_WORK = 20  # updates that a stage's start, files and evaluation are reckoned as
 
+READING = "reading data, building networks"  # what takes a while before anything is computed
+TRYING = "trying each network at each precision"
+
+
+def doing(console: Console, what: str) -> None:
+    """Say to someone who waits at a terminal what it is for; in a file nobody waits."""
+    if console.is_terminal:
+        console.print(f"{what} ...", style="dim", highlight=False)
+
 
 class Progress:
     """Shows events of an executor; use as a context manager."""

@@ -21,7 +21,7 @@ from qprune.storage.store import Store
 from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import lacking_lines
 from qprune.sweep.plan import Cell, Plan, make_plan
-from qprune.sweep.progress import Progress
+from qprune.sweep.progress import READING, TRYING, Progress, doing
 from qprune.sweep.records import Records
 from qprune.sweep.search import Search
 from qprune.sweep.trial import EXPORTED, Faults, try_all
@@ -86,6 +86,7 @@ def run_sweep(
     workers; the same call goes on where it stopped. What failed before is tried again only with retry_failed.
     """
     started = time.monotonic()
+    doing(console, READING)
     plan, store, folder = open_sweep(config, out)
     for line in [*changed_lines(plan, store, folder), *lacking_lines(config), *plan.left_out_lines()]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -99,6 +100,7 @@ def run_sweep(
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     if not all(_finished(cell, store) for cell in plan.cells):
+        doing(console, TRYING)
         trial = try_all(plan, EXPORTED)
         run.lose(trial.faults)
         for line in trial.unwritten:
