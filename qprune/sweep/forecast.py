@@ -36,7 +36,7 @@ from qprune.sweep.data_lines import data_lines
 from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.progress import READING, TRYING, doing
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
-from qprune.sweep.trial import EXPORTED, NONE, Faults, able_cells, try_all
+from qprune.sweep.trial import EXPORTED, NONE, Faults, Trial, able_cells, try_all
 from qprune.training import constant, evaluate, train
 
 WORKER_START_SECONDS = 6.0  # a worker's imports
@@ -54,10 +54,12 @@ def show_plan(
     """
     doing(console, READING)
     plan, store, folder = open_sweep(config, out)
-    doing(console, TRYING)
-    trial = try_all(plan, FORMATS.names() if exports else EXPORTED)
+    wanted, trial = wanted_networks(plan, folder), Trial()
+    if exports or missing_stages(plan, store, wanted):
+        doing(console, TRYING)
+        trial = try_all(plan, FORMATS.names() if exports else EXPORTED)
     faults = trial.faults
-    todo = missing_stages(plan, store, wanted_networks(plan, folder), able_cells(plan, faults))
+    todo = missing_stages(plan, store, wanted, able_cells(plan, faults))
     done = sum(store.done(cell.stages["evaluate"]) for cell in plan.cells)
     most = "at most " if config.strategy == "front" else ""
     console.print(f"{config.name}: {most}{len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
@@ -78,13 +80,17 @@ def show_plan(
     for line in updates_lines(plan):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_stage_table(plan, todo))
-    doing(console, "timing a few updates of each network")
-    measured = measure(plan, faults)
+    if todo:
+        doing(console, "timing a few updates of each network")
+    measured = measure(plan, faults) if todo else {}
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):
         console.print(table)
     if cells:
         _list_cells(plan, store, costs, console)
+    if not todo:
+        console.print("nothing is left to compute", highlight=False)
+        return
     seconds = forecast_seconds(plan, todo, measured)
     methods = costs_by_method(plan, todo, seconds)
     if len(methods) > 1:
@@ -245,7 +251,8 @@ def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float 
     looked_up: set[str] = set()
     for cell in plan.cells:
         evaluated, tuned = cell.stages["evaluate"], cell.stages.get("finetune")
-        bits = measured[cell.model, cell.data].bits.get(get_precision(cell.precision).name)
+        timings = measured.get((cell.model, cell.data))  # there are none where nothing is to do
+        bits = timings.bits.get(get_precision(cell.precision).name) if timings else None
         if store.done(evaluated):
             costs[cell.id] = store.meta(evaluated)["cost"]["bit_gflops"]
         elif bits is None:
