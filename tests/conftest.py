@@ -7,6 +7,7 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 -- else tests beside a cluster starve its workers
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -1,7 +1,9 @@
 """Stages on this machine: worker processes that compute one stage after another.
 
 They are forked from a process that has imported what they need and done nothing else, so that another one costs a few
-hundredths of a second and shares its memory. They are given the environment as it is now; that process keeps its own.
+hundredths of a second and shares its memory. They are given the environment as it is now; that process keeps its own. It is
+reached by a socket in the folder for temporary files; where that folder's path is too long for one, each worker is a new
+process and imports for itself.
 """
 
 import multiprocessing
@@ -16,13 +18,16 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 from qprune.executors.base import ENDS, Event, Executor
 from qprune.executors.worker import work
 from qprune.stages import Stage
+from qprune.storage.durable import writing
 
 STOP_SECONDS = 4  # for workers to end before they are killed
+LONGEST_TEMPORARY = 70  # bytes; with multiprocessing's names behind it, less than the 107 that a socket's path may have
 LOG_BYTES = 2000  # of what a failed stage had printed
 
 
@@ -117,6 +122,15 @@ def _held_back(*signals: int) -> Iterator[None]:
         signal.raise_signal(sent)
 
 
+def _context():
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    formats = (name for name in sys.modules if name.startswith("qprune.precision."))  # that the driver has used
+    context.set_forkserver_preload(["qprune.executors.preload", *formats])
+    return context
+
+
 @contextmanager
 def _safe_path() -> Iterator[None]:
     """Python that is started meanwhile imports nothing from the working directory: a file of the user's may be called as a
@@ -136,11 +150,11 @@ class _Worker:
 
     def __init__(self, executor: LocalExecutor, number: int):
         self.number, self.stage, self.log_start = number, "", 0
-        handle, log_path = tempfile.mkstemp(prefix="qprune-log-")
+        with writing(Path(tempfile.gettempdir())):
+            handle, log_path = tempfile.mkstemp(prefix="qprune-log-")
+            get_temp_dir()  # in which the socket will be
         self.log = os.fdopen(handle, "rb")
-        context = multiprocessing.get_context("forkserver")
-        formats = (name for name in sys.modules if name.startswith("qprune.precision."))  # that the driver has used
-        context.set_forkserver_preload(["qprune.executors.preload", *formats])
+        context = _context()
         self.connection, theirs = context.Pipe()
         place = (str(executor.store_folder), executor.threads, number, executor.workers, log_path)
         arguments = (theirs, dict(os.environ), *place)

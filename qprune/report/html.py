@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 import re
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,12 +19,10 @@ def page(title: str, body: str, data: dict, module: str) -> str:
 
     body: HTML; data: plain JSON, which the script has as DATA; module: of the folder page, with all that it imports.
     """
-    from plotly.offline import get_plotlyjs
-
-    plotly, script = get_plotlyjs(), bundle(module)
-    hashes = " ".join(f"'sha256-{_sha256(one)}'" for one in (plotly, script))
+    (plotly, plotly_hash), script = _plotly(), bundle(module)
+    hashes = " ".join(f"'sha256-{one}'" for one in (plotly_hash, _sha256(script)))
     filled = {
-        "plotly": packed_text(plotly),
+        "plotly": plotly,
         "script": script,
         "policy": f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:",
         "title": html.escape(title),
@@ -33,6 +32,15 @@ def page(title: str, body: str, data: dict, module: str) -> str:
     }
     # NOTE one pass: what is filled in is not searched again
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], _part("frame.html"))
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """plotly.js packed, and its hash: a sweep writes its page again and again."""
+    from plotly.offline import get_plotlyjs
+
+    plotly = get_plotlyjs()
+    return packed_text(plotly), _sha256(plotly)
 
 
 def _part(name: str) -> str:

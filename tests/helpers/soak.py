@@ -158,7 +158,9 @@ class Run:
         busy = running(self.watch.store)
         doing = " + ".join(sorted(stage.split("-")[0] for stage in busy.values())) or "starting or idle"
         if whom == "worker":
-            workers = [pid for pid, line in members(self.process.pid).items() if "forkserver" in line]
+            workers = [
+                pid for pid, line in members(self.process.pid).items() if "forkserver" in line or "spawn_main" in line
+            ]
             if not workers:
                 return None
             victim = max(workers, key=lambda pid: (pid in busy, pid))

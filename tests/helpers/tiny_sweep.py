@@ -4,7 +4,9 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -72,15 +74,19 @@ class Inline(Executor):
         return ended
 
 
-def run_inline(config: SweepConfig, out: Path, **options) -> tuple[int, list[str], str]:
-    """Exit code, the ids of the stages that were computed, what was printed."""
+def run_inline(config: SweepConfig, out: Path, report: bool = False, **options) -> tuple[int, list[str], str]:
+    """Exit code, the ids of the stages that were computed, what was printed.
+
+    report: whether its page is written, which takes as long as the smallest sweeps.
+    """
     text, executors = io.StringIO(), []
 
     def make_executor(stages: int, store_folder: Path) -> Inline:
         executors.append(Inline(store_folder))
         return executors[-1]
 
-    code = run_sweep(config, out, make_executor, Console(file=text, width=160), **options)
+    with nullcontext() if report else mock.patch("qprune.sweep.run.write_report"):
+        code = run_sweep(config, out, make_executor, Console(file=text, width=160), **options)
     return code, [stage for executor in executors for stage in executor.computed], text.getvalue()
 
 

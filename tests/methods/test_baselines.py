@@ -89,7 +89,7 @@ def test_it_runs_whatever_the_model_and_its_row_says_what_it_had(tmp_path):
     config = tiny_config(tmp_path, *BOTH, "prune.criterion=taylor", "prune.ratios=[0,0.5]")
     plan = make_plan(config)
     costs = forecast_costs(plan, Store(tmp_path), measure(plan))
-    assert run_inline(config, tmp_path / "results")[0] == 0
+    assert run_inline(config, tmp_path / "results", report=True)[0] == 0
     cells = read_cells(tmp_path / "results/tiny").set_index("cell")
     assert set(cells.status) == {"done"}
     network = {cell: open_cell(tmp_path / "results/tiny", cell).spec.widths for cell in cells.index}

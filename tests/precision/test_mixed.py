@@ -182,7 +182,7 @@ def test_widths_come_first():
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
     config = tiny_config(folder, "seeds=0", "precisions=[w3a3,mixed3,mixed2.5]")
-    code, _, text = run_inline(config, folder / "results")
+    code, _, text = run_inline(config, folder / "results", report=True)
     assert code == 0, text
     return folder / "results/tiny", config
 

@@ -29,7 +29,7 @@ def finished(tmp_path_factory):
     """A small finished sweep with narrower networks and its folder."""
     out = tmp_path_factory.mktemp("worth")
     config = tiny_config(out, *SETTINGS)
-    code, _, text = run_inline(config, out)
+    code, _, text = run_inline(config, out, report=True)
     assert code == 0, text
     write_report(out / "tiny")
     return config, out / "tiny"

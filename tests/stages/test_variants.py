@@ -32,7 +32,7 @@ def store_of(folder) -> Store:
 def both_orders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("orders")
     config = tiny_config(folder, SEED, "order=[prune_first,quantize_first]")
-    code, _, text = run_inline(config, folder / "results")
+    code, _, text = run_inline(config, folder / "results", report=True)
     assert code == 0, text
     return folder, config
 
@@ -118,7 +118,7 @@ def test_ptq_trains_in_fp32_and_fits_scales_last(tmp_path, both_orders):
 
 def test_one_shot_removes_all_at_once_and_has_the_same_updates(tmp_path):
     config = tiny_config(tmp_path, SEED, "prune.schedule=one_shot", "precisions=fp32", "prune.ratios=[0,0.25,0.5]")
-    code, computed, _ = run_inline(config, tmp_path / "results")
+    code, computed, _ = run_inline(config, tmp_path / "results", report=True)
     cells = read_cells(tmp_path / "results/tiny")
     assert code == 0 and set(cells.total_updates) == {N + P + F + Q} and set(cells.schedule) == {"one_shot"}
     assert list(cells.achieved_ratio) == [0, 0.25, 0.5]

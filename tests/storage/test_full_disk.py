@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_wherever_that_happens(disk, undisturbed, monkeypatc
     disk.mount(f"{what}={space}")
     while True:
         try:
-            code, _, text = run_inline(config, results)
+            code, _, text = run_inline(config, results, report=True)
             break
         except StorageError as error:
             assert (told := FULL.match(str(error))), error

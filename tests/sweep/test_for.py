@@ -30,7 +30,7 @@ def test_it_stops_at_a_stages_end_and_goes_on(tmp_path, clock, strategy):
     whole = run_inline(config, tmp_path / "whole")[1]
     parts, rounds = [], 0
     while rounds < 20:
-        code, computed, text = run_inline(config, tmp_path / "parts", seconds=5.0)
+        code, computed, text = run_inline(config, tmp_path / "parts", report=True, seconds=5.0)
         rounds += 1
         parts += computed
         assert code == 0
