@@ -143,7 +143,7 @@ class Maker:
         if not self.protocol.decays:  # as long at the peak as its pruned counterparts, the same part of it
             warmup = round(self.protocol.dense_warmup * self.spending.dense)
             rate = Rate(self.protocol.decay, warmup, max(round(share * budget) - warmup, 0))
-        how = f"shape of {shape.label}" if shape else f"ratio {ratio_text(ratio)} of every layer"
+        how = f"shape of {shape.label}" if shape else f"narrower, ratio {ratio_text(ratio)}"
         stage = Narrow(
             **self.common,
             model=self.model,
