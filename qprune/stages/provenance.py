@@ -8,13 +8,11 @@ from pathlib import Path
 
 import torch
 
-from qprune.deploy.kit_bench import processor
-
 
 def provenance(device: torch.device) -> dict:
     """Versions and machine, as every record carries them."""
     packages = ("qprune", "torch", "torchvision", "brevitas", "numpy")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     versions = {package: version(package) for package in packages} | {"python": platform.python_version()}
     versions["qprune"] += f"+{_commit()}" if _commit() else ""
     return {
@@ -36,3 +34,13 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+@cache
+def processor_name() -> str:
+    """The CPU's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -33,10 +33,10 @@ def write(name: str, rows: list[dict]) -> None:
     """Print the rows and write them to results/benchmarks/<name>.csv, with machine and command."""
     import torch
 
-    from qprune.deploy.kit_bench import processor
+    from qprune.stages.provenance import processor_name
 
     command = "python " + " ".join(["tests/benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
-    machine = f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    machine = f"{processor_name()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     RESULTS.mkdir(parents=True, exist_ok=True)
