@@ -230,7 +230,7 @@ def test_damage_is_said_and_mended(resumable):
     pd.testing.assert_frame_equal(read_cells(resumable / "results/tiny").set_index("cell"), cells)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_ctrl_c_and_sigterm_stop_cleanly_and_the_same_command_goes_on(tmp_path, sent):
     write_tiny(tmp_path)
     settings = ["precisions=fp32", "train.updates=200", "seeds=[0,1,2]"]

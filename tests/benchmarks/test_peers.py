@@ -42,7 +42,7 @@ def compared(tmp_path_factory):
         yield out, choices, comparison.claim(choices)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_contender_chooses_among_what_it_can_have(compared):
     _, choices, found = compared
     assert set(choices.contender) == set(ONLY)
@@ -57,7 +57,7 @@ def test_each_contender_chooses_among_what_it_can_have(compared):
         assert set(found[contender.name].seed) == {10, 11}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_network_has_had_all_updates_and_points_are_octaves_apart(compared):
     out, _, found = compared
     for name, cells in found.items():

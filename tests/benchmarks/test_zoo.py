@@ -11,7 +11,14 @@ from zoo import OK, PRECISIONS, row_of
 from qprune.stages.saved import NetworkSpec
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squeezenet1_1",
+        pytest.param("resnet18", marks=pytest.mark.long),
+        pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.long),
+    ],
+)
 def test_all_cells_are_ok(name):
     spec = NetworkSpec({"name": f"torchvision:{name}"}, 3, 64, 10, (0.45,) * 3, (0.25,) * 3)
     kinds = [f"{precision}{what}" for precision in ("fp32", *PRECISIONS) for what in ("", ", bytes", ", onnx")]

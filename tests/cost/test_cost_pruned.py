@@ -85,7 +85,9 @@ def test_resnet20_by_hand(pruned):
     assert count_cost(network, (3, 32, 32)).macs == total
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "alexnet", "vgg11_bn"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.long), "alexnet", "vgg11_bn"]
+)
 def test_pruned_torchvision_against_two_other_counters(name):
     network, _ = cut(make(name, 64), (3, 64, 64))
     images = torch.rand(1, 3, 64, 64)

@@ -24,7 +24,13 @@ def test_bit_operations(kind, name, first_last, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model, name", [("vgg_tiny", "w4a4"), ("vgg_tiny", "w8a8"), ("resnet20", "w4a4"), ("resnet18", "w8a8")]
+    "model, name",
+    [
+        ("vgg_tiny", "w4a4"),
+        ("vgg_tiny", "w8a8"),
+        ("resnet20", "w4a4"),
+        pytest.param("resnet18", "w8a8", marks=pytest.mark.long),
+    ],
 )
 def test_bit_operations_of_whole_networks(model, name, tmp_path):
     images, labels = batch(4)

@@ -176,7 +176,7 @@ def sweep_on(executor_of, folder, *overrides: str) -> tuple[int, str]:
     return code, text.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_node_is_lost_and_nothing_else(cluster, tmp_path, user_code):
     """Three nodes with one CPU each, one killed while all three compute: the records are those of a local run."""
     nodes = [cluster.add_node(**NODE) for _ in range(2)]
@@ -216,7 +216,7 @@ def test_a_node_is_lost_and_nothing_else(cluster, tmp_path, user_code):
     pd.testing.assert_frame_equal(left, right, check_exact=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_that_is_not_shared_is_told(cluster, tmp_path, monkeypatch):
     """As if another folder lay under the same path on the node."""
     with RayExecutor(1, tmp_path, cluster.address) as executor:

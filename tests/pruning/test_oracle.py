@@ -36,7 +36,7 @@ def test_oracle_by_hand():
     assert gated.alive.all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spearman_with_the_oracle(capsys):
     data = load_data({"name": "digits"})
     spec = NetworkSpec({"name": "vgg_tiny"}, 1, 8, 10, data.mean, data.std)

@@ -29,7 +29,17 @@ def random_alive(groups, ratio, seed=0):
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg7", "resnet20", "resnet18", "mobilenet_v2", "densenet121", "alexnet", "vgg11_bn", "efficientnet_b0"]
+    "name",
+    [
+        "vgg7",
+        "resnet20",
+        "resnet18",
+        "mobilenet_v2",
+        pytest.param("densenet121", marks=pytest.mark.long),
+        "alexnet",
+        pytest.param("vgg11_bn", marks=pytest.mark.long),
+        "efficientnet_b0",
+    ],
 )
 def test_masked_equals_shrunk(name):
     size = SIZES.get(name, 32)

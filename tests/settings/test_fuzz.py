@@ -365,7 +365,7 @@ def test_a_large_file_is_refused_in_good_time(place, kind):
     assert re.search(expected, plan_or_one_error(place, (text + added).encode()))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_largest_grid_is_planned(place):
     """As many cells as are allowed, in one path per seed."""
     seeds = list(range(MAX_CELLS // 20))

@@ -85,7 +85,10 @@ def writer(results: Path, path: str) -> str:
     ("what", "start", "steps", "saving", "hit"),
     [
         ("size", PAGE, (PAGE, 256 * PAGE), float("inf"), {"stage", ".partial", "report.html"}),
-        ("size", PAGE, (PAGE, 256 * PAGE), partial.SAVING_SHARE, {"stage", "cells", "cells.csv", "report.html"}),
+        pytest.param(
+            "size", PAGE, (PAGE, 256 * PAGE), partial.SAVING_SHARE, {"stage", "cells", "cells.csv", "report.html"},
+            marks=pytest.mark.long,
+        ),
         ("nr_inodes", 2, (1, 1), float("inf"),
          {"stages", "tiny", "sweep.json", "stage", ".locks", ".partial", "cells", "cells.csv", "networks"}),
     ],

@@ -7,7 +7,7 @@ SETTINGS = ["seeds=0", "train.updates=160", "prune.updates_between=4", "finetune
 KILLS = [Kill("all", "process", 3), Kill("worker", "save", 2), Kill("driver", "save", 4)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_survives_kills(tmp_path):
     said = []
     report = soak(tmp_path, KILLS, workers=2, settings=SETTINGS, say=said.append)

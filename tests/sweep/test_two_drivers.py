@@ -68,6 +68,7 @@ def test_two_sweeps_started_together_share_the_stages(finished, tmp_path, start,
     check_complete(tmp_path, finished, "tiny")
 
 
+@pytest.mark.long
 def test_two_sweeps_of_different_names_share_the_stages(finished, tmp_path, start):
     """One has a precision more, the other a seed more."""
     first = start("--set", "name=first", "--set", "precisions=[fp32,int4]", "--set", "seeds=[0]")
@@ -99,7 +100,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", ["driver", "all"])
+@pytest.mark.parametrize("whom", [pytest.param("driver", marks=pytest.mark.long), "all"])
 def test_a_sweep_takes_over_from_one_that_is_killed(alone, tmp_path, start, watch, whom):
     """Both work, one is killed in the middle of a stage; the other ends with the answer of a sweep on its own."""
     sets = [word for setting in LONGER for word in ("--set", setting)]
