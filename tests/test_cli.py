@@ -92,8 +92,11 @@ def test_version(tmp_path):
 
 def test_plan_follows_the_flow(finished, tmp_path):
     """Cells, data, what was tried, updates, stages in their order, costs, time, disk."""
-    run = command("plan", finished / "tiny.yaml", "--out", finished / "results", "--workers", "3", cwd=tmp_path)
-    marks = ("16 cells, 16 done", "digits train", "updates of each cell: ", "│ dense", "│ prune",
+    place = (finished / "tiny.yaml", "--out", finished / "results")
+    done = command("plan", *place, cwd=tmp_path).stdout
+    assert "16 cells, 16 done" in done and done.endswith("nothing is left to compute\n")
+    run = command("plan", *place, "--workers", "3", "--set", "seeds=[0,1,2]", cwd=tmp_path)
+    marks = ("24 cells, 16 done", "digits train", "updates of each cell: ", "│ dense", "│ prune",
              "│ finetune", "│ quantize", "│ evaluate", "bit_gflops", "with 3 worker(s)", "disk:")  # fmt: skip
     places = [run.stdout.index(mark) for mark in marks]
     assert places == sorted(places), run.stdout
