@@ -127,7 +127,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("protocol", ["early", "restart"])
+@pytest.mark.parametrize("protocol", ["early", pytest.param("restart", marks=pytest.mark.long)])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_make_a_cell_under_every_protocol(tmp_path, monkeypatch, protocol, way):
     monkeypatch.setattr(fold, "LAMBDAS", (0.0, 1.0))

@@ -23,7 +23,7 @@ def finished(config, out):
     return code, computed, read_cells(out / "tiny").set_index("pruning_ratio"), text
 
 
-@pytest.mark.parametrize("of", ["macs", "params"])
+@pytest.mark.parametrize("of", ["macs", pytest.param("params", marks=pytest.mark.long)])
 def test_a_snapshot_has_lost_its_share_and_had_not_one_step_before(tmp_path, of):
     config = tiny_config(tmp_path, *OF, f"prune.of={of}")
     code, _, cells, text = finished(config, tmp_path / "results")

@@ -19,7 +19,7 @@ def save_every_epoch(monkeypatch):
     monkeypatch.setattr(partial, "SAVING_SHARE", float("inf"))
 
 
-@pytest.fixture(scope="module", params=["sgd", "adamw"])
+@pytest.fixture(scope="module", params=["sgd", pytest.param("adamw", marks=pytest.mark.long)])
 def undisturbed(request, tmp_path_factory):
     """(stages in order, store) of one chain of stages for each precision, computed without a stop."""
     folder = tmp_path_factory.mktemp("undisturbed")

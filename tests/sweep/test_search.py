@@ -141,6 +141,7 @@ def test_baselines_that_take_much_of_the_grid_do_not_end_the_search(tmp_path):
     assert plan.updates_of(stages_of(plan, asked)) < 0.6 * all_
 
 
+@pytest.mark.long
 def test_the_same_way_however_it_is_interrupted(tmp_path):
     """In every order of arrival and one at a time, and by a search that starts over each time."""
     plan = grid(tmp_path)
