@@ -267,5 +267,5 @@ def test_a_damaged_table_beside_the_cells_stops_no_sweep(tmp_path, user_code):
     latency = tmp_path / "results/tiny/latency.csv"
     latency.write_bytes(sealed_table("cell,runtime,latency_ms\na,torch,1\n").replace(b"torch,1", b"torch,2"))
     with pytest.raises(Damaged, match="latency.csv: row 1 is not what was written"):
-        run_inline(config, tmp_path / "results")
+        run_inline(config, tmp_path / "results", report=True)
     assert (rows_of(tmp_path).status == "done").all() and len(rows_of(tmp_path)) == 4
