@@ -95,7 +95,7 @@ def choices_of(cells, folder: Path, data: str | None, model: str | None) -> Choi
 def check_cost(points, cost: str) -> None:
     """Raises UserError where the points have no such cost."""
     costs = costs_in(points)
-    if (cost == "latency_ms" or cost.startswith(ON_A_DEVICE)) and not _known(points, cost):
+    if _is_latency(cost) and not _known(points, cost):
         raise UserError(f"--cost {cost}: {_unmeasured(cost)}")
     if cost not in costs or not _known(points, cost):
         raise UserError(
@@ -212,7 +212,7 @@ def _parse(text: str, option: str, valid: list[str]) -> tuple[str, float]:
         raise UserError(
             f"{option} {text}: choices go by validation, test results choose nothing; use --min val_accuracy"
         )
-    if (column == "latency_ms" or column.startswith(ON_A_DEVICE)) and column not in valid:
+    if _is_latency(column) and column not in valid:
         raise UserError(f"{option} {text}: {_unmeasured(column)}{nearest(column, on_devices(valid))}")
     if column not in valid:
         other = "--min" if option == "--max" else "--max"
@@ -223,6 +223,10 @@ def _parse(text: str, option: str, valid: list[str]) -> tuple[str, float]:
     if column in ACCURACIES and limit > 1:
         raise UserError(f"{option} {text}: an accuracy is at most 1; did you mean {limit / 100:g} or {limit:g}%?")
     return column, limit
+
+
+def _is_latency(column: str) -> bool:
+    return column == "latency_ms" or column.startswith(ON_A_DEVICE)
 
 
 def _unmeasured(latency: str) -> str:

@@ -113,7 +113,7 @@ def bench_command(
     from qprune.deploy.cells import open_cell
     from qprune.deploy.latency import EMULATED, measure, write_latency
 
-    opened = [open_cell(folder, cell, trust) for cell in dict.fromkeys(cells or _front(folder))]
+    opened = [open_cell(folder, cell, trust) for cell in dict.fromkeys(cells or _front(folder).cell)]
     emulated = [cell for cell in opened if not PRECISIONS.get(cell.spec.precision).timed]
     if "onnxruntime" not in runtimes:
         print("note: ONNX Runtime is not installed (pip install 'qprune[onnx]'): only PyTorch is timed")
@@ -158,16 +158,16 @@ def import_command(folder: Path, table: Path, device: str | None) -> int:
     return 0
 
 
-def _front(folder: Path) -> list[str]:
-    """The cells on the fronts of a sweep's precisions whose networks were kept: what is fast on a device isn't always what
+def _front(folder: Path):
+    """The rows of the cells on the fronts of a sweep's precisions whose networks were kept: what is fast on a device isn't always what
     has the fewest bit-weighted operations."""
     from qprune.analysis.front import front_cells
     from qprune.storage.results import network_file, read_cells
 
     table = read_cells(folder)
     on_front = set().union(*(front_cells(some) for _, some in table.groupby("precision")))
-    kept = [cell for cell in table.cell if cell in on_front and network_file(folder, cell).is_file()]
-    if not kept:
+    kept = table[[cell in on_front and network_file(folder, cell).is_file() for cell in table.cell]]
+    if kept.empty:
         raise UserError(f"{folder} has no network of a cell on its front: `keep: none` keeps none; use front or all")
     return kept
 
@@ -175,10 +175,8 @@ def _front(folder: Path) -> list[str]:
 def _one_of_each_point(folder: Path) -> list[str]:
     """Of the cells on the fronts, the one of each point that pick would hand over first."""
     from qprune.analysis.front import POINT, from_the_median
-    from qprune.storage.results import read_cells
 
-    kept, table = _front(folder), read_cells(folder)
-    return list(from_the_median(table[table.cell.isin(kept)]).drop_duplicates(POINT).cell)
+    return list(from_the_median(_front(folder)).drop_duplicates(POINT).cell)
 
 
 def _show(rows: list[dict], threads: int, rounds: int) -> None:

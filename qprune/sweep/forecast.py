@@ -55,11 +55,13 @@ def show_plan(
     doing(console, READING)
     plan, store, folder = open_sweep(config, out)
     wanted, trial = wanted_networks(plan, folder), Trial()
-    if exports or missing_stages(plan, store, wanted):
+    todo = missing_stages(plan, store, wanted)
+    if exports or todo:
         doing(console, TRYING)
         trial = try_all(plan, FORMATS.names() if exports else EXPORTED)
     faults = trial.faults
-    todo = missing_stages(plan, store, wanted, able_cells(plan, faults))
+    if faults:
+        todo = missing_stages(plan, store, wanted, able_cells(plan, faults))
     done = sum(store.done(cell.stages["evaluate"]) for cell in plan.cells)
     most = "at most " if config.strategy == "front" else ""
     console.print(f"{config.name}: {most}{len(plan.cells)} cells, {done} done, in {folder}", highlight=False)
@@ -80,9 +82,10 @@ def show_plan(
     for line in updates_lines(plan):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_stage_table(plan, todo))
+    measured = {}
     if todo:
         doing(console, "timing a few updates of each network")
-    measured = measure(plan, faults) if todo else {}
+        measured = measure(plan, faults)
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):
         console.print(table)
