@@ -286,6 +286,7 @@ def export(
 
 @app.command()
 def bench(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="A sweep's folder, e.g. results/quickstart.", metavar="DIR")],
     cells: Annotated[
         list[str] | None,
@@ -320,6 +321,9 @@ def bench(
     if import_ is not None and (kit is not None or cells):
         raise UserError("--import takes in what was measured elsewhere; give neither cells nor --kit with it")
     if import_ is not None:
+        for option in ("threads", "batch", "rounds"):
+            if (source := context.get_parameter_source(option)) and source.name != "DEFAULT":
+                raise UserError(f"--{option} was settled where {import_} was measured; leave it out with --import")
         raise typer.Exit(import_command(folder, import_, as_))
     raise typer.Exit(bench_command(folder, cells, batch_sizes(batch), threads, rounds, trust or [], kit))
 

@@ -42,15 +42,16 @@ def read_file_bytes(folder: Path):
     return table.pivot(index="cell", columns="format", values="bytes").add_prefix("file_bytes_")
 
 
-def forget_measured(folder: Path, cell: str) -> None:
-    """Drop what was measured of a cell, bytes and latencies, since its record is made anew. A damaged table stays as it is, for
-    its reader to name."""
+def forget_measured(folder: Path, cell: str, network_sha256: str) -> None:
+    """Drop what was measured of a cell, bytes and latencies, with another network than its record has now. A damaged table stays
+    as it is, for its reader to name."""
     for path in (Path(folder) / FILE, Path(folder) / LATENCY_FILE):
         try:
             table = read_table(path, REMEDY, TEXTS)
         except (FileNotFoundError, UserError):
             continue
-        left = table[table.cell != cell]
+        measured = table.get("network_sha256")  # of old tables, unknown
+        left = table[(table.cell != cell) | (measured == network_sha256 if measured is not None else False)]
         if left.empty:
             remove(path)
         elif len(left) < len(table):

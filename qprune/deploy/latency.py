@@ -32,7 +32,7 @@ from qprune.storage.sealed_table import sealed_table
 FILE = LATENCY_FILE
 COLUMNS = (
     "cell", "precision", "runtime", "arithmetic", "batch", "threads", "latency_ms", "latency_ms_q1", "latency_ms_q3",
-    "images_per_second", "dense_latency_ms", "speedup", "speedup_q1", "speedup_q3", "rounds", "machine", "versions", "device",
+    "images_per_second", "dense_latency_ms", "speedup", "speedup_q1", "speedup_q3", "rounds", "machine", "versions", "device", "network_sha256",
 )  # fmt: skip
 HERE = ""  # the device of what was measured where the sweep is; other devices have names
 KEY = ["device", "cell", "runtime", "batch", "threads"]
@@ -109,6 +109,7 @@ def measure(
 def _measure(cells, batches, threads, rounds, runtimes, folder: Path, tell: Tell | None) -> list[dict]:
     subjects: dict[str, Subject] = {}
     images: dict[str, Tensor] = {}
+    sha256_of = {cell.name: cell.record.get("network_sha256") for cell in cells}  # of one's own network, none
     for cell in cells:
         reference = dense_of(cell)
         for one in (reference, cell):
@@ -144,6 +145,7 @@ def _measure(cells, batches, threads, rounds, runtimes, folder: Path, tell: Tell
                     "machine": machine,
                     "versions": versions,
                     "device": HERE,
+                    "network_sha256": sha256_of[subject.cell],
                 }
             )
     return rows
@@ -168,11 +170,12 @@ def write_latency(folder: Path, rows: list[dict]) -> Path:
 
 
 def read_table(path: Path):
-    """A latency.csv as a DataFrame; one without the column `device` is of this machine alone. Raises UserError where it is
-    none, Damaged where a row is not what was written."""
+    """A latency.csv as a DataFrame. An old one lacks the checksums of the networks, an older one also `device`: it is of this
+    machine alone. Raises UserError where it is none, Damaged where a row is not what was written."""
     table = read_checked(path, "delete it and run qprune bench again", TEXTS)
-    if list(table.columns) == list(COLUMNS[:-1]):
-        table["device"] = HERE
+    for column, value in (("device", HERE), ("network_sha256", None)):
+        if column not in table and list(table.columns) == list(COLUMNS[: len(table.columns)]):
+            table[column] = value
     if list(table.columns) != list(COLUMNS):
         raise UserError(f"{path} has other columns than qprune bench writes; delete it and run qprune bench again")
     return table

@@ -131,7 +131,7 @@ class Records:
             },
             "provenance": evaluated["provenance"],
         }
-        forget_measured(self.folder, cell.id)
+        forget_measured(self.folder, cell.id, record["network_sha256"])
         write_whole(record_file(self.folder, cell.id), sealed_json(record))
 
     def fail(self, cell: Cell, reason: str, log: str = "") -> None:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_sweep import command, run_inline, tiny_config
 
 import qprune
 from qprune.analysis.pick import parse_limits
@@ -17,6 +18,9 @@ from qprune.deploy.commands import bench_command, export_command, import_command
 from qprune.deploy.exports import forget_measured
 from qprune.deploy.latency import COLUMNS, FILE, read_latency, read_table, write_latency
 from qprune.registry.errors import UserError
+from qprune.storage.durable import write_whole
+from qprune.storage.results import record_file
+from qprune.storage.seal import read_sealed_json, sealed_json
 from qprune.storage.sealed_table import sealed_table
 
 INT8, INT4 = (f"vgg_tiny-digits-taylor-{precision}-r0.50-s0" for precision in ("int8", "int4"))
@@ -89,9 +93,10 @@ def test_what_a_device_measured_becomes_columns(measured, resumable):
 def test_an_older_latency_file_is_of_this_machine(resumable):
     folder = resumable / "results" / "tiny"
     bench_command(folder, [INT8], (1,), rounds=1)
-    table = read_table(folder / FILE).drop(columns="device")
-    (folder / FILE).write_bytes(sealed_table(table.to_csv(index=False)))
-    assert read_latency(folder).latency_ms[INT8] == table[table.runtime == "onnxruntime"].latency_ms.item()
+    table = read_table(folder / FILE)
+    for lacking in (["network_sha256"], ["device", "network_sha256"]):
+        (folder / FILE).write_bytes(sealed_table(table.drop(columns=lacking).to_csv(index=False)))
+        assert read_latency(folder).latency_ms[INT8] == table[table.runtime == "onnxruntime"].latency_ms.item()
 
 
 @pytest.mark.parametrize("column, value, told", [
@@ -171,14 +176,37 @@ def test_what_was_measured_of_a_cell_goes_with_its_network(tmp_path):
     write_latency(tmp_path, rows)
     exports = pd.DataFrame([{**dict.fromkeys(exports_table.COLUMNS, 1), "cell": "a", "format": "onnx"}])
     (tmp_path / exports_table.FILE).write_bytes(sealed_table(exports.to_csv(index=False)))
-    forget_measured(tmp_path, "c")
+    forget_measured(tmp_path, "c", "x")
     assert list(read_table(tmp_path / FILE).device) == ["", "5", "", "5"]
     write_latency(
         tmp_path, [rows[1], {**rows[1], "device": "NA"}]
     )  # the same again, and a name that looks like nothing
     assert list(read_table(tmp_path / FILE).device) == ["", "", "5", "5", "NA"]
-    forget_measured(tmp_path, "a")
+    forget_measured(tmp_path, "a", "x")
     assert set(read_table(tmp_path / FILE).cell) == {"b"} and not (tmp_path / exports_table.FILE).exists()
+
+
+def test_a_record_made_anew_keeps_what_was_measured_of_the_same_network(resumable):
+    folder = resumable / "results" / "tiny"
+    for cell, changed in ((INT8, {}), (INT4, {"network_sha256": "0" * 64})):
+        path = record_file(folder, cell)
+        record = read_sealed_json(path) | changed
+        record["stages"]["evaluate"]["id"] = "evaluate-of-an-older-version"
+        write_whole(path, sealed_json(record))
+        row = dict.fromkeys(COLUMNS, 1) | {"cell": cell, "device": "pi", "network_sha256": record["network_sha256"]}
+        write_latency(folder, [row])
+    code, computed, text = run_inline(tiny_config(resumable), resumable / "results")
+    assert (code, computed) == (0, []), text
+    assert list(read_table(folder / FILE).cell) == [INT8]
+    for cell in (INT8, INT4):
+        assert read_sealed_json(record_file(folder, cell))["stages"]["evaluate"]["id"] != "evaluate-of-an-older-version"
+
+
+def test_import_refuses_what_was_settled_elsewhere(tmp_path):
+    (tmp_path / "there.csv").write_text("")
+    for option in ("--batch", "--threads", "--rounds"):
+        run = command("bench", ".", "--import", "there.csv", option, 1, cwd=tmp_path)
+        assert run.returncode == 2 and f"{option} was settled where there.csv was measured" in run.stderr
 
 
 def test_what_is_measured_unless_told_otherwise(measured, finished, tmp_path):

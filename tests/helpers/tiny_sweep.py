@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from forked import run_forked
 from rich.console import Console
 
 from qprune.executors.attempt import attempt
@@ -110,7 +111,5 @@ def environment() -> dict[str, str]:
 
 
 def command(*arguments, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
-    """The real command."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout
-    )
+    """The command, in a process of its own."""
+    return run_forked([str(argument) for argument in arguments], cwd, environment(), timeout)
