@@ -141,7 +141,7 @@ def _table(headings: list[str], rows: list[list[str]]) -> str:
 
 def _as_json(figure, height: int) -> dict:
     figure.update_layout(
-        template="plotly_white",
+        template={},  # colours are those of the page, light or dark
         height=height,
         legend={"orientation": "h", "y": 1, "yref": "container", "yanchor": "top"},
         margin={"t": 90, "l": 70},

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from browser import errors, open_page, set_scheme
 from rich.console import Console
 from scipy.stats import spearmanr, t
 from tiny_sweep import MAPS, Inline, command, count_kinds
@@ -353,7 +354,7 @@ def test_shares_that_can_t_be(tmp_path):
         run(tmp_path, "rank.shares=0.99")
 
 
-def test_command_and_page(ranked, tmp_path):
+def test_command_and_page(ranked, browser, tmp_path):
     """The real command, with workers, on what is there; the page's charts as files, drawn in a browser."""
     folder, *_ = ranked
     done = command("rank", "small.yaml", "--figures", tmp_path / "figures", cwd=folder)
@@ -366,3 +367,13 @@ def test_command_and_page(ranked, tmp_path):
     assert "0.73 over all layers l2-normalised" in page
     assert "https://" not in page.partition("<script>")[0]
     assert command("rank", "missing.yaml", cwd=folder).returncode == 2
+
+    open_page(browser, folder / "results" / "small" / "rank" / "rank.html")
+    for scheme, paper in (("light", "#ffffff"), ("dark", "#14181d")):
+        set_scheme(browser, scheme)
+        looks = browser.execute_script(
+            "return [...document.querySelectorAll('.js-plotly-plot')].map(({layout}) => [layout.paper_bgcolor, layout.plot_bgcolor])"
+        )
+        assert looks == [[paper, paper]] * len(charts)
+    assert errors(browser) == []
+    set_scheme(browser, "light")
