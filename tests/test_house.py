@@ -21,7 +21,8 @@ FLAT = {
 }  # the only ones beside the folders
 FLOORS = (  # a room imports from floors below its own alone
     {"registry", "stopping"},
-    {"storage", "data", "networks", "analysis"},
+    {"storage"},
+    {"data", "networks", "analysis"},
     {"cost", "training"},
     {"precision"},
     {"pruning"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ from qprune.registry.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+Statistics = tuple[
+    tuple[float, ...], tuple[float, ...]
+]  # mean and standard deviation of each channel, of images in 0..1
 SPLIT_SEED = 20170424  # never the sweep's: the split is part of the data, not of the experiment
 
 
@@ -59,27 +62,38 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a source hands over: the three splits, the names of the classes, and notes as in Dataset."""
+    """What a source hands over: the three splits, the names of the classes, notes as in Dataset, and the statistics of the
+    training images, where they are known."""
 
     train: Split
     val: Split
     test: Split
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    statistics: Statistics | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The picture files of a data set, below `root`. parts: split -> (files, labels [n]), in the order of its images."""
+    """The picture files of a data set, below `root`. parts: split -> (files, labels [n]), in the order of its images; notes: as
+    in Dataset."""
 
     root: Path
     parts: dict[str, tuple[list[Path], np.ndarray]]
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def first(self, count: int) -> Listing:
+        """With so many of the training files, those of first_indices."""
+        files, labels = self.parts["train"]
+        chosen = first_indices(labels, count)
+        return replace(self, parts={**self.parts, "train": ([files[i] for i in chosen], labels[chosen])})
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: this, or a module with these three functions.
+    """Where a data set comes from: this, or a module with these three functions; one of picture files has listing(options) ->
+    Listing in the place of load.
 
     load(options) -> Parts. fingerprint(options) -> str, of the content. check(options) raises UserError where
     files are missing; it loads nothing and doesn't import torch.
@@ -145,7 +159,10 @@ def first_of_train(train: Split, count: int) -> Split:
     return Split(train.images[chosen], train.labels[chosen])
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+CHUNK_VALUES = 2048 * 3 * 64 * 64  # that are summed at once
+
+
+def channel_statistics(images: Tensor) -> Statistics:
     """Mean and standard deviation of each channel of uint8 images, in units of 0..1. [n, c, h, w] -> c, c.
 
     A channel that is constant over the whole set has the deviation 1, for it is divided by.
@@ -153,7 +170,8 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     import torch
 
     total, squares = torch.zeros(2, images.shape[1], dtype=torch.float64, device=images.device)  # [c] each
-    for chunk in images.split(2048):
+    at_once = max(1, min(2048, CHUNK_VALUES // images[0].numel()))
+    for chunk in images.split(at_once):
         pixels = chunk.double() / 255
         total = total + pixels.sum((0, 2, 3))
         squares = squares + pixels.square().sum((0, 2, 3))
