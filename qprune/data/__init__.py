@@ -188,6 +188,7 @@ def _load(canonical: str, content: str) -> Dataset:
     )
     mean, std = map(tuple, own)
     names = parts.class_names
+    kinds = tuple(kinds or ())
     return Dataset(
-        name, parts.train, parts.val, parts.test, len(names), mean, std, tuple(kinds or ()), names, parts.notes
+        name, parts.train, parts.val, parts.test, len(names), mean, std, kinds, names, parts.notes, parts.cached
     )

@@ -42,7 +42,7 @@ def names_of_classes(names: Sequence[str], count: int) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory. Every choice uses `val`; `test` is only for the reported accuracy.
+    """A data set, in memory or mapped from files. Every choice uses `val`; `test` is only for the reported accuracy.
 
     mean, std: per channel, of images in 0..1: the training images' own, or those that `preprocess` names. augment: the kinds for `qprune.data.augment`. notes: what a
     person should know of how the files were read.
@@ -58,12 +58,13 @@ class Dataset:
     augment: tuple[str, ...]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    cached: Path | None = None
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a source hands over: the three splits, the names of the classes, notes as in Dataset, and the statistics of the
-    training images, where they are known."""
+    """What a source hands over: the three splits, the names of the classes, notes as in Dataset, the statistics of the training
+    images, where they are known, and the folder of the files that the images are mapped from."""
 
     train: Split
     val: Split
@@ -71,6 +72,7 @@ class Parts:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     statistics: Statistics | None = None
+    cached: Path | None = None
 
 
 @dataclass(frozen=True)

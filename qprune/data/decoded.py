@@ -46,15 +46,16 @@ def decode_listing(listing: Listing, how: Preprocessing, content: str) -> Parts:
     files = [file for files, _ in listing.parts.values() for file in files]
     with remembering(len(files)):
         notes = (*listing.notes, *notes_on(files))
+    folder: Path | None = None
+    statistics: Statistics | None = None
     if decoded_bytes(listing, how) < LEAST_BYTES:
         images = {part: decode_pictures(own, how) for part, (own, _) in listing.parts.items()}
-        statistics: Statistics | None = None
     else:
         folder, seal = _opened_or_made(listing, how, content)
         images = {part: np.load(folder / f"{part}.npy", mmap_mode="c") for part in listing.parts}
         statistics = tuple(seal["mean"]), tuple(seal["std"])
     split = {part: make_split(images[part], labels) for part, (_, labels) in listing.parts.items()}
-    return Parts(split["train"], split["val"], split["test"], listing.class_names, notes, statistics)
+    return Parts(split["train"], split["val"], split["test"], listing.class_names, notes, statistics, folder)
 
 
 def decoded_bytes(listing: Listing, how: Preprocessing) -> int:
@@ -264,6 +265,10 @@ class Kept:
     folder: Path
     bytes: int
     seal: dict | None
+
+    @property
+    def finished(self) -> bool:
+        return not self.folder.name.endswith(DRAFT)
 
 
 def kept() -> list[Kept]:

@@ -49,7 +49,7 @@ class Work:
 
     def data(self, stage: DataStage, device: torch.device | None = None) -> Dataset:
         """The stage's data set, on the device."""
-        return on_device(load_data(stage.data.settings), device or self.device)
+        return on_device(_data_of(stage.data), device or self.device)
 
 
 def compute(
@@ -106,6 +106,12 @@ def _check_unchanged(stage: Stage) -> None:
 def data_fingerprint_of(data: Choice) -> str:
     """data_fingerprint, once in each process."""
     return data_fingerprint(data.settings)
+
+
+@lru_cache(maxsize=4)
+def _data_of(data: Choice) -> Dataset:
+    """load_data, whose files are looked at once in each process."""
+    return load_data(data.settings)
 
 
 @lru_cache

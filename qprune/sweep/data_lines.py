@@ -18,6 +18,9 @@ def data_lines(config: SweepConfig, every_class: bool = False) -> Iterator[str]:
         for part, split in splits_of(data):
             yield f"{name} {part}: {len(split):,} images, {_per_class(split, data, every_class)}"
         yield from (f"{name}: {note}" for note in data.notes)
+        if data.cached:
+            size = sum(split.images.numel() for _, split in splits_of(data))
+            yield f"{name}: decoded pictures of {size / 1e6:,.0f} MB are kept in {data.cached} (qprune cache)"
     yield from lacking_lines(config)
 
 

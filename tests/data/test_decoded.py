@@ -7,18 +7,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import PIL
 import pytest
 import torch
+from filelock import FileLock
 from photos import write_photos
 from processes import wait_until
 from small_disk import Disk
+from tiny_sweep import SMALL, command, run_inline, run_workers, tiny_config
 
 import qprune.data
 from qprune.data import decoded, load_data
 from qprune.registry.errors import UserError
 from qprune.storage.durable import StorageError
+from qprune.storage.results import read_cells, read_record
 
 SIDE, OF_A_CHUNK = 16, 4
 PICTURES = 60
@@ -155,7 +157,7 @@ class Stop(Exception):
     pass
 
 
-def stopped(monkeypatch, root, chunks):
+def stopped(monkeypatch, root, chunks, **settings):
     """Begin to decode, and stop after so many chunks."""
     with monkeypatch.context() as patch:
         left, plain = [None] * chunks, decoded.decode_pictures
@@ -168,7 +170,7 @@ def stopped(monkeypatch, root, chunks):
 
         patch.setattr(decoded, "decode_pictures", decode)
         with pytest.raises(Stop):
-            load(root)
+            load(root, **settings)
 
 
 def harmless(draft):
@@ -300,12 +302,57 @@ def test_a_picture_that_can_t_be_decoded_is_named(photos, cache, tmp_path):
         load(tmp_path / "photos")
 
 
-def test_lists_and_clears(photos, cache):
-    assert decoded.kept() == []
+def test_the_command_lists_checks_and_clears(photos, cache, monkeypatch, tmp_path):
+    def run(*options):
+        done = command("cache", *options, cwd=tmp_path)
+        return done.returncode, done.stdout
+
+    assert run() == (0, f"{cache.parent}: 0 sets of decoded pictures, 0 MB\n")
     load(photos)
-    (kept,) = decoded.kept()
-    assert kept.seal["images"] == {"test": 12, "val": 6, "train": 42} and kept.seal["pictures_in"] == str(photos)
-    assert kept.bytes >= PICTURES * 3 * SIDE * SIDE
+    stopped(monkeypatch, photos, chunks=2, subset=9)
+    whole, draft = sorted(cache.glob("[!.]*"))[0], next(cache.glob(".*.part"))
+    code, text = run("--check")
+    assert code == 0 and "2 sets" in text and f"60 pictures of 16x16, 0 MB, from {photos}" in text
+    assert f"{draft.name}: unfinished" in text
+    flip(whole / "val.npy")
+    assert run("--cache", tmp_path / "elsewhere", "--check")[0] == 0
+    code, text = run("--check")
+    assert code == 1 and f"damaged, deleted (the next sweep decodes them anew): {whole.name}" in text
+    assert not whole.exists() and draft.exists() and run("--check")[0] == 0
+    with FileLock(decoded._lock_of(whole.with_name(draft.name[1:-5]))):
+        assert f"in use, so left: {draft.name}" in run("--clear")[1]
+    code, text = run("--clear")
+    assert code == 0 and "0 sets" in text and not list(cache.glob("*.part"))
+
+
+def test_what_a_process_has_mapped_it_keeps(photos, cache):
     data = load(photos)
-    assert decoded.clear(kept) and decoded.kept() == [] and not kept.folder.exists()
-    assert int(data.train.images.float().sum()) == int(np.sum(in_memory(photos).train.images.numpy(), dtype=np.int64))
+    (kept,) = decoded.kept()
+    assert decoded.clear(kept) and decoded.kept() == []
+    assert_same(data, in_memory(photos))
+
+
+def test_records_are_those_without_it_by_any_number_of_workers(photos, cache, tmp_path):
+    settings = (*SMALL, f"data={{name: imagefolder, root: {photos}, image_size: {SIDE}}}", "train.batch_size=8")
+    runs = {}
+    for name in ("memory", "inline", "workers"):
+        (tmp_path / name).mkdir()
+        config, out = tiny_config(tmp_path / name, *settings), tmp_path / name / "results"
+        qprune.data._load.cache_clear()
+        if name == "workers":  # which are other processes, and map whatever is there
+            code, text = run_workers(config, out, workers=2)
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                if name == "memory":
+                    patch.setattr(decoded, "LEAST_BYTES", sys.maxsize)
+                code, _, text = run_inline(config, out)
+        assert code == 0, text
+        runs[name] = networks_of(out)
+    assert len(runs["memory"]) == 4 and runs["memory"] == runs["inline"] == runs["workers"]
+
+
+def networks_of(out) -> dict:
+    """Cell -> what its record says of the network and of its answers."""
+    cells = read_cells(out / "tiny").cell
+    records = [read_record(out / "tiny", cell) for cell in cells]
+    return {one["cell"]: (one["network_sha256"], one["validation"], one["test"], one["cost"]) for one in records}
