@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qprune.data import Split, augment
+from qprune.data.augmentation import takes_crops
 from qprune.registry.errors import UserError
 from qprune.registry.identity import added_later, aside
 
+WINDOWED_FROM_BYTES = 4 * 2**30  # of training images, from which on a full shuffle would read all over a disk
+BLOCK_BYTES = 2**20  # of neighbours that are read together
+WINDOW_BLOCKS = 1024  # that are shuffled among each other: 1 GiB
 READ_LOSS_EVERY = 20  # updates, on a GPU
 TEMPERATURE, TEACHER_SHARE = 4.0, 0.9  # of distillation, as in Tian et al. (ICLR 2020)
 
@@ -35,7 +39,8 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How updates are made. optimizer: "sgd" (with momentum) or "adamw"; augment: as in qprune.data.
+    """How updates are made. optimizer: "sgd" (with momentum) or "adamw"; augment: as in qprune.data; shuffle: of each epoch,
+    "full" or "windowed" (windowed_order), which reads a file larger than memory in runs.
 
     math: of the forward and backward passes. "fp32"; "tf32": on a GPU, products of 10-bit mantissas with FP32 sums;
     "bf16": torch.autocast, weights and optimizer stay FP32. channels_last: the memory format of images and kernels.
@@ -48,6 +53,7 @@ class Recipe:
     augment: tuple[str, ...] = aside(())  # the data set's
     math: str = added_later("fp32")
     channels_last: bool = added_later(False)
+    shuffle: str = added_later("full")
 
     @property
     def in_fp32(self) -> "Recipe":
@@ -85,24 +91,50 @@ def minibatch(split: Split, recipe: Recipe, seed: int, update: int) -> tuple[Ten
     """Images (float 0..1, [batch, c, h, w]) and labels [batch] of one update, in shuffled epochs."""
     count = len(split.labels)
     per_epoch = updates_per_epoch(count, recipe.batch_size)
-    order = _shuffled(count, seed_of(seed, "epoch", update // per_epoch))
+    source = split.images if split.stored is None or not takes_crops(recipe.augment) else split.stored
+    of_a_block = max(1, BLOCK_BYTES // source[0].numel()) if recipe.shuffle == "windowed" else 0
+    order = _shuffled(count, seed_of(seed, "epoch", update // per_epoch), of_a_block)
     start = (update % per_epoch) * recipe.batch_size
     chosen = order[start : start + recipe.batch_size].to(split.labels.device)
-    images = split.images[chosen].float().div_(255)
+    images = source[chosen].float().div_(255)
     if recipe.augment:
         generator = torch.Generator(images.device).manual_seed(seed_of(seed, "augment", update))
-        images = augment(images, recipe.augment, generator)
+        images = augment(images, recipe.augment, generator, split.images.shape[-1])
     return images, split.labels[chosen]
 
 
-_last_order: tuple[tuple[int, int], Tensor] | None = None
+def shuffle_of(split_bytes: int) -> str:
+    """How epochs of training images of so many bytes are shuffled, whatever memory a machine has."""
+    return "windowed" if split_bytes >= WINDOWED_FROM_BYTES else "full"
 
 
-def _shuffled(count: int, seed: int) -> Tensor:
+def windowed_order(count: int, of_a_block: int, generator: torch.Generator) -> Tensor:
+    """A shuffle of `count` images that are read in runs: int64 [count].
+
+    Blocks of neighbours are shuffled, and the images of each WINDOW_BLOCKS of them among each other. So each image comes
+    once, as in a full shuffle; but neighbours are never further apart than a window, and an epoch's order has less
+    randomness.
+    """
+    blocks = torch.randperm(-(-count // of_a_block), generator=generator)
+    index = (blocks[:, None] * of_a_block + torch.arange(of_a_block)).flatten()
+    window = torch.arange(len(index)) // (of_a_block * WINDOW_BLOCKS)
+    key = window + torch.rand(len(index), generator=generator, dtype=torch.float64)
+    index = index[key.argsort()]
+    return index[index < count]
+
+
+_last_order: tuple[tuple[int, int, int], Tensor] | None = None
+
+
+def _shuffled(count: int, seed: int, of_a_block: int) -> Tensor:
+    """of_a_block: 0 for a full shuffle."""
     global _last_order
-    if _last_order is None or _last_order[0] != (count, seed):
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        _last_order = ((count, seed), order)
+    asked = count, seed, of_a_block
+    if _last_order is None or _last_order[0] != asked:
+        generator = torch.Generator().manual_seed(seed)
+        windowed = of_a_block and of_a_block * WINDOW_BLOCKS < count
+        order = windowed_order(count, of_a_block, generator) if windowed else torch.randperm(count, generator=generator)
+        _last_order = asked, order
     return _last_order[1]
 
 

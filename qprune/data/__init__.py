@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from qprune.data import official, user
-from qprune.data.augmentation import augment
+from qprune.data.augmentation import augment, takes_crops
 from qprune.data.base import Dataset, Listing, Split, channel_statistics, first_of_train
 from qprune.data.decoded import decode_listing
 from qprune.data.options import COMMON, DECODED, FILES, ROOT, DataEntry
@@ -158,6 +158,15 @@ def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     common = {key: options.pop(key) for key in COMMON}
     if common["augment"] is None:
         common["augment"] = entry.augment
+    if entry.pictures and (stored := options["store_size"]) is not None:
+        if stored <= options["image_size"]:
+            raise UserError(
+                f"data {name}: store_size is {stored}; it must be more than image_size {options['image_size']}"
+            )
+        if not takes_crops(common["augment"]):
+            raise UserError(
+                f"data {name}: store_size is for crops: give augment: [resized_crop, flip], or leave it out"
+            )
     return {"name": name, "options": options, **common}
 
 
@@ -176,7 +185,7 @@ def _load(canonical: str, content: str) -> Dataset:
     given = options.get("preprocess", {}) if name in DATA_SETS else {}
     if _has_pictures(name):
         how = Preprocessing.of_pictures(options["image_size"], given)
-        parts = decode_listing(_listing(resolved), how, content)
+        parts = decode_listing(_listing(resolved), how, content, options["store_size"])
     else:
         made = DATA_SETS.load(name).load(options) if name in DATA_SETS else user.call(name, options)
         made = replace(made, train=first_of_train(made.train, subset)) if subset else made

@@ -12,6 +12,7 @@ import numpy as np
 from qprune.registry.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Statistics = tuple[
@@ -22,17 +23,30 @@ SPLIT_SEED = 20170424  # never the sweep's: the split is part of the data, not o
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their classes: uint8 [n, c, h, w] and int64 [n]."""
+    """Images and their classes: uint8 [n, c, h, w] and int64 [n]. stored: the same pictures larger, [n, c, H, W], of which
+    augmentation takes crops."""
 
     images: Tensor
     labels: Tensor
+    stored: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def first(self, count: int) -> Split:
         """Its first images, at most so many."""
-        return Split(self.images[:count], self.labels[:count])
+        return self.chosen(slice(count))
+
+    def chosen(self, index: slice | np.ndarray | Tensor) -> Split:
+        """The images at these places."""
+        return self._each(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device) -> Split:
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Split:
+        return Split(change(self.images), change(self.labels), None if self.stored is None else change(self.stored))
 
 
 def names_of_classes(names: Sequence[str], count: int) -> list[str]:
@@ -126,12 +140,20 @@ def stratified_split(labels: np.ndarray, shares: tuple[float, ...], seed: int = 
     return [np.sort(part) for part in np.split(stratified_order(labels, seed), ends)]
 
 
-def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
-    """A Split from uint8 [n, c, h, w] and integers [n]."""
+def make_split(images: np.ndarray, labels: np.ndarray, stored: np.ndarray | None = None) -> Split:
+    """A Split from uint8 [n, c, h, w], integers [n], and uint8 [n, c, H, W]."""
+    labels = np.require(labels, np.int64, ["C", "W"])
+    return Split(_bytes_of(images), _tensor_of(labels), None if stored is None else _bytes_of(stored))
+
+
+def _bytes_of(images: np.ndarray) -> Tensor:
+    return _tensor_of(np.require(images, np.uint8, ["C", "W"]))  # copied only where it is read-only or not contiguous
+
+
+def _tensor_of(values: np.ndarray) -> Tensor:
     import torch
 
-    images = np.require(images, np.uint8, ["C", "W"])  # copied only where it is read-only or not contiguous
-    return Split(torch.from_numpy(images), torch.from_numpy(np.require(labels, np.int64, ["C", "W"])))
+    return torch.from_numpy(values)
 
 
 def held_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,8 +179,7 @@ def first_indices(labels: np.ndarray, count: int) -> np.ndarray:
 
 def first_of_train(train: Split, count: int) -> Split:
     """The images of first_indices."""
-    chosen = first_indices(train.labels.numpy(), count)
-    return Split(train.images[chosen], train.labels[chosen])
+    return train.chosen(first_indices(train.labels.numpy(), count))
 
 
 CHUNK_VALUES = 2048 * 3 * 64 * 64  # that are summed at once

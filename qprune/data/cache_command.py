@@ -35,6 +35,8 @@ def _said(entry: Kept) -> str:
         return f"{entry.folder.name}: unfinished, {size}; the next sweep of these pictures goes on from there"
     if entry.seal is None:
         return f"{entry.folder.name}: damaged, {size}"
-    count, side = sum(entry.seal["images"].values()), entry.seal["preprocessing"]["height"]
-    made = entry.seal["made"].partition("T")[0]
-    return f"{entry.folder.name}: {count:,} pictures of {side}x{side}, {size}, from {entry.seal['pictures_in']}, {made}"
+    shapes = {name: part["shape"] for name, part in entry.seal["parts"].items()}
+    count, side = sum(shape[0] for name, shape in shapes.items() if name != "stored"), shapes["train"][-1]
+    larger = f", and {shapes['stored'][-1]}x{shapes['stored'][-1]} for crops" if "stored" in shapes else ""
+    what = f"{count:,} pictures of {side}x{side}{larger}, {size}, from {entry.seal['pictures_in']}"
+    return f"{entry.folder.name}: {what}, {entry.seal['made'].partition('T')[0]}"

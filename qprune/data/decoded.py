@@ -1,6 +1,7 @@
 """Decoded pictures in files that all processes of a machine map: each is decoded once, and its memory shared.
 
-<cache>/decoded/<key>/ holds train.npy, val.npy and test.npy (uint8 [n, 3, side, side]) and seal.json: what they are of, their
+<cache>/decoded/<key>/ holds train.npy, val.npy, test.npy and maybe stored.npy, the training pictures larger, of which
+augmentation takes crops (uint8 [n, 3, side, side]), and seal.json: what they are of, their
 checksums, size and time. It appears whole or not at all; what a killed process has decoded stays under another name, and the
 next one goes on from there. A file whose size or time is no longer that of the seal is read and held against its checksums.
 """
@@ -10,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -38,49 +41,63 @@ OPTION = "--cache"
 DRAFT = ".part"
 
 
-def decode_listing(listing: Listing, how: Preprocessing, content: str) -> Parts:
-    """A data set's pictures, decoded: in memory, or mapped from the cache where they are large. content: of the files.
+@dataclass(frozen=True)
+class Part:
+    """Files that become one array, as `how` says."""
+
+    files: list[Path]
+    how: Preprocessing
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.files), CHANNELS, self.how.height, self.how.width
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape)
+
+
+def decode_listing(listing: Listing, how: Preprocessing, content: str, store_size: int | None = None) -> Parts:
+    """A data set's pictures, decoded: in memory, or mapped from the cache where they are large. content: of the files;
+    store_size: of the training pictures that crops are taken of, if there are any.
 
     Raises UserError naming a file that can't be decoded, StorageError where the cache can't be written.
     """
     files = [file for files, _ in listing.parts.values() for file in files]
     with remembering(len(files)):
         notes = (*listing.notes, *notes_on(files))
+    parts = {name: Part(files, how) for name, (files, _) in listing.parts.items()}
+    if store_size is not None:
+        larger = replace(how, height=store_size, width=store_size, resize_to=store_size)
+        parts["stored"] = Part(listing.parts["train"][0], larger)
     folder: Path | None = None
     statistics: Statistics | None = None
-    if decoded_bytes(listing, how) < LEAST_BYTES:
-        images = {part: decode_pictures(own, how) for part, (own, _) in listing.parts.items()}
+    if sum(part.bytes for part in parts.values()) < LEAST_BYTES:
+        images = {name: decode_pictures(part.files, part.how) for name, part in parts.items()}
     else:
-        folder, seal = _opened_or_made(listing, how, content)
-        images = {part: np.load(folder / f"{part}.npy", mmap_mode="c") for part in listing.parts}
+        folder, seal = _opened_or_made(parts, content, listing.root)
+        images = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in parts}
         statistics = tuple(seal["mean"]), tuple(seal["std"])
-    split = {part: make_split(images[part], labels) for part, (_, labels) in listing.parts.items()}
-    return Parts(split["train"], split["val"], split["test"], listing.class_names, notes, statistics, folder)
+    labels = {name: labels for name, (_, labels) in listing.parts.items()}
+    train = make_split(images["train"], labels["train"], images.get("stored"))
+    val, test = (make_split(images[name], labels[name]) for name in ("val", "test"))
+    return Parts(train, val, test, listing.class_names, notes, statistics, folder)
 
 
-def decoded_bytes(listing: Listing, how: Preprocessing) -> int:
-    return sum(len(files) for files, _ in listing.parts.values()) * _bytes_of_one(how)
-
-
-def _bytes_of_one(how: Preprocessing) -> int:
-    return CHANNELS * how.height * how.width
-
-
-def key_of(how: Preprocessing, content: str, counts: list[int]) -> str:
+def key_of(parts: dict[str, Part], content: str) -> str:
     """What decoded pictures are called: by their files' content, how they are decoded and by which Pillow."""
     from PIL import __version__ as pillow
 
-    text = json.dumps([VERSION, pillow, how.to_json(), content, counts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    made = {name: [len(part.files), part.how.to_json()] for name, part in parts.items()}
+    return hashlib.sha256(json.dumps([VERSION, pillow, content, made], sort_keys=True).encode()).hexdigest()[:16]
 
 
 # Making --------------------------------------------------------------------------------------------------------------
 
 
-def _opened_or_made(listing: Listing, how: Preprocessing, content: str) -> tuple[Path, dict]:
-    """The folder and its seal."""
-    counts = [len(files) for files, _ in listing.parts.values()]
-    folder = cache_folder() / "decoded" / key_of(how, content, counts)
+def _opened_or_made(parts: dict[str, Part], content: str, root: Path) -> tuple[Path, dict]:
+    """The folder and its seal. root: of the files, for those who list what is kept."""
+    folder = cache_folder() / "decoded" / key_of(parts, content)
     if (seal := _checked_seal(folder)) is not None:
         return folder, seal
     with ExitStack() as stack:
@@ -92,30 +109,30 @@ def _opened_or_made(listing: Listing, how: Preprocessing, content: str) -> tuple
             if folder.exists():
                 print(f"note: the decoded pictures in {folder} are damaged; decoded anew", file=sys.stderr)
                 _remove(folder)
-            seal = _make(folder, listing, how)
+            seal = _make(folder, parts, root)
     return folder, seal
 
 
-def _make(folder: Path, listing: Listing, how: Preprocessing) -> dict:
+def _make(folder: Path, parts: dict[str, Part], root: Path) -> dict:
     draft = _draft_of(folder)
     with writing(draft, OPTION):
         draft.mkdir(exist_ok=True)
-    started = sum(file.stat().st_size for file in draft.glob("*.npy"))
-    needed, free = decoded_bytes(listing, how) - started, shutil.disk_usage(draft).free
+    begun = sum(file.stat().st_size for file in draft.glob("*.npy"))
+    needed, free = sum(part.bytes for part in parts.values()) - begun, shutil.disk_usage(draft).free
     if needed > free:
         raise StorageError(
             f"{folder.parent}: the decoded pictures take {needed / 1e6:,.1f} MB more, and {free / 1e6:,.1f} MB are free; "
             f"free some space there or name another folder with {OPTION}"
         )
-    parts = {}
-    with _bar(sum(len(files) for files, _ in listing.parts.values())) as advance:
-        for part, (files, _) in listing.parts.items():
-            parts[part] = _decode_part(draft / f"{part}.npy", files, how, advance)
+    sums = {}
+    with _bar(sum(len(part.files) for part in parts.values())) as advance:
+        for name, part in parts.items():
+            sums[name] = _decode_part(draft / f"{name}.npy", part, advance)
     mean, std = channel_statistics(make_split(np.load(draft / "train.npy", mmap_mode="c"), np.empty(0)).images)
     seal = {
-        "pictures_in": str(listing.root), "images": {part: len(files) for part, (files, _) in listing.parts.items()},
-        "preprocessing": how.to_json(), "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "mean": mean, "std": std, "parts": parts,
+        "pictures_in": str(root), "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "preprocessing": parts["train"].how.to_json(), "mean": mean, "std": std,
+        "parts": {name: {"shape": part.shape, **sums[name]} for name, part in parts.items()},
     }  # fmt: skip
     with writing(folder, OPTION):
         for journal in draft.glob("*.sums"):
@@ -141,16 +158,16 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _decode_part(path: Path, files: list[Path], how: Preprocessing, advance) -> dict:
-    """Write one split's pictures, from where another process stopped; its checksums, of each chunk and in order."""
-    shape, one = (len(files), CHANNELS, how.height, how.width), _bytes_of_one(how)
+def _decode_part(path: Path, part: Part, advance: Callable[[int], None]) -> dict:
+    """Write one array, from where another process stopped; its checksums, of each chunk and in order."""
+    count, one = len(part.files), part.bytes // len(part.files)
     of_a_chunk = max(1, CHUNK_BYTES // one)
     with writing(path, OPTION), open(path, "ab+") as file, open(path.with_suffix(".sums"), "ab+") as journal:
-        sums = _kept(file, journal, shape, of_a_chunk)
-        advance(min(len(sums) * of_a_chunk, len(files)))
-        for start in range(len(sums) * of_a_chunk, len(files), of_a_chunk):
-            chosen = files[start : start + of_a_chunk]
-            chunk = decode_pictures(chosen, how).tobytes()
+        sums = _kept(file, journal, part.shape, of_a_chunk)
+        advance(min(len(sums) * of_a_chunk, count))
+        for start in range(len(sums) * of_a_chunk, count, of_a_chunk):
+            chosen = part.files[start : start + of_a_chunk]
+            chunk = decode_pictures(chosen, part.how).tobytes()
             file.write(chunk)
             _sync(file)
             sums.append(hashlib.sha256(chunk).hexdigest())
@@ -162,37 +179,29 @@ def _decode_part(path: Path, files: list[Path], how: Preprocessing, advance) -> 
 
 def _kept(file: BinaryIO, journal: BinaryIO, shape: tuple[int, ...], of_a_chunk: int) -> list[str]:
     """The checksums of the chunks that are in a file as they were written; what comes after them is cut off."""
+    header, one = _header(shape), math.prod(shape[1:])
     journal.seek(0)
     lines = journal.read().decode(errors="replace").splitlines(keepends=True)
     file.seek(0)
-    begun = file.read(_header_bytes(shape)) == _header(shape)
+    begun = file.read(len(header)) == header
     sums = []
     for number, line in enumerate(lines if begun else ()):
         count = min(of_a_chunk, shape[0] - number * of_a_chunk)
-        chunk = file.read(max(count, 0) * _bytes(shape))
+        chunk = file.read(max(count, 0) * one)
         if count <= 0 or hashlib.sha256(chunk).hexdigest() + "\n" != line:
             break
         sums.append(line.strip())
-    file.truncate(0 if not begun else _header_bytes(shape) + min(len(sums) * of_a_chunk, shape[0]) * _bytes(shape))
-    journal.truncate(len(sums) * 65)
+    file.truncate(len(header) + min(len(sums) * of_a_chunk, shape[0]) * one if begun else 0)
+    journal.truncate(len(sums) * 65)  # a checksum and the line's end
     if not begun:
-        file.write(_header(shape))
+        file.write(header)
     return sums
-
-
-def _bytes(shape: tuple[int, ...]) -> int:
-    """Of one image."""
-    return int(np.prod(shape[1:]))
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
     return header.getvalue()
-
-
-def _header_bytes(shape: tuple[int, ...]) -> int:
-    return len(_header(shape))
 
 
 def _sync(file: BinaryIO) -> None:
@@ -238,21 +247,19 @@ def _checked_seal(folder: Path) -> dict | None:
 
 def is_whole(folder: Path, seal: dict) -> bool:
     """Whether all bytes of a folder's pictures are those that were written."""
-    side = seal["preprocessing"]["height"]
-    for part, sums in seal["parts"].items():
-        shape = seal["images"][part], CHANNELS, side, side
-        try:
-            with open(folder / f"{part}.npy", "rb") as file:
-                if file.read(_header_bytes(shape)) != _header(shape):
-                    return False
-                for sha256 in sums["sha256"]:
-                    if hashlib.sha256(file.read(sums["chunk_images"] * _bytes(shape))).hexdigest() != sha256:
-                        return False
-                if file.read(1):
-                    return False
-        except OSError:
+    try:
+        return all(_is_part_whole(folder / f"{name}.npy", part) for name, part in seal["parts"].items())
+    except OSError:
+        return False
+
+
+def _is_part_whole(path: Path, part: dict) -> bool:
+    header, one = _header(part["shape"]), math.prod(part["shape"][1:])
+    with open(path, "rb") as file:
+        if file.read(len(header)) != header:
             return False
-    return True
+        chunks = (hashlib.sha256(file.read(part["chunk_images"] * one)).hexdigest() for _ in part["sha256"])
+        return all(chunk == written for chunk, written in zip(chunks, part["sha256"], strict=True)) and not file.read(1)
 
 
 # What there is -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TypedDict, TypeVar
 
 from qprune.data import check_data, shown_name
-from qprune.methods.facts import blame, facts_of
+from qprune.methods.facts import Facts, blame, facts_of, gather_facts
 from qprune.methods.spending import spend
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
@@ -28,7 +28,7 @@ from qprune.stages.prune import Goal, Prune
 from qprune.stages.quantize import Distillation, Quantize
 from qprune.stages.quantize_dense import QuantizeDense
 from qprune.stages.work import data_fingerprint_of, file_hash, model_fingerprint_of
-from qprune.training import COSINE, Rate, Recipe
+from qprune.training import COSINE, Rate, Recipe, shuffle_of
 
 MOST_UPDATES = 4  # times those of a cell, of a baseline of equal training FLOPs
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -76,6 +76,7 @@ class Maker:
             optimizer=train.optimizer,
             math=train.math,
             channels_last=train.channels_last,
+            shuffle=self._shuffle(data, self.facts),
         )
         self.common: Common = {
             "data": data,
@@ -296,6 +297,13 @@ class Maker:
             )
         )
 
+    def _shuffle(self, data: Choice, facts: Facts) -> str:
+        if (given := self.config.train.shuffle) != "auto":
+            return given
+        channels, _, side = facts.spec.image_shape
+        side = data.settings.get("store_size") or side
+        return shuffle_of(facts.images * channels * side**2)
+
     def _pretrained(self) -> str | None:
         """The dense stage of the same model on the data set of `pretrain`: what a sweep on that would begin with."""
         before = self.config.pretrain
@@ -303,10 +311,11 @@ class Maker:
             return None
         with blame(self.config, "pretrain", "data"):
             check_data(before.data.settings)
+        facts = gather_facts(self.model, before.data, False, (), prunes=False)
         return self._dense(
             data=before.data,
             seed=before.seed,
-            recipe=replace(self.recipe, batch_size=before.batch_size),
+            recipe=replace(self.recipe, batch_size=before.batch_size, shuffle=self._shuffle(before.data, facts)),
             budget=before.updates,
             lr=before.lr,
             label=f"pretrain {self.model.name} on {shown_name(before.data.settings)}",

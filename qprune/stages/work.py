@@ -138,12 +138,7 @@ def on_device(data: Dataset, device: torch.device) -> Dataset:
     """The data set with all its images on the device (uint8); moved once, as long as it stays the latest but one."""
     if device.type == "cpu":
         return data
-    moved = {
-        part: dataclasses.replace(split, images=split.images.to(device), labels=split.labels.to(device))
-        for part in ("train", "val", "test")
-        for split in [getattr(data, part)]
-    }
-    return dataclasses.replace(data, **moved)
+    return dataclasses.replace(data, train=data.train.to(device), val=data.val.to(device), test=data.test.to(device))
 
 
 def dense_spec(model: Choice, data: Dataset) -> NetworkSpec:

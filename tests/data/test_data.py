@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import qprune.data.base as base
 import qprune.data.decoded as decoded
 from qprune.data import DATA_SETS, Dataset, _load, augment, check_data, data_fingerprint, flowers102, load_data
+from qprune.data.augmentation import AREA, ASPECT, crop_boxes
 from qprune.data.idx import read_idx
 from qprune.data.options import DataEntry
 from qprune.registry import Entry
@@ -114,7 +115,10 @@ def test_loaded_data_are_kept_in_memory():
         ({"root": "x"}, "need a name"),
         ({"name": "digits", "augmnt": "flip"}, r"digits: unknown option 'augmnt'; did you mean 'augment'\?"),
         ({"name": "mnist", "rot": "x"}, r"mnist: unknown option 'rot'; did you mean 'root'\?"),
-        ({"name": "digits", "augment": "flop"}, "digits: augment is 'flop'; it must be none, flip, crop or shift"),
+        (
+            {"name": "digits", "augment": "flop"},
+            "digits: augment is 'flop'; it must be none, flip, resized_crop, crop or shift",
+        ),
         ({"name": "digits", "augment": 3}, "augment is 3"),
         ({"name": "digits", "subset": 0}, "subset is 0; it must be a whole number"),
         ({"name": "digits", "subset": True}, "subset is true; it must be a whole number"),
@@ -587,6 +591,44 @@ def test_augment_is_determined_by_the_generator_and_covers_every_place():
     assert augment(images, ("none",), torch.Generator()) is images and augment(images, (), torch.Generator()) is images
     with pytest.raises(UserError, match="'rotate' is no augmentation"):
         augment(images, ("rotate",), torch.Generator())
+
+
+def measures(boxes):
+    """Area, aspect and place of each box."""
+    top, left, h, w = boxes.T.astype(float)
+    return h * w, np.log(w / h), top, left
+
+
+def test_resized_crops_are_drawn_as_torchvision_draws_them():
+    """Areas, aspects and places of many, by their means; and the box where no try lies within the image."""
+    from torchvision.transforms import RandomResizedCrop
+
+    height, width, count = 90, 120, 4000
+    ours = np.array(crop_boxes(height, width, count, torch.Generator().manual_seed(0)))
+    torch.manual_seed(0)
+    empty = torch.empty(3, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(empty, AREA, ASPECT) for _ in range(count)])
+    for boxes in (ours, theirs):
+        top, left, h, w = boxes.T
+        assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
+    for one, other in zip(measures(ours), measures(theirs), strict=True):
+        assert abs(one.mean() - other.mean()) < 4 * one.std() * (2 / count) ** 0.5
+        assert one.std() == pytest.approx(other.std(), rel=0.06)
+    assert len(np.unique(ours[:, 0])) > 50 and len(np.unique(ours[:, 1])) > 70
+    for long in ((6, 900), (900, 6)):
+        (mine,) = crop_boxes(*long, 1, torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        assert mine == list(RandomResizedCrop.get_params(torch.empty(3, *long), AREA, ASPECT))
+
+
+def test_resized_crops_are_those_parts_at_the_size_of_the_network():
+    images, seed = torch.rand(5, 3, 40, 48), 3
+    made = augment(images, ("resized_crop",), torch.Generator().manual_seed(seed), 16)
+    boxes = crop_boxes(40, 48, 5, torch.Generator().manual_seed(seed))
+    for image, (top, left, h, w), one in zip(images, boxes, made, strict=True):
+        part = image[:, top : top + h, left : left + w]
+        assert torch.allclose(one, F.interpolate(part[None], (16, 16), mode="bilinear", antialias=True)[0], atol=1e-6)
+    assert augment(images, ("resized_crop",), torch.Generator().manual_seed(seed)).shape == (5, 3, 48, 48)
 
 
 @pytest.mark.parametrize("kinds", [("flip",), ("crop4",), ("shift2",)])

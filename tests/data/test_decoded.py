@@ -17,12 +17,14 @@ from small_disk import Disk
 from tiny_sweep import SMALL, command, run_inline, run_workers, tiny_config
 
 import qprune.data
-from qprune.data import decoded, load_data
+from qprune.data import data_fingerprint, decoded, load_data
 from qprune.registry.errors import UserError
 from qprune.storage.durable import StorageError
 from qprune.storage.results import read_cells, read_record
+from qprune.training import Recipe, minibatch
 
 SIDE, OF_A_CHUNK = 16, 4
+SETTINGS = {"name": "imagefolder", "image_size": SIDE}
 PICTURES = 60
 
 
@@ -44,7 +46,7 @@ def cache(tmp_path, monkeypatch):
 
 def load(root, **settings):
     qprune.data._load.cache_clear()
-    return load_data({"name": "imagefolder", "root": str(root), "image_size": SIDE, **settings})
+    return load_data({**SETTINGS, "root": str(root), **settings})
 
 
 @pytest.fixture
@@ -356,3 +358,38 @@ def networks_of(out) -> dict:
     cells = read_cells(out / "tiny").cell
     records = [read_record(out / "tiny", cell) for cell in cells]
     return {one["cell"]: (one["network_sha256"], one["validation"], one["test"], one["cost"]) for one in records}
+
+
+def test_larger_ones_are_kept_for_crops(photos, cache):
+    settings = {"store_size": 24, "augment": ["resized_crop", "flip"]}
+    data = load(photos, **settings)
+    (folder,) = cache.glob("[!.]*")
+    assert folder / "stored.npy" in mapped_files() and data.train.stored.shape == (42, 3, 24, 24)
+    larger = load(photos, image_size=24)
+    assert torch.equal(data.train.stored, larger.train.images) and torch.equal(data.train.labels, larger.train.labels)
+    plain, memory = load(photos), in_memory(photos, **settings)
+    assert_same(data, plain)
+    assert torch.equal(memory.train.stored, data.train.stored)
+    few = load(photos, subset=9, **settings)
+    assert torch.equal(few.train.stored, load(photos, subset=9, image_size=24).train.images)
+    assert data_fingerprint({**SETTINGS, "root": str(photos)}) == data_fingerprint(
+        {**SETTINGS, "root": str(photos), "store_size": None}
+    )
+
+    recipe = Recipe(batch_size=8, augment=data.augment)
+    images, labels = minibatch(data.train, recipe, 0, 0)
+    assert images.shape == (8, 3, SIDE, SIDE) and 0 <= images.min() < images.max() <= 1
+    plain_images, plain_labels = minibatch(plain.train, recipe, 0, 0)
+    assert torch.equal(labels, plain_labels) and not torch.equal(images, plain_images)
+    some = data.train.chosen(torch.tensor([3, 1]))
+    assert torch.equal(some.stored, data.train.stored[[3, 1]]) and len(data.train.first(2).stored) == 2
+
+
+@pytest.mark.parametrize("settings, told", [
+    ({"store_size": 16}, "store_size is 16; it must be more than image_size 16"),
+    ({"store_size": 24}, "store_size is for crops: give augment: .resized_crop, flip."),
+    ({"store_size": "24"}, "store_size is '24'; it must be a whole number"),
+])  # fmt: skip
+def test_a_size_that_nothing_uses_is_refused(photos, settings, told):
+    with pytest.raises(UserError, match=told):
+        data_fingerprint({**SETTINGS, "root": str(photos), **settings})
