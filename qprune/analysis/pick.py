@@ -34,7 +34,7 @@ from qprune.analysis.front import (
     on_devices,
     operating_points,
 )
-from qprune.analysis.gains import Gains
+from qprune.analysis.gains import Gains, rows_of
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
 
@@ -72,7 +72,7 @@ class Choices:
 
     def with_bounds(self, gains: Gains) -> "Choices":
         """The same with `val_gain_bound`, the lower bound of each point's gain in validation accuracy."""
-        low = {point: gains.of(own, "validation").low for point, own in self.cells.groupby("point")}
+        low = {point: gains.of(rows_of(own), "validation").low for point, own in self.cells.groupby("point")}
         return replace(self, points=self.points.assign(val_gain_bound=[low[one] for one in range(len(self.points))]))
 
 

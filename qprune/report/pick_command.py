@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qprune.analysis.front import BASELINES, base_of, is_baseline
-from qprune.analysis.gains import PREFIXES, Gain, Gains, decide
+from qprune.analysis.gains import PREFIXES, Gain, Gains, decide, rows_of
 from qprune.analysis.pick import (
     Choices,
     Limits,
@@ -125,7 +125,7 @@ def describe(
         best = pick(_only(choices, pruned), limits, prefer, cost)
         answer["best_pruned"] = entry(best.chosen, best)
     own = choices.cells[choices.cells.point == picked.chosen]
-    found = {split: gains.of(own, split) for split in PREFIXES}
+    found = {split: gains.of(rows_of(own), split) for split in PREFIXES}
     answer["gain"] = {split: _gain(one) for split, one in found.items()}
     answer["warnings"] = warnings_of(found["validation"], limits)
     answer["export"] = shlex.join(export_arguments(folder, answer["pick"]["cell"]))
@@ -154,7 +154,7 @@ def unsure(choices: Choices, limits: Limits, gains: Gains) -> list[str]:
     left_out = np.flatnonzero(limits.unsure(choices.points))
     if not len(left_out):
         return []
-    found = [gains.of(own, "validation") for place, own in choices.cells.groupby("point") if place in left_out]
+    found = [gains.of(rows_of(own), "validation") for place, own in choices.cells.groupby("point") if place in left_out]
     told = f"{len(left_out)} points that keep --max-drop {limits.drop:g} by their mean are left out: the lower bound is under it"
     by_images = [one.images.n for one in found if not decide(one.seeds)]
     if not by_images:
