@@ -37,6 +37,7 @@ precisions: [fp32]
 prune: {{ratios: [0]}}
 train: {{updates: 100000, batch_size: 8, lr: 0.01}}
 finetune: {{updates: 1}}
+quantize: {{updates: 1}}
 protocol: classic
 """
 SHORT = ("train.updates=4", "seeds=[0,1]")
