@@ -9,18 +9,8 @@ from small_training import classes, small_network
 from torch.nn import functional as F
 
 from qprune.data import Split
-from qprune.training import (
-    Diverged,
-    Recipe,
-    constant,
-    cosine,
-    evaluate,
-    make_optimizer,
-    minibatch,
-    seed_of,
-    train,
-    updates_per_epoch,
-)
+from qprune.recipe import Recipe, constant, cosine, seed_of, updates_per_epoch
+from qprune.training import Diverged, evaluate, make_optimizer, minibatch, train
 
 
 def numbered(count: int) -> Split:

@@ -5,6 +5,11 @@ Nothing is computed here, no CUDA device is touched, and no code of the user's i
 
 from contextlib import suppress
 
+import qprune.pruning.path
+import qprune.pruning.quantized
+import qprune.pruning.scoring
+import qprune.pruning.sizes
+import qprune.pruning.uniform  # noqa: F401 -- stages import all of these as they are computed
 from qprune.executors import attempt  # noqa: F401
 from qprune.registry.errors import UserError
 from qprune.stages import KINDS

@@ -10,9 +10,9 @@ from rich.console import Console
 from qprune.registry.duration import duration_text
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig, load_config
+from qprune.sweep.faults import NONE, Faults
 from qprune.sweep.forecast import Measured, measure, wall_seconds_of
 from qprune.sweep.run import open_sweep
-from qprune.sweep.trial import NONE, Faults, try_all
 
 MOST_TIMES = 64  # times the file's budget that are tried, and seeds
 
@@ -115,6 +115,8 @@ def _largest(knob: Knob, cost: Callable[[str], float | None], seconds: float) ->
 
 def show_fits(config: SweepConfig, out: Path, seconds: float, workers: int, console: Console) -> None:
     """Print whether a sweep fits so many seconds, and what would."""
+    from qprune.sweep.trial import try_all
+
     plan, store, folder = open_sweep(config, out)
     faults = try_all(plan).faults
     measured = measure(plan, faults)

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
 from qprune.analysis.tables import ratio_table, with_method
-from qprune.cost import count_cost
 from qprune.data import load_data
 from qprune.deploy.formats import FORMATS
 from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
-from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import select
-from qprune.pruning.scoring import Scorer
+from qprune.recipe import constant
 from qprune.registry.choice import Choice
 from qprune.registry.packages import have
 from qprune.settings.config import SweepConfig
@@ -28,16 +24,14 @@ from qprune.stages import KINDS, Phase, Stage
 from qprune.stages.dense import Dense
 from qprune.stages.narrow import Narrow
 from qprune.stages.saved import NetworkSpec
-from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
 from qprune.storage.store import Store
 from qprune.sweep.by_method import costs_by_method, method_table
 from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import data_lines
+from qprune.sweep.faults import EXPORTED, NONE, Faults, Trial, able_cells
 from qprune.sweep.plan import Cell, Plan
 from qprune.sweep.progress import READING, TRYING, doing
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
-from qprune.sweep.trial import EXPORTED, NONE, Faults, Trial, able_cells, try_all
-from qprune.training import constant, evaluate, train
 
 WORKER_START_SECONDS = 6.0  # a worker's imports
 MEASURED_UPDATES = 3
@@ -57,6 +51,8 @@ def show_plan(
     wanted, trial = wanted_networks(plan, folder), Trial()
     todo = missing_stages(plan, store, wanted)
     if exports or todo:
+        from qprune.sweep.trial import try_all
+
         doing(console, TRYING)
         trial = try_all(plan, FORMATS.names() if exports else EXPORTED)
     faults = trial.faults
@@ -163,6 +159,15 @@ class Measured:
 
 def measure(plan: Plan, faults: Faults = NONE) -> dict[tuple[str, str], Measured]:
     """(model, data), as they are called in the plan -> its timings; not of precisions that can't be made."""
+    import torch
+
+    from qprune.cost import count_cost
+    from qprune.pruning.gated import GatedNetwork
+    from qprune.pruning.path import select
+    from qprune.pruning.scoring import Scorer
+    from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
+    from qprune.training import evaluate, train
+
     torch.set_num_threads(1)
     measured = {}
     config, prune = plan.config, plan.config.prune
@@ -227,6 +232,8 @@ def _as_chosen(criterion: Choice) -> dict:
 
 def _layer_macs(spec: NetworkSpec) -> dict[str, int]:
     """Layer -> MACs of the network with these widths."""
+    from qprune.cost import count_cost
+
     return {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
 
 

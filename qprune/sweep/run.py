@@ -20,11 +20,11 @@ from qprune.storage.seal import Damaged, read_sealed_json, sealed_json
 from qprune.storage.store import Store
 from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import lacking_lines
+from qprune.sweep.faults import EXPORTED, Faults
 from qprune.sweep.plan import Cell, Plan, make_plan
 from qprune.sweep.progress import READING, TRYING, Progress, doing
 from qprune.sweep.records import Records
 from qprune.sweep.search import Search
-from qprune.sweep.trial import EXPORTED, Faults, try_all
 
 LAYOUT = 2  # of a results folder; raised when stages get other names
 TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv and the report while a sweep runs
@@ -100,6 +100,8 @@ def run_sweep(
     _record_finished(plan, store, records)
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     if not all(_finished(cell, store) for cell in plan.cells):
+        from qprune.sweep.trial import try_all
+
         doing(console, TRYING)
         trial = try_all(plan, EXPORTED)
         run.lose(trial.faults)

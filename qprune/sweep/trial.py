@@ -4,20 +4,17 @@ Each network on its data set is run in batches of one and of two, cut as far as 
 of the grid prepared, counted, finished, counted again, and written and run as ONNX, all on random weights and images: seconds.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import qprune
 from qprune.cost import count_cost
 from qprune.data import Split
 from qprune.deploy.cells import DeployedCell
@@ -34,13 +31,14 @@ from qprune.registry.errors import UserError
 from qprune.registry.identity import digest
 from qprune.registry.packages import have
 from qprune.settings.config import SweepConfig
+from qprune.stages.fingerprints import model_fingerprint_of
 from qprune.stages.saved import NetworkSpec
-from qprune.stages.work import model_fingerprint_of
-from qprune.sweep.plan import Cell, Plan, short_names
+from qprune.storage.kept import source_hash
+from qprune.sweep.faults import Trial
+from qprune.sweep.plan import Plan, short_names
 
 CLOSE = 1e-3  # of the largest logit: by how much an image's logits may differ alone and beside another one
 PASSED = Path("~/.cache/qprune/trials")  # one small file for each network, cut, precision and format that passed
-EXPORTED = ("onnx",)  # the formats that are tried unasked
 SETTLED_ON = 16  # images whose statistics batch normalisation is given
 IMAGES = 4  # that an exported file is tried on
 
@@ -69,27 +67,7 @@ class Rehearsal:
 @cache
 def _versions() -> tuple[str, ...]:
     """Of all that runs a network: this package's source and the libraries."""
-    source = hashlib.sha256()
-    for file in sorted(Path(qprune.__file__).parent.rglob("*.py")):
-        source.update(file.read_bytes())
-    return source.hexdigest(), *map(version, ("torch", "torchvision", "brevitas"))
-
-
-Faults = Mapping[tuple[str, str, str], str]  # (model, data, precision), as the plan calls them -> why it can't be made
-NONE: Faults = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Trial:
-    """faults: what can't be finished; unwritten: a line for each network, precision and format that can't be exported."""
-
-    faults: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    unwritten: list[str] = field(default_factory=list)
-
-
-def able_cells(plan: Plan, faults: Faults) -> list[Cell]:
-    """The cells that have no fault."""
-    return [cell for cell in plan.cells if (cell.model, cell.data, cell.precision) not in faults]
+    return source_hash(), *map(version, ("torch", "torchvision", "brevitas"))
 
 
 def try_all(plan: Plan, formats: Sequence[str] = ()) -> Trial:
