@@ -17,3 +17,6 @@ from qprune.stages import KINDS
 for kind in KINDS.entries():
     with suppress(UserError):  # of a package that isn't there: the stage that needs it says so
         kind.load()
+with suppress(ImportError):
+    import filelock  # noqa: F401 -- of the store
+    import torch._dynamo  # noqa: F401 -- the first optimizer imports it, a second in each worker
