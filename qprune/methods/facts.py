@@ -16,6 +16,7 @@ from qprune.data import DATA_SETS, load_data
 from qprune.networks import MODELS, is_user_model
 from qprune.pruning.maps import Layer, LeftOut, Maps
 from qprune.pruning.schedule import check_reachable
+from qprune.registry import Registry
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.registry.user_code import is_user_code, refusing_failures
@@ -167,7 +168,7 @@ def gather_facts(model: Choice, data: Choice, linear: bool, ignore: tuple[str, .
 
 def _follows_from(model: Choice, data: Choice, linear: bool, ignore: tuple[str, ...], prunes: bool) -> Any:
     """What facts are kept by beside the code; None where that isn't all known: what a user's own code imports."""
-    if not (_is_qprunes(model, MODELS) or _is_torchvisions(model)) or not is_qprunes_data(data):
+    if not is_known_model(model.name) or not is_qprunes_data(data):
         return None
     return {
         "model": model.settings,
@@ -182,15 +183,17 @@ def _follows_from(model: Choice, data: Choice, linear: bool, ignore: tuple[str, 
 
 def is_qprunes_data(data: Choice) -> bool:
     """Whether a data set is read by this package's own code, so that its fingerprint says all about it."""
-    return _is_qprunes(data, DATA_SETS)
+    return _is_qprunes(data.name, DATA_SETS)
 
 
-def _is_qprunes(choice: Choice, registry) -> bool:
-    return choice.name in registry and registry.get(choice.name).place.startswith("qprune.")
+def is_known_model(name: str) -> bool:
+    """Whether a network is built by this package's own code and torchvision's, so that its settings and their versions say all
+    about its layers."""
+    return _is_qprunes(name, MODELS) or (is_user_code(name) and not is_user_model(name))
 
 
-def _is_torchvisions(model: Choice) -> bool:
-    return is_user_code(model.name) and not is_user_model(model.name)
+def _is_qprunes(name: str, registry: Registry) -> bool:
+    return name in registry and registry.get(name).place.startswith("qprune.")
 
 
 def facts_of(config: SweepConfig, model: Choice, data: Choice) -> Facts:
