@@ -61,15 +61,13 @@ def test_what_computes_nothing_starts_light(resumable, arguments, code, imported
 
 
 def test_the_plan_of_what_is_left_is_light_the_second_time(resumable):
-    """It has tried the networks, timed updates and counted layers; the third one of a network of torchvision's is new."""
+    """Networks have been tried, updates timed, layers counted. What was timed under load is timed again where there is none."""
     arguments = ("plan", "tiny.yaml", "--set", "seeds=[0,1,2]")
-    for _ in range(4):  # while the machine is loaded, timings are not kept
-        start(*arguments, cwd=resumable, home=resumable)
-        if not (again := start(*arguments, cwd=resumable, home=resumable)).heavy:
+    for _ in range(4):
+        again = start(*arguments, cwd=resumable, home=resumable)
+        if not again.heavy:
             break
-    else:
-        pytest.skip("the machine is too loaded for a timing that is worth keeping")
-    assert again.code == 0 and again.seconds < 4
+    assert again.code == 0 and not again.heavy and again.seconds < 4
     other = start(*arguments, "--set", "model={name: vgg_tiny, width: 0.25}", cwd=resumable, home=resumable)
     assert "torch" in other.heavy
 

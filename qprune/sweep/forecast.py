@@ -106,7 +106,7 @@ def show_plan(
     methods = costs_by_method(plan, todo, seconds)
     if len(methods) > 1:
         console.print(method_table(methods))
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _cores()
     wall = _wall_seconds(seconds, plan, workers)
     console.print(
         f"about {wall / 60:.1f} minutes with {workers} worker(s) of 1 thread, {sum(seconds.values()) / 60:.1f} of computing",
@@ -175,14 +175,14 @@ class Measured:
 
 
 def time_updates(plan: Plan, faults: Faults, console: Console, anew: bool = False) -> dict[tuple[str, str], Measured]:
-    """As `measure`, but what was measured on this machine, by this very code, isn't measured again (but for `anew`).
-
-    Kept is what had a processor for itself, of networks and data that aren't the user's own code.
+    """As `measure`, but what was measured on this machine, by this very code, isn't measured again (but for `anew`): what was
+    while the machine was loaded, as long as it is. Of the user's own code nothing is kept.
     """
     follows_from = {place: _timing_follows_from(plan, place, faults) for place in plan.facts}
     found: dict[tuple[str, str], Measured] = {}
     for place, known in follows_from.items():
-        if known is not None and not anew and (values := kept(KEPT, known)) is not None:
+        values = None if known is None or anew else kept(KEPT, known)
+        if values is not None and (values["waited"] < LOADED or os.getloadavg()[0] > _cores()):
             found[place] = Measured(**values | {"spec": plan.facts[place].spec})
     left = [place for place in plan.facts if place not in found]
     if left:
@@ -190,9 +190,13 @@ def time_updates(plan: Plan, faults: Faults, console: Console, anew: bool = Fals
         when = time.strftime("%Y-%m-%d %H:%M")
         for place, measured in measure(plan, faults, left).items():
             found[place] = measured
-            if follows_from[place] is not None and measured.waited < LOADED:
+            if follows_from[place] is not None:
                 keep(KEPT, follows_from[place], asdict(replace(measured, when=when)))
     return {place: found[place] for place in plan.facts}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _timing_follows_from(plan: Plan, place: tuple[str, str], faults: Faults) -> dict | None:
@@ -202,7 +206,7 @@ def _timing_follows_from(plan: Plan, place: tuple[str, str], faults: Faults) -> 
         return None
     prune = config.prune
     return {
-        "machine": [platform.node(), processor_name(), len(os.sched_getaffinity(0))],
+        "machine": [platform.node(), processor_name(), _cores()],
         "facts": facts.follows_from,
         "recipe": plain(_dense_of(plan, place).recipe),
         "path": [prune.until, prune.min_channels, prune.round_to, prune.max_layer_ratio],
@@ -223,8 +227,8 @@ def timing_lines(measured: dict[tuple[str, str], Measured]) -> Iterator[str]:
     waited = max((timing.waited for timing in measured.values()), default=0.0)
     if waited >= LOADED:
         yield (
-            f"[yellow]loaded[/yellow] this machine does other work: the timed updates waited for a processor {waited:.0%} of "
-            "their time, so the minutes are too long for a sweep that has it for itself"
+            f"[yellow]loaded[/yellow] the timed updates waited for a processor {waited:.0%} of their time, for other work on this "
+            "machine, so the minutes are too long for a sweep that has it for itself"
         )
 
 

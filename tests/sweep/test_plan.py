@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -341,7 +342,7 @@ def test_updates_are_timed_once_on_a_machine(tmp_path, timed, monkeypatch):
     assert len(timed) == 2
 
 
-def test_a_loaded_machine_is_said_and_its_times_are_not_kept(tmp_path, monkeypatch):
+def test_a_loaded_machine_is_said_and_its_times_serve_while_it_is(tmp_path, monkeypatch):
     """The share is that of the timed updates in which they had no processor."""
     config, calls, clock = tiny_config(tmp_path, *SMALL), [], time.perf_counter
     start, worked = clock(), time.process_time()
@@ -349,10 +350,11 @@ def test_a_loaded_machine_is_said_and_its_times_are_not_kept(tmp_path, monkeypat
     monkeypatch.setattr(forecast.time, "process_time", lambda: worked + clock() - start)
     real = forecast.measure
     monkeypatch.setattr(forecast, "measure", lambda *arguments: calls.append(1) or real(*arguments))
-    for _ in range(2):
+    for load, timed in ((0.1, 1), (99.0, 1), (0.1, 2)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
         said = " ".join(printed(config, tmp_path / "results").split())
-        assert "loaded this machine does other work: the timed updates waited for a processor 50% of their time" in said
-    assert len(calls) == 2
+        assert "loaded the timed updates waited for a processor 50% of their time" in said
+        assert len(calls) == timed and ("were timed on" in said) == (load > 1)
 
 
 def test_forecast_of_a_finished_sweep_and_of_one_more_precision(finished, tmp_path):
