@@ -289,8 +289,8 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_same_command_goes_on(tmp_path, 
 def test_ctrl_c_before_the_first_stage(tmp_path, moment):
     write_tiny(tmp_path)
     process = subprocess.Popen(
-        [*COMMAND, "sweep", "tiny.yaml", "--set", "train.updates=100000"], cwd=tmp_path, env=environment(), text=True,
-        start_new_session=True, preexec_fn=heed_ctrl_c, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*COMMAND, "sweep", "tiny.yaml", "--set", "train.updates=100000"], cwd=tmp_path, text=True,
+        env={**environment(), "HOME": str(tmp_path)}, start_new_session=True, preexec_fn=heed_ctrl_c, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         if moment == "as it imports":
