@@ -27,6 +27,21 @@ Out = Annotated[
 ]
 
 
+def _use_cache(folder: Path | None) -> Path | None:
+    if folder is not None:
+        os.environ["QPRUNE_CACHE"] = str(folder.expanduser().resolve())  # for workers, too
+    return folder
+
+
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for decoded pictures (default: $QPRUNE_CACHE, else ~/.cache/qprune/cache).",
+        metavar="DIR", callback=_use_cache, show_default=False,
+    ),
+]  # fmt: skip
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         from platform import python_version
@@ -71,6 +86,7 @@ def plan(
         bool, typer.Option("--exports", help="Try each network in every export format, not in ONNX alone.")
     ] = False,
     anew: Annotated[bool, typer.Option("--anew", help="Time updates although this machine's times are kept.")] = False,
+    cache: Cache = None,
 ) -> None:
     """Show the cells and stages of a sweep, what is done, and what the rest will cost. Trains nothing."""
     from qprune.registry.duration import seconds_of
@@ -113,6 +129,7 @@ def data(
             metavar="DIR", show_default=False, help="Write images that are no picture files as PNG, and the list."
         ),
     ] = None,
+    cache: Cache = None,
 ) -> None:
     """Show the splits of a sweep's data, images per class, how pictures become the network's input, and their files."""
     from qprune.settings.config import load_config
@@ -124,6 +141,18 @@ def data(
     from qprune.sweep.data_files import show_data
 
     show_data(config, csv, write, Console())
+
+
+@app.command(name="cache")
+def show_cache(
+    check: Annotated[bool, typer.Option("--check", help="Read all and delete what is damaged.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all; sweeps decode their pictures anew.")] = False,
+    cache: Cache = None,
+) -> None:
+    """List the decoded pictures that are kept on this machine for the next sweep."""
+    from qprune.data.cache_command import cache_command
+
+    raise typer.Exit(cache_command(check, clear))
 
 
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes (0: one per core).")]
@@ -152,6 +181,7 @@ def sweep(
         str | None,
         typer.Option("--for", metavar="8h", show_default=False, help="Start no stage after so long (8h, 90m, 1h30m)."),
     ] = None,
+    cache: Cache = None,
 ) -> None:
     """Run a sweep, or go on with one that was interrupted. Several at once on one folder share the work."""
 
@@ -180,6 +210,7 @@ def rank(
     address: Address = None,
     gpu_share: GpuShare = 0.25,
     retry_failed: Retry = False,
+    cache: Cache = None,
 ) -> None:
     """Hold every criterion against the brute-force oracle in a sweep's dense networks; goes on where it was interrupted."""
 
@@ -277,6 +308,7 @@ def export(
             "--embed-preprocessing", help="onnx: take uint8 pictures [batch, h, w, 3] of any size; resize inside."
         ),
     ] = False,
+    cache: Cache = None,
 ) -> None:
     """Write a cell's network for another runtime, and check it there on all test images (exit code 4: it differs)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -311,6 +343,7 @@ def bench(
         typer.Option("--as", help="The device's name (default: the file's).", metavar="NAME", show_default=False),
     ] = None,
     trust: Trust = None,
+    cache: Cache = None,
 ) -> None:
     """Measure latency against dense FP32, in PyTorch and ONNX Runtime; adds to DIR/latency.csv."""
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -180,7 +180,7 @@ def _open(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[fx.GraphMod
     device = next((parameter.device for parameter in network.parameters()), None)
     if device is None:
         raise BadInput("model: it has no parameters, so there is nothing to prune, quantise or score")
-    split = Split(split.images.to(device), split.labels.to(device))
+    split = split.to(device)
     check_classes(split.labels, count_classes(network, split.images))
     return network, split
 

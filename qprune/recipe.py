@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from qprune.registry.identity import added_later, aside
 
+WINDOWED_FROM_BYTES = 4 * 2**30  # of training images, from which on a full shuffle would read all over a disk
 TEMPERATURE, TEACHER_SHARE = 4.0, 0.9  # of distillation, as in Tian et al. (ICLR 2020)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How updates are made. optimizer: "sgd" (with momentum) or "adamw"; augment: as in qprune.data.
+    """How updates are made. optimizer: "sgd" (with momentum) or "adamw"; augment: as in qprune.data; shuffle: of each epoch,
+    "full" or "windowed" (qprune.training.windowed_order), which reads a file larger than memory in runs.
 
     math: of the forward and backward passes. "fp32"; "tf32": on a GPU, products of 10-bit mantissas with FP32 sums;
     "bf16": torch.autocast, weights and optimizer stay FP32. channels_last: the memory format of images and kernels.
@@ -25,6 +27,7 @@ class Recipe:
     augment: tuple[str, ...] = aside(())  # the data set's
     math: str = added_later("fp32")
     channels_last: bool = added_later(False)
+    shuffle: str = added_later("full")
 
     @property
     def in_fp32(self) -> "Recipe":
@@ -35,6 +38,11 @@ class Recipe:
 def seed_of(*parts) -> int:
     """A 63-bit seed from any names and numbers, the same on every machine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def shuffle_of(split_bytes: int) -> str:
+    """How epochs of training images of so many bytes are shuffled, whatever memory a machine has."""
+    return "windowed" if split_bytes >= WINDOWED_FROM_BYTES else "full"
 
 
 def updates_per_epoch(images: int, batch_size: int) -> int:

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qprune.data import Split, augment
+from qprune.data.augmentation import takes_crops
 from qprune.recipe import TEACHER_SHARE, TEMPERATURE, Recipe, seed_of, updates_per_epoch
 from qprune.registry.errors import UserError
 
+BLOCK_BYTES = 2**20  # of neighbours that are read together
+WINDOW_BLOCKS = 1024  # that are shuffled among each other: 1 GiB
 READ_LOSS_EVERY = 20  # updates, on a GPU
 
 
@@ -51,24 +54,45 @@ def minibatch(split: Split, recipe: Recipe, seed: int, update: int) -> tuple[Ten
     """Images (float 0..1, [batch, c, h, w]) and labels [batch] of one update, in shuffled epochs."""
     count = len(split.labels)
     per_epoch = updates_per_epoch(count, recipe.batch_size)
-    order = _shuffled(count, seed_of(seed, "epoch", update // per_epoch))
+    source = split.images if split.stored is None or not takes_crops(recipe.augment) else split.stored
+    of_a_block = max(1, BLOCK_BYTES // source[0].numel()) if recipe.shuffle == "windowed" else 0
+    order = _shuffled(count, seed_of(seed, "epoch", update // per_epoch), of_a_block)
     start = (update % per_epoch) * recipe.batch_size
     chosen = order[start : start + recipe.batch_size].to(split.labels.device)
-    images = split.images[chosen].float().div_(255)
+    images = source[chosen].float().div_(255)
     if recipe.augment:
         generator = torch.Generator(images.device).manual_seed(seed_of(seed, "augment", update))
-        images = augment(images, recipe.augment, generator)
+        images = augment(images, recipe.augment, generator, split.images.shape[-1])
     return images, split.labels[chosen]
 
 
-_last_order: tuple[tuple[int, int], Tensor] | None = None
+def windowed_order(count: int, of_a_block: int, generator: torch.Generator) -> Tensor:
+    """A shuffle of `count` images that are read in runs: int64 [count].
+
+    Blocks of neighbours are shuffled, and the images of each WINDOW_BLOCKS of them among each other. So each image comes
+    once, as in a full shuffle; but neighbours are never further apart than a window, and an epoch's order has less
+    randomness.
+    """
+    blocks = torch.randperm(-(-count // of_a_block), generator=generator)
+    index = (blocks[:, None] * of_a_block + torch.arange(of_a_block)).flatten()
+    window = torch.arange(len(index)) // (of_a_block * WINDOW_BLOCKS)
+    key = window + torch.rand(len(index), generator=generator, dtype=torch.float64)
+    index = index[key.argsort()]
+    return index[index < count]
 
 
-def _shuffled(count: int, seed: int) -> Tensor:
+_last_order: tuple[tuple[int, int, int], Tensor] | None = None
+
+
+def _shuffled(count: int, seed: int, of_a_block: int) -> Tensor:
+    """of_a_block: 0 for a full shuffle."""
     global _last_order
-    if _last_order is None or _last_order[0] != (count, seed):
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        _last_order = ((count, seed), order)
+    asked = count, seed, of_a_block
+    if _last_order is None or _last_order[0] != asked:
+        generator = torch.Generator().manual_seed(seed)
+        windowed = of_a_block and of_a_block * WINDOW_BLOCKS < count
+        order = windowed_order(count, of_a_block, generator) if windowed else torch.randperm(count, generator=generator)
+        _last_order = asked, order
     return _last_order[1]
 
 

@@ -1,12 +1,16 @@
 """Shared by all tests: one thread of torch, a browser, the tiny sweep run once; the order of files."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ["QPRUNE_CACHE"] = tempfile.mkdtemp(prefix="qprune-tests-cache-")  # not the user's
+atexit.register(shutil.rmtree, os.environ["QPRUNE_CACHE"], ignore_errors=True)
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 -- else tests beside a cluster starve its workers
 
 import pytest  # noqa: E402

@@ -8,8 +8,9 @@ import torch
 from small_training import classes, small_network
 from torch.nn import functional as F
 
+from qprune import training
 from qprune.data import Split
-from qprune.recipe import Recipe, constant, cosine, seed_of, updates_per_epoch
+from qprune.recipe import Recipe, constant, cosine, seed_of, shuffle_of, updates_per_epoch
 from qprune.training import Diverged, evaluate, make_optimizer, minibatch, train
 
 
@@ -58,6 +59,40 @@ def test_images_that_fill_no_minibatch_wait_for_another_epoch():
 def test_fewer_images_than_a_minibatch():
     images, labels = minibatch(numbered(5), Recipe(batch_size=16), 0, 9)
     assert sorted(labels.tolist()) == [0, 1, 2, 3, 4] and len(images) == 5
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Blocks of 3 images of 16 bytes, windows of 4 blocks."""
+    monkeypatch.setattr(training, "BLOCK_BYTES", 3 * 16)
+    monkeypatch.setattr(training, "WINDOW_BLOCKS", 4)
+    monkeypatch.setattr(training, "_last_order", None)
+
+
+@pytest.mark.parametrize("count", [64, 61, 12 * 5])
+def test_a_windowed_epoch_has_every_image_once_from_few_blocks_at_a_time(small_windows, count):
+    split, recipe = numbered(count), Recipe(batch_size=1, shuffle="windowed")
+    epochs = [[int(minibatch(split, recipe, 3, count * epoch + i)[1]) for i in range(count)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != sorted(epochs[2])
+    whole = [epoch[12 * i : 12 * (i + 1)] for epoch in epochs for i in range(count // 12)]
+    blocks = [{image // 3 for image in window} for window in whole]
+    assert all(
+        len(one) == 4 if count % 12 == 0 else len(one) <= 8 for one in blocks
+    )  # a shorter last block shifts what follows
+    assert all(window != sorted(window) for window in whole)
+    assert any(max(one) - min(one) > 8 for one in blocks)  # from all over
+
+
+def test_few_images_are_shuffled_as_a_whole(small_windows):
+    for count, same in ((12, True), (13, False)):
+        split = numbered(count)
+        one, other = (minibatch(split, Recipe(batch_size=count, shuffle=how), 0, 0)[1] for how in ("full", "windowed"))
+        assert torch.equal(one, other) == same
+
+
+def test_windows_are_for_what_is_large_on_every_machine():
+    assert shuffle_of(2**32 - 1) == "full" and shuffle_of(2**32) == "windowed"
 
 
 @pytest.mark.parametrize("augment", [(), ("flip", "crop")])

@@ -1,9 +1,10 @@
-"""Data sets: settings in, three splits of uint8 images in memory out.
+"""Data sets: settings in, three splits of uint8 images out, in memory or mapped from files.
 
     data = load_data({"name": "digits"})
     images = augment(data.train.images[:64].float() / 255, data.augment, generator)
 
-A new data set is one file with `load`, `fingerprint` and `check` (see base.Source) and one line below. Options of
+A new data set is one file with `load` (of picture files: `listing`), `fingerprint` and `check` (see base.Source) and one
+line below. Options of
 all: `augment` (a name or a list of none, flip, crop, shift) and `subset` (the first n images of a fixed stratified
 shuffle of train).
 """
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from qprune.data import official, user
-from qprune.data.augmentation import augment
-from qprune.data.base import Dataset, Listing, Split, channel_statistics, first_indices, first_of_train
+from qprune.data.augmentation import augment, takes_crops
+from qprune.data.base import Dataset, Listing, Split, channel_statistics, first_of_train
+from qprune.data.decoded import decode_listing
 from qprune.data.options import COMMON, DECODED, FILES, ROOT, DataEntry
 from qprune.data.preprocessing import Kind, Preprocessing, fitted
 from qprune.registry import Registry
@@ -68,7 +70,8 @@ def load_data(settings: Mapping[str, Any]) -> Dataset:
 
     Raises UserError for an unknown name or option and for missing or damaged files.
     """
-    return _load(json.dumps(_resolve(settings), sort_keys=True), data_fingerprint(settings))
+    resolved = _resolve(settings)
+    return _load(json.dumps(resolved, sort_keys=True), _content(resolved))
 
 
 def shown_name(settings: Mapping[str, Any]) -> str:
@@ -92,14 +95,20 @@ def data_fingerprint(settings: Mapping[str, Any]) -> str:
     options with their defaults, and the version of this code. Where the files lie doesn't enter."""
     resolved = _resolve(settings)
     name, options = resolved["name"], resolved["options"]
+    version = _USERS
     if name in DATA_SETS:
         entry = DATA_SETS.get(name)
-        version, content = entry.version, entry.load().fingerprint(options)
-        options = identity_of(options, entry.options)
-    else:
-        version, content = _USERS, source_hash("data", name)
-    text = json.dumps([version, {**resolved, "options": options}, content], sort_keys=True)
+        version, options = entry.version, identity_of(options, entry.options)
+    text = json.dumps([version, {**resolved, "options": options}, _content(resolved)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content(resolved: Mapping[str, Any]) -> str:
+    """A hash of the files' content; of a user's function, of its source."""
+    name = resolved["name"]
+    if name in DATA_SETS:
+        return DATA_SETS.load(name).fingerprint(resolved["options"])
+    return source_hash("data", name)
 
 
 def list_files(settings: Mapping[str, Any]) -> Listing | None:
@@ -107,12 +116,12 @@ def list_files(settings: Mapping[str, Any]) -> Listing | None:
     resolved = _resolve(settings)
     if not _has_pictures(resolved["name"]):
         return None
-    listing = DATA_SETS.load(resolved["name"]).listing(resolved["options"])
-    if resolved["subset"] is None:
-        return listing
-    files, labels = listing.parts["train"]
-    chosen = first_indices(labels, resolved["subset"])
-    return replace(listing, parts={**listing.parts, "train": ([files[i] for i in chosen], labels[chosen])})
+    return _listing(resolved)
+
+
+def _listing(resolved: Mapping[str, Any]) -> Listing:
+    listing, subset = DATA_SETS.load(resolved["name"]).listing(resolved["options"]), resolved["subset"]
+    return listing.first(subset) if subset else listing
 
 
 def preprocessing_of(settings: Mapping[str, Any], data: Dataset) -> Preprocessing:
@@ -149,6 +158,15 @@ def _resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     common = {key: options.pop(key) for key in COMMON}
     if common["augment"] is None:
         common["augment"] = entry.augment
+    if entry.pictures and (stored := options["store_size"]) is not None:
+        if stored <= options["image_size"]:
+            raise UserError(
+                f"data {name}: store_size is {stored}; it must be more than image_size {options['image_size']}"
+            )
+        if not takes_crops(common["augment"]):
+            raise UserError(
+                f"data {name}: store_size is for crops: give augment: [resized_crop, flip], or leave it out"
+            )
     return {"name": name, "options": options, **common}
 
 
@@ -160,17 +178,26 @@ def _official_size(name: str, preprocess: str) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(canonical: str, fingerprint: str) -> Dataset:
-    """The data of resolved settings; the fingerprint is there so that changed files are read again."""
+def _load(canonical: str, content: str) -> Dataset:
+    """The data of resolved settings; a hash of the content is there so that changed files are read again."""
     resolved = json.loads(canonical)
     name, options, subset, kinds = (resolved[key] for key in ("name", "options", "subset", "augment"))
-    parts = DATA_SETS.load(name).load(options) if name in DATA_SETS else user.call(name, options)
-    if isinstance(parts, Dataset):  # the user's function has made it all
-        train = first_of_train(parts.train, subset) if subset else parts.train
-        return replace(parts, train=train, augment=parts.augment if kinds is None else tuple(kinds))
-    train = first_of_train(parts.train, subset) if subset else parts.train
     given = options.get("preprocess", {}) if name in DATA_SETS else {}
-    own = (given["mean"], given["std"]) if "mean" in given else channel_statistics(train.images)
+    if _has_pictures(name):
+        how = Preprocessing.of_pictures(options["image_size"], given)
+        parts = decode_listing(_listing(resolved), how, content, options["store_size"])
+    else:
+        made = DATA_SETS.load(name).load(options) if name in DATA_SETS else user.call(name, options)
+        made = replace(made, train=first_of_train(made.train, subset)) if subset else made
+        if isinstance(made, Dataset):  # the user's function has made it all
+            return made if kinds is None else replace(made, augment=tuple(kinds))
+        parts = made
+    own = (
+        (given["mean"], given["std"]) if "mean" in given else parts.statistics or channel_statistics(parts.train.images)
+    )
     mean, std = map(tuple, own)
     names = parts.class_names
-    return Dataset(name, train, parts.val, parts.test, len(names), mean, std, tuple(kinds or ()), names, parts.notes)
+    kinds = tuple(kinds or ())
+    return Dataset(
+        name, parts.train, parts.val, parts.test, len(names), mean, std, kinds, names, parts.notes, parts.cached
+    )

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from qprune.data.base import Parts, Source, hold_out_val, make_split
-from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
+from qprune.data.files import fetch, fetch_file, hash_files, not_found, unpack
+from qprune.data.places import default_root
 from qprune.registry.errors import UserError
 
 

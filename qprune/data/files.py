@@ -18,29 +18,17 @@ from collections.abc import Callable, Iterable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
+from qprune.data.remembered import recall
 from qprune.registry.errors import UserError
 
 TIMEOUT = 60  # seconds without a byte after which a download is given up
-
-
-def default_root(name: str) -> Path:
-    """The folder of a data set's files: $QPRUNE_DATA/<name>, else ~/.cache/qprune/<name>."""
-    try:
-        base = Path(os.environ.get("QPRUNE_DATA") or "~/.cache/qprune").expanduser().resolve()
-    except (OSError, RuntimeError) as error:  # ~nobody, links in a circle
-        raise UserError(
-            f"QPRUNE_DATA is {os.environ.get('QPRUNE_DATA')!r}, which can't be a folder: {error}."
-        ) from error
-    return base / name
 
 
 def hash_files(files: Iterable[tuple[str, Path]]) -> str:
     """SHA-256 over the names given and the contents of the files. Times and places of the files don't enter."""
     digest = hashlib.sha256()
     for name, path in files:
-        status = status_of(path)
-        content = _hash_content(str(path), status.st_size, status.st_mtime_ns)
-        digest.update(os.fsencode(name) + f"\0{content}\n".encode())
+        digest.update(os.fsencode(name) + f"\0{hash_content(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -55,7 +43,13 @@ def status_of(path: Path) -> os.stat_result:
     return status
 
 
-@functools.lru_cache(maxsize=1_000_000)
+def hash_content(path: Path) -> str:
+    """SHA-256 of a file, read once."""
+    status = status_of(path)
+    return recall(path, status, "sha256", lambda: _hash_content(str(path), status.st_size, status.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=100_000)
 def _hash_content(path: str, size: int, modified_ns: int) -> str:
     """SHA-256 of one file; size and time are only there so that a changed file is read again."""
     try:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Listing, Parts
-from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found, unpack
-from qprune.data.pictures import decode_listing, identity
-from qprune.data.preprocessing import Preprocessing
+from qprune.data.base import Listing
+from qprune.data.files import fetch, fetch_file, hash_files, not_found, unpack
+from qprune.data.pictures import identity
+from qprune.data.places import default_root
+from qprune.data.remembered import remembering
 from qprune.registry.errors import UserError
 
 FOLDER = "flowers-102"
@@ -110,12 +111,9 @@ def listing(options: dict) -> Listing:
     return Listing(folder, parts, CLASSES)
 
 
-def load(options: dict) -> Parts:
-    return decode_listing(listing(options), Preprocessing.of_pictures(options["image_size"], options["preprocess"]))
-
-
 def fingerprint(options: dict) -> str:
     folder = _folder(options)
     pictures = sorted((folder / "jpg").glob("image_*.jpg"))
-    named = [(file, folder / file) for file in MATRICES] + [(identity(file.name, file), file) for file in pictures]
-    return hash_files(named)
+    with remembering(len(pictures)):
+        named = [(file, folder / file) for file in MATRICES] + [(identity(file.name, file), file) for file in pictures]
+        return hash_files(named)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from qprune.data.base import Parts, Source, hold_out_val, make_split
-from qprune.data.files import default_root, fetch, fetch_file, hash_files, not_found
+from qprune.data.files import fetch, fetch_file, hash_files, not_found
+from qprune.data.places import default_root
 from qprune.registry.errors import UserError
 
 MAX_VALUES = 2**31 - 2  # of one file; MNIST's have 47 million

@@ -23,11 +23,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from qprune.data.base import Listing, Parts, stratified_split
+from qprune.data.base import Listing, stratified_split
 from qprune.data.files import hash_files
 from qprune.data.layout import SPLITS, SplitFolders, check_no_splits, find_splits, names_of, split_of
-from qprune.data.pictures import SUFFIXES, decode_listing, identity, notes_on
-from qprune.data.preprocessing import Preprocessing
+from qprune.data.pictures import SUFFIXES, identity
+from qprune.data.remembered import remembering
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
 from qprune.registry.show import printable
@@ -118,11 +118,9 @@ def _visible(files: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Pictures(Listing):
-    """named: each file's name in the fingerprint, which is the same whatever the folders of the splits are called; notes: as
-    in Dataset."""
+    """named: each file's name in the fingerprint, which is the same whatever the folders of the splits are called."""
 
-    named: list[tuple[str, Path]]
-    notes: tuple[str, ...]
+    named: list[tuple[str, Path]] = field(default_factory=list)
 
 
 def list_pictures(root: Path) -> _Pictures:
@@ -147,7 +145,7 @@ def list_pictures(root: Path) -> _Pictures:
         for file in lists[split].files
     ]
     notes = (_origin(root, folders), *_unread(splits, list(lists.values())))
-    return _Pictures(root, parts, tuple(map(printable, class_names)), named, notes)
+    return _Pictures(root, parts, tuple(map(printable, class_names)), notes, named)
 
 
 def _inner(folder: Path, split: str) -> Path:
@@ -196,16 +194,10 @@ def listing(options: dict) -> _Pictures:
     return list_pictures(_root(options))
 
 
-def load(options: dict) -> Parts:
-    pictures = listing(options)
-    how = Preprocessing.of_pictures(options["image_size"], options["preprocess"])
-    notes = (*pictures.notes, *notes_on([file for _, file in pictures.named]))
-    return decode_listing(pictures, how, notes)
-
-
 def fingerprint(options: dict) -> str:
     named = sorted(listing(options).named, key=lambda pair: PurePosixPath(pair[0]))
-    return hash_files((identity(name, file), file) for name, file in named)
+    with remembering(len(named)):
+        return hash_files((identity(name, file), file) for name, file in named)
 
 
 def check(options: dict) -> None:

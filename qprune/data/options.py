@@ -67,6 +67,12 @@ FILES = {**ROOT, "download": switch(False, identity=False)}
 DECODED = {  # of those that decode picture files
     "image_size": Option(64, lambda value: is_whole(value, 1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}"),
     "preprocess": PREPROCESS,
+    "store_size": Option(
+        None,
+        lambda value: value is None or is_whole(value, 1, 2 * MAX_SIDE),
+        f"a whole number of at most {2 * MAX_SIDE}, or null",
+        before=None,
+    ),
 }
 COMMON = {  # of every data set
     "augment": Option(None, _are_kinds, f"{KINDS}, or a list of them", _as_kinds),

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qprune.data.base import Listing, Parts, make_split
 from qprune.data.files import status_of
 from qprune.data.preprocessing import Preprocessing
+from qprune.data.remembered import recall
 from qprune.registry.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
+HEADERS = "treatments 1"  # raise it where they are told from headers in another way
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # one of them stands in a PNG that has EXIF
 
 
@@ -50,12 +51,6 @@ TREATMENTS = (
     Treatment("cmyk", "CMYK, read as RGB without a colour profile"),
     Treatment("frames", "of several frames, of which the first is read"),
 )
-
-
-def decode_listing(listing: Listing, how: Preprocessing, notes: tuple[str, ...] = ()) -> Parts:
-    """A data set's pictures, decoded."""
-    split = {name: make_split(decode_pictures(files, how), labels) for name, (files, labels) in listing.parts.items()}
-    return Parts(split["train"], split["val"], split["test"], listing.class_names, notes)
 
 
 def decode_pictures(paths: Sequence[Path], how: Preprocessing) -> np.ndarray:
@@ -119,10 +114,14 @@ def notes_on(paths: Sequence[Path]) -> tuple[str, ...]:
 def treatments(path: Path) -> frozenset[str]:
     """The names of the treatments that a picture has, from its header."""
     status = status_of(path)
-    return _treatments(str(path), status.st_size, status.st_mtime_ns)
+
+    def read() -> str:
+        return " ".join(sorted(_treatments(str(path), status.st_size, status.st_mtime_ns)))
+
+    return frozenset(recall(path, status, HEADERS, read).split())
 
 
-@functools.lru_cache(maxsize=1_000_000)
+@functools.lru_cache(maxsize=100_000)
 def _treatments(path: str, size: int, modified_ns: int) -> frozenset[str]:
     """size and time are only there so that a changed file is looked at again."""
     from PIL import Image

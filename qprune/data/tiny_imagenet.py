@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qprune.data.base import Listing, Parts, held_out
-from qprune.data.files import default_root, hash_files
-from qprune.data.pictures import decode_listing, identity
-from qprune.data.preprocessing import Preprocessing
+from qprune.data.base import Listing, held_out
+from qprune.data.files import hash_files
+from qprune.data.pictures import identity
+from qprune.data.places import default_root
+from qprune.data.remembered import remembering
 from qprune.registry.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
@@ -68,16 +69,13 @@ def listing(options: dict) -> Listing:
     return Listing(root, {"train": train, "val": val, "test": test}, names)
 
 
-def load(options: dict) -> Parts:
-    return decode_listing(listing(options), Preprocessing.of_pictures(options["image_size"], options["preprocess"]))
-
-
 def fingerprint(options: dict) -> str:
     root = _root(options)
     _, train, val = _list(root)
     pictures = [*(file for own in train for file in own), *(file for file, _ in val)]
-    named = [(identity(file.relative_to(root).as_posix(), file), file) for file in pictures]
-    return hash_files([(f"val/{ANNOTATIONS}", root / "val" / ANNOTATIONS), *named])
+    with remembering(len(pictures)):
+        named = [(identity(file.relative_to(root).as_posix(), file), file) for file in pictures]
+        return hash_files([(f"val/{ANNOTATIONS}", root / "val" / ANNOTATIONS), *named])
 
 
 def check(options: dict) -> None:

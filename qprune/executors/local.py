@@ -118,8 +118,8 @@ def _held_back(*signals: int) -> Iterator[None]:
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)
-    for sent in came:
-        signal.raise_signal(sent)
+        for sent in came:  # whatever failed: a signal to the whole group ends what is waited for, too
+            signal.raise_signal(sent)
 
 
 def _context():

@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import TypedDict, TypeVar
 
 from qprune.data import check_data, shown_name
-from qprune.methods.facts import blame, facts_of
+from qprune.methods.facts import Facts, blame, facts_of, gather_facts
 from qprune.methods.spending import spend
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.normalizations import as_chosen
 from qprune.pruning.schedule import Walk
-from qprune.recipe import COSINE, Rate, Recipe
+from qprune.recipe import COSINE, Rate, Recipe, shuffle_of
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.settings.protocols import PROTOCOLS
@@ -75,6 +75,7 @@ class Maker:
             optimizer=train.optimizer,
             math=train.math,
             channels_last=train.channels_last,
+            shuffle=self._shuffle(data, self.facts),
         )
         self.common: Common = {
             "data": data,
@@ -295,6 +296,13 @@ class Maker:
             )
         )
 
+    def _shuffle(self, data: Choice, facts: Facts) -> str:
+        if (given := self.config.train.shuffle) != "auto":
+            return given
+        channels, _, side = facts.spec.image_shape
+        side = data.settings.get("store_size") or side
+        return shuffle_of(facts.images * channels * side**2)
+
     def _pretrained(self) -> str | None:
         """The dense stage of the same model on the data set of `pretrain`: what a sweep on that would begin with."""
         before = self.config.pretrain
@@ -302,10 +310,11 @@ class Maker:
             return None
         with blame(self.config, "pretrain", "data"):
             check_data(before.data.settings)
+        facts = gather_facts(self.model, before.data, False, (), prunes=False)
         return self._dense(
             data=before.data,
             seed=before.seed,
-            recipe=replace(self.recipe, batch_size=before.batch_size),
+            recipe=replace(self.recipe, batch_size=before.batch_size, shuffle=self._shuffle(before.data, facts)),
             budget=before.updates,
             lr=before.lr,
             label=f"pretrain {self.model.name} on {shown_name(before.data.settings)}",

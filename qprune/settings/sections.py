@@ -45,6 +45,7 @@ Keep = Annotated[Literal["all", "front", "none"], _WORDS]
 Strategy = Annotated[Literal["grid", "front"], _WORDS]
 ProtocolName = Annotated[Text, BeforeValidator(lambda name: one_of("protocol", list(PROTOCOLS)).func(name))]
 Equal = Annotated[Literal["updates", "flops"], _WORDS]
+Shuffle = Annotated[Literal["auto", "full", "windowed"], _WORDS]
 Math = Annotated[Literal["fp32", "tf32", "bf16"], _WORDS]
 
 
@@ -130,6 +131,7 @@ class Train(_Budget):
     optimizer: Optimizer = "sgd"
     math: Math = "fp32"  # of all FP32 stages; a stage at a cell's precision trains in FP32, and evaluations are in FP32
     channels_last: Flag = False  # memory format of convolutions: another order of the sums, often faster
+    shuffle: Shuffle = "auto"  # of an epoch: windowed from 4 GiB of training images on, which are read in runs
     checkpoint: Text | None = None
     scratch_baseline: Flag = False  # also: the dense network trained for N + P + F + Q updates under one schedule
 

@@ -106,4 +106,4 @@ def without_fold(split: Split, fold: int) -> tuple[Split, Split]:
     held = torch.zeros(len(split), dtype=torch.bool)
     held[order[fold::FOLDS]] = True
     held = held.to(split.labels.device)
-    return Split(split.images[~held], split.labels[~held]), Split(split.images[held], split.labels[held])
+    return split.chosen(~held), split.chosen(held)

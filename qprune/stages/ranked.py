@@ -30,9 +30,8 @@ class RankedStage(DataStage):
 def fixed_images(data: Dataset, count: int) -> Split:
     """The training images that the oracle and the removals are measured on, the same for every seed."""
     device = data.train.labels.device
-    whole = Split(data.train.images.cpu(), data.train.labels.cpu())
-    few = first_of_train(whole, min(count, len(whole)))
-    return Split(few.images.to(device), few.labels.to(device))
+    whole = data.train.to(torch.device("cpu"))
+    return first_of_train(whole, min(count, len(whole))).to(device)
 
 
 def loss_without(gated: GatedNetwork, removed: Tensor, split: Split) -> float:

@@ -50,7 +50,7 @@ class Work:
 
     def data(self, stage: DataStage, device: torch.device | None = None) -> Dataset:
         """The stage's data set, on the device."""
-        return on_device(load_data(stage.data.settings), device or self.device)
+        return on_device(_data_of(stage.data), device or self.device)
 
 
 def compute(
@@ -103,6 +103,12 @@ def _check_unchanged(stage: Stage) -> None:
             raise Changed(f"the {source} of {stage.label} has changed since the sweep was planned; run it again")
 
 
+@lru_cache(maxsize=4)
+def _data_of(data: Choice) -> Dataset:
+    """load_data, whose files are looked at once in each process."""
+    return load_data(data.settings)
+
+
 # What several kinds do ------------------------------------------------------------------------------------------------
 
 
@@ -111,12 +117,7 @@ def on_device(data: Dataset, device: torch.device) -> Dataset:
     """The data set with all its images on the device (uint8); moved once, as long as it stays the latest but one."""
     if device.type == "cpu":
         return data
-    moved = {
-        part: dataclasses.replace(split, images=split.images.to(device), labels=split.labels.to(device))
-        for part in ("train", "val", "test")
-        for split in [getattr(data, part)]
-    }
-    return dataclasses.replace(data, **moved)
+    return dataclasses.replace(data, train=data.train.to(device), val=data.val.to(device), test=data.test.to(device))
 
 
 def dense_spec(model: Choice, data: Dataset) -> NetworkSpec:

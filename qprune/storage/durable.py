@@ -9,14 +9,15 @@ from pathlib import Path
 
 from qprune.registry.errors import UserError
 
+_FREE, _OTHER = "free some space there", "name another folder with {option}"
 REMEDIES = {
-    errno.ENOSPC: "free some space there",
-    errno.EDQUOT: "free some space there",
-    errno.EROFS: "make it writable or name another folder with --out",
-    errno.EACCES: "make it writable or name another folder with --out",
-    errno.EPERM: "make it writable or name another folder with --out",
-    errno.ENOTDIR: "name another folder with --out",
-    errno.EEXIST: "name another folder with --out",
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EROFS: f"make it writable or {_OTHER}",
+    errno.EACCES: f"make it writable or {_OTHER}",
+    errno.EPERM: f"make it writable or {_OTHER}",
+    errno.ENOTDIR: _OTHER,
+    errno.EEXIST: _OTHER,
 }
 
 
@@ -25,12 +26,12 @@ class StorageError(UserError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns the system's errors into a StorageError that names the path and the remedy."""
+def writing(path: Path, option: str = "--out") -> Iterator[None]:
+    """Turns the system's errors into a StorageError that names the path and the remedy. option: that which names the folder."""
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "see to the disk")
+        remedy = REMEDIES.get(error.errno or 0, "see to the disk").format(option=option)
         raise StorageError(
             f"{path} can't be written: {error.strerror}; {remedy}. "
             "What is finished is kept: the same command goes on from there"

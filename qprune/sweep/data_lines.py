@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from qprune.data import Dataset, Split, load_data, shown_name
 from qprune.data.base import names_of_classes
@@ -18,11 +19,14 @@ KEPT = "data"
 
 @dataclass(frozen=True)
 class Held:
-    """What a data set holds. counts: split -> images of each class, in the order of `classes`; notes: as a Dataset's."""
+    """What a data set holds. counts: split -> images of each class, in the order of `classes`; bytes: of all images; notes,
+    cached: as a Dataset's."""
 
     classes: tuple[str, ...]
     counts: dict[str, list[int]]
     notes: tuple[str, ...]
+    bytes: int
+    cached: str | None
 
 
 def data_lines(config: SweepConfig, every_class: bool = False) -> Iterator[str]:
@@ -33,6 +37,8 @@ def data_lines(config: SweepConfig, every_class: bool = False) -> Iterator[str]:
         for part, counts in held.counts.items():
             yield f"{name} {part}: {sum(counts):,} images, {_per_class(counts, held.classes, every_class)}"
         yield from (f"{name}: {note}" for note in held.notes)
+        if held.cached and Path(held.cached).exists():
+            yield f"{name}: decoded pictures of {held.bytes / 1e6:,.0f} MB are kept in {held.cached} (qprune cache)"
     yield from lacking_lines(config)
 
 
@@ -71,12 +77,15 @@ def what_is_held(choice: Choice) -> Held:
         held = _count(load_data(choice.settings))
         keep(KEPT, follows_from, asdict(held))
         return held
-    return Held(tuple(values["classes"]), values["counts"], tuple(values["notes"]))
+    return Held(**values | {name: tuple(values[name]) for name in ("classes", "notes")})
 
 
 def _count(data: Dataset) -> Held:
     counts = {part: split.labels.bincount(minlength=data.num_classes).tolist() for part, split in splits_of(data)}
-    return Held(tuple(names_of_classes(data.class_names, data.num_classes)), counts, tuple(data.notes))
+    size = sum(split.images.numel() for _, split in splits_of(data))
+    cached = str(data.cached) if data.cached else None
+    classes = names_of_classes(data.class_names, data.num_classes)
+    return Held(tuple(classes), counts, tuple(data.notes), size, cached)
 
 
 def splits_of(data: Dataset) -> tuple[tuple[str, Split], ...]:

@@ -250,6 +250,7 @@ def _settings(config: SweepConfig) -> dict:
         "distill": quantize.distill,
         "math": train.math,
         "channels_last": train.channels_last,
+        "shuffle": train.shuffle,
         "linear": prune.linear,
         "ignore": " ".join(prune.ignore) or None,
         "checkpoint": train.checkpoint,

@@ -3,7 +3,7 @@
 python tests/benchmarks/workers.py [--rounds 3] [--set KEY=VALUE ...]
 
 With one worker the sweep should take a minute or more, so that the start of Python doesn't dominate. A worker's memory
-is the most that was resident at once (VmHWM), looked at while it runs.
+is its share of what it and others have mapped (PSS), the most that was seen while it ran.
 """
 
 import argparse
@@ -18,8 +18,10 @@ from pathlib import Path
 from bench import interleaved, ratio, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
-from soak import members  # noqa: E402
+from processes import memory_share, running  # noqa: E402
 from tiny_sweep import COMMAND, environment  # noqa: E402
+
+from qprune.storage.store import Store  # noqa: E402
 
 SWEEP = """\
 name: workers
@@ -47,10 +49,10 @@ def run_sweep(workers: int, settings: list[str]) -> tuple[int, dict[int, float]]
             start_new_session=True, stdout=text, stderr=text,
         )  # fmt: skip
         peaks: dict[int, float] = {}
+        store = Store(Path(folder) / "results" / "stages")
         while process.poll() is None:
-            for pid, line in members(process.pid).items():
-                if "spawn_main" in line:
-                    peaks[pid] = max(peaks.get(pid, 0.0), peak_memory(pid))
+            for pid in running(store):
+                peaks[pid] = max(peaks.get(pid, 0.0), memory_share(pid))
             time.sleep(LOOK_SECONDS)
         text.seek(0)
         printed = text.read()
@@ -58,15 +60,6 @@ def run_sweep(workers: int, settings: list[str]) -> tuple[int, dict[int, float]]
         done, cells = map(int, re.search(r"(\d+) of (\d+) cells done", printed).groups())
         assert done == cells and len(peaks) == workers, printed
         return cells, peaks
-
-
-def peak_memory(pid: int) -> float:
-    """Most resident memory so far, MB; 0 where the process has ended."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def main() -> None:

@@ -23,12 +23,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qprune.data.base as base
-from qprune.data import DATA_SETS, Dataset, augment, check_data, data_fingerprint, flowers102, load_data
+import qprune.data.decoded as decoded
+from qprune.data import DATA_SETS, Dataset, _load, augment, check_data, data_fingerprint, flowers102, load_data
+from qprune.data.augmentation import AREA, ASPECT, crop_boxes
 from qprune.data.idx import read_idx
 from qprune.data.options import DataEntry
 from qprune.registry import Entry
 from qprune.registry.errors import UserError
-from qprune.registry.options import Option, fill, is_whole
+from qprune.registry.options import Option, is_whole
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -113,7 +115,10 @@ def test_loaded_data_are_kept_in_memory():
         ({"root": "x"}, "need a name"),
         ({"name": "digits", "augmnt": "flip"}, r"digits: unknown option 'augmnt'; did you mean 'augment'\?"),
         ({"name": "mnist", "rot": "x"}, r"mnist: unknown option 'rot'; did you mean 'root'\?"),
-        ({"name": "digits", "augment": "flop"}, "digits: augment is 'flop'; it must be none, flip, crop or shift"),
+        (
+            {"name": "digits", "augment": "flop"},
+            "digits: augment is 'flop'; it must be none, flip, resized_crop, crop or shift",
+        ),
         ({"name": "digits", "augment": 3}, "augment is 3"),
         ({"name": "digits", "subset": 0}, "subset is 0; it must be a whole number"),
         ({"name": "digits", "subset": True}, "subset is true; it must be a whole number"),
@@ -150,8 +155,13 @@ def check_conformance(settings):
         assert split.labels.min() >= 0 and split.labels.max() < data.num_classes == len(data.class_names)
     assert len(data.mean) == len(data.std) == data.train.images.shape[1]
     assert data.augment == entry.augment and load_data({**settings, "augment": "flip"}).augment == ("flip",)
-    again = entry.load().load(fill("data", {k: v for k, v in settings.items() if k != "name"}, entry.options))
-    assert torch.equal(again.train.images, data.train.images) and torch.equal(again.test.labels, data.test.labels)
+    _load.cache_clear()
+    again = load_data(settings)
+    assert (
+        again is not data
+        and torch.equal(again.train.images, data.train.images)
+        and torch.equal(again.test.labels, data.test.labels)
+    )
     small = load_data({**settings, "subset": 2})
     assert len(small.train) == 2 and torch.equal(small.val.images, data.val.images)
     prints = [data_fingerprint({**settings, **other}) for other in ({}, {}, {"subset": 2}, {"augment": "shift7"})]
@@ -160,7 +170,13 @@ def check_conformance(settings):
 
 @pytest.mark.parametrize("name", DATA_SETS.names())
 def test_every_data_set_conforms(name, tmp_path, monkeypatch):
-    check_conformance({"name": name, **write_data_set(name, tmp_path, monkeypatch)})
+    (tmp_path / "files").mkdir()
+    settings = {"name": name, **write_data_set(name, tmp_path / "files", monkeypatch)}
+    check_conformance(settings)
+    if DATA_SETS.get(name).pictures:  # and mapped from the cache
+        monkeypatch.setattr(decoded, "LEAST_BYTES", 0)
+        monkeypatch.setenv("QPRUNE_CACHE", str(tmp_path / "cache"))
+        check_conformance(settings)
 
 
 def _ramp(options):
@@ -575,6 +591,44 @@ def test_augment_is_determined_by_the_generator_and_covers_every_place():
     assert augment(images, ("none",), torch.Generator()) is images and augment(images, (), torch.Generator()) is images
     with pytest.raises(UserError, match="'rotate' is no augmentation"):
         augment(images, ("rotate",), torch.Generator())
+
+
+def measures(boxes):
+    """Area, aspect and place of each box."""
+    top, left, h, w = boxes.T.astype(float)
+    return h * w, np.log(w / h), top, left
+
+
+def test_resized_crops_are_drawn_as_torchvision_draws_them():
+    """Areas, aspects and places of many, by their means; and the box where no try lies within the image."""
+    from torchvision.transforms import RandomResizedCrop
+
+    height, width, count = 90, 120, 4000
+    ours = np.array(crop_boxes(height, width, count, torch.Generator().manual_seed(0)))
+    torch.manual_seed(0)
+    empty = torch.empty(3, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(empty, AREA, ASPECT) for _ in range(count)])
+    for boxes in (ours, theirs):
+        top, left, h, w = boxes.T
+        assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
+    for one, other in zip(measures(ours), measures(theirs), strict=True):
+        assert abs(one.mean() - other.mean()) < 4 * one.std() * (2 / count) ** 0.5
+        assert one.std() == pytest.approx(other.std(), rel=0.06)
+    assert len(np.unique(ours[:, 0])) > 50 and len(np.unique(ours[:, 1])) > 70
+    for long in ((6, 900), (900, 6)):
+        (mine,) = crop_boxes(*long, 1, torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        assert mine == list(RandomResizedCrop.get_params(torch.empty(3, *long), AREA, ASPECT))
+
+
+def test_resized_crops_are_those_parts_at_the_size_of_the_network():
+    images, seed = torch.rand(5, 3, 40, 48), 3
+    made = augment(images, ("resized_crop",), torch.Generator().manual_seed(seed), 16)
+    boxes = crop_boxes(40, 48, 5, torch.Generator().manual_seed(seed))
+    for image, (top, left, h, w), one in zip(images, boxes, made, strict=True):
+        part = image[:, top : top + h, left : left + w]
+        assert torch.allclose(one, F.interpolate(part[None], (16, 16), mode="bilinear", antialias=True)[0], atol=1e-6)
+    assert augment(images, ("resized_crop",), torch.Generator().manual_seed(seed)).shape == (5, 3, 48, 48)
 
 
 @pytest.mark.parametrize("kinds", [("flip",), ("crop4",), ("shift2",)])

@@ -10,7 +10,7 @@ import pytest
 from tiny_sweep import SMALL, run_workers, tiny_config
 
 from qprune.executors.base import run_stages
-from qprune.executors.local import LocalExecutor
+from qprune.executors.local import LocalExecutor, _held_back
 from qprune.storage.store import Store
 from qprune.sweep.plan import make_plan
 
@@ -34,6 +34,17 @@ def test_the_process_that_they_are_forked_from_may_die(tmp_path):
         assert forkserver._forkserver._forkserver_pid != server
         (worker,) = executor.processes
     assert not worker.is_alive()
+
+
+def test_a_signal_is_not_lost_with_what_it_broke():
+    """One to the whole group kills the process that a worker is to be forked from, so that its start fails, too."""
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), _held_back(signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(signal.SIGTERM)
+            raise EOFError
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 CODE = """

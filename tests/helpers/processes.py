@@ -1,6 +1,7 @@
 """Processes of a command that runs: which there are, what they compute, and waiting for them."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -57,6 +58,15 @@ def members(session: int) -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def memory_share(pid: int) -> float:
+    """MB of a process: its own, and of what it shares with others its share (PSS); 0 where it has ended."""
+    try:
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    except OSError:
+        return 0.0
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def processes_with(variable: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from processes import members, wait_until
 from same import check_complete, leftovers
+from small_disk import Disk
 from tiny_sweep import COMMAND, SMALL, environment, run_inline, tiny_config, write_tiny
 
 from qprune.stages import partial
@@ -26,29 +27,10 @@ EPOCHS = (  # more than one epoch of 8 updates, so that some is saved; few pages
 )
 
 
-class Disk:
-    """A tmpfs of a size that can be changed."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir()
-
-    def mount(self, options: str) -> None:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.folder], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"a tmpfs can't be mounted here: {done.stderr.strip()}")
-
-    def remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", self.folder], check=True)
-
-
 @pytest.fixture
 def disk(tmp_path):
-    disk = Disk(tmp_path / "disk")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk.folder], capture_output=True)
+    with Disk(tmp_path / "disk") as disk:
+        yield disk
 
 
 @pytest.fixture(scope="module")

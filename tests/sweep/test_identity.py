@@ -19,6 +19,7 @@ from qprune.ranking import plan as ranking_plan
 from qprune.registry.identity import added_later, aside, digest, plain
 from qprune.settings.config import load_config
 from qprune.stages import KINDS, Stage
+from qprune.stages.saved import NetworkSpec
 from qprune.sweep.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
@@ -32,15 +33,18 @@ def stand_in(monkeypatch) -> None:
     real = maker.facts_of
     fingerprints = {name: getattr(maker, name) for name in ("data_fingerprint_of", "model_fingerprint_of")}
 
+    fixed = facts.Facts(NetworkSpec({}, 3, 64, 10, (), ()), None, IMAGES)
+
     def facts_of(config, model, data):
         if data.name == "digits" and model.name in MODELS:
             return real(config, model, data)
-        return facts.Facts(None, Maps((Layer("all", 0, MAPS),)), IMAGES)
+        return dataclasses.replace(fixed, layout=Maps((Layer("all", 0, MAPS),)))
 
     monkeypatch.setattr("qprune.data.check_data", lambda settings: None)
     monkeypatch.setattr("qprune.networks.check_model", lambda settings: None)
     monkeypatch.setattr(maker, "check_data", lambda settings: None)
     monkeypatch.setattr(maker, "facts_of", facts_of)
+    monkeypatch.setattr(maker, "gather_facts", lambda *asked, prunes: fixed)  # of pretraining
     for name, fingerprint in fingerprints.items():
         known = MODELS if name.startswith("model") else ("digits",)
         monkeypatch.setattr(

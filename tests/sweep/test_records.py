@@ -24,6 +24,7 @@ OTHER = {
     "train.optimizer": "{updates: 40, optimizer: adamw, lr: 0.1}",
     "train.math": "bf16",
     "train.channels_last": "true",
+    "train.shuffle": "windowed",
     "train.checkpoint": "{updates: 40, checkpoint: CHECKPOINT}",
     "train.scratch_baseline": "true",
     "prune.criterion": "random",
