@@ -21,7 +21,7 @@ from qprune.storage.seal import Damaged, read_sealed_json, sealed_json
 
 PLACE = Path("~/.cache/qprune/known")
 PACKAGES = ("torch", "torchvision", "brevitas", "numpy", "pillow", "scikit-learn")
-UNUSED_DAYS = 90  # after which a file is deleted
+KEPT_DAYS = 90  # after which a file is deleted, and found out anew if it is still asked for
 
 
 @cache
@@ -61,7 +61,7 @@ def keep(what: str, follows_from: Any, found: Any) -> None:
     named_by = _named_by(what, follows_from)
     with suppress(OSError, RuntimeError, StorageError):
         file = _file(named_by)
-        _forget_unused(file.parent)
+        _forget_old(file.parent)
         write_whole(file, sealed_json({"named_by": named_by, "found": found}))
 
 
@@ -73,8 +73,8 @@ def _file(named_by: Any) -> Path:
     return PLACE.expanduser() / f"{digest(named_by)}.json"
 
 
-def _forget_unused(folder: Path) -> None:
-    oldest = time.time() - UNUSED_DAYS * 24 * 3600
+def _forget_old(folder: Path) -> None:
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
     for file in folder.glob("*.json"):
         with suppress(OSError):  # another command deletes it
             if file.stat().st_mtime < oldest:

@@ -70,7 +70,7 @@ def test_a_home_that_cannot_be_written_to_keeps_nothing(tmp_path, monkeypatch):
 
 
 def test_what_is_old_is_deleted_as_something_is_kept(one):
-    old = time.time() - (module.UNUSED_DAYS + 1) * 24 * 3600
+    old = time.time() - (module.KEPT_DAYS + 1) * 24 * 3600
     os.utime(one, (old, old))
     keep("facts", "another", {"maps": 5})
     assert not one.exists() and kept("facts", "another") == {"maps": 5}
