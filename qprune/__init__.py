@@ -23,6 +23,10 @@ _PLACES = {
 __all__ = list(_PLACES)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})
+
+
 def __getattr__(name: str):
     if name not in _PLACES:
         raise AttributeError(f"module 'qprune' has no attribute {name!r}")

@@ -304,6 +304,8 @@ def test_ctrl_c_before_the_first_stage(tmp_path, moment):
         if not group_is_empty(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
     assert not list((tmp_path / "results").rglob("stage.json"))
+    if moment == "as workers start":  # what there is to be done is known from then on
+        assert "0 done, 0 failed, 16 pending" in command("status", "results/tiny", cwd=tmp_path).stdout
     if moment == "as it starts":  # Python itself may be told
         assert process.returncode in (130, -signal.SIGINT), (process.returncode, stderr)
     else:

@@ -14,6 +14,7 @@ BASELINES = ("narrower", "same_shape")  # methods of networks that pruning has t
 STUDY = ["model", "data"]  # points are compared within one model and data set
 MEASURED = ("file_bytes_onnx", "file_bytes_qonnx", "file_bytes_torch", "file_bytes_pt2", "latency_ms")  # by commands
 ON_A_DEVICE = "latency_ms@"  # begins the columns of times that were imported, by the device's name
+FASTER_ON_A_DEVICE = "speedup@"
 COSTS = (
     "bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "stored_bytes",
     "peak_activation_bytes", *MEASURED,
@@ -29,6 +30,13 @@ SPREADS = ("val_accuracy", "accuracy", *COSTS)
 def on_devices(columns: Iterable[str]) -> list[str]:
     """Those of a table's columns that are times imported from other devices, such as latency_ms@phone."""
     return [column for column in columns if column.startswith(ON_A_DEVICE)]
+
+
+def _means_in(columns: Iterable[str]) -> list[str]:
+    """The columns of a table of which points have means."""
+    columns = list(columns)
+    faster = [column for column in columns if column.startswith(FASTER_ON_A_DEVICE)]
+    return [column for column in (*MEANS, *on_devices(columns), *faster) if column in columns]
 
 
 def costs_in(columns: Iterable[str]) -> list[str]:
@@ -68,9 +76,8 @@ def operating_points(cells):
     validation accuracy (from_the_median). Rows are in the order of the cells.
     """
     done = _in_numbers(measured(cells))
-    means = [column for column in (*MEANS, *on_devices(done)) if column in done]
     groups = done.groupby(POINT, sort=False)
-    points = groups[means].mean()
+    points = groups[_means_in(done)].mean()
     points["seeds"] = groups.size()
     spreads = [column for column in (*SPREADS, *on_devices(done)) if column in done]
     points = points.join(groups[spreads].std().add_suffix("_sd"))
@@ -98,8 +105,7 @@ def _in_numbers(done):
     """A copy with numbers in the columns of which there are means, and `_gain`, the gain over the baseline."""
     import pandas as pd
 
-    means = [column for column in (*MEANS, *on_devices(done)) if column in done]
-    done = done.assign(**done[means].apply(pd.to_numeric))
+    done = done.assign(**done[_means_in(done)].apply(pd.to_numeric))
     return (
         done.assign(_gain=done.val_accuracy - done.baseline_val_accuracy) if "baseline_val_accuracy" in done else done
     )

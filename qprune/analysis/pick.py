@@ -24,6 +24,7 @@ import numpy as np
 
 from qprune.analysis.front import (
     COSTS,
+    FASTER_ON_A_DEVICE,
     ON_A_DEVICE,
     POINT,
     costs_in,
@@ -33,7 +34,7 @@ from qprune.analysis.front import (
     on_devices,
     operating_points,
 )
-from qprune.analysis.gains import Gains
+from qprune.analysis.gains import Gains, rows_of
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
 
@@ -71,7 +72,7 @@ class Choices:
 
     def with_bounds(self, gains: Gains) -> "Choices":
         """The same with `val_gain_bound`, the lower bound of each point's gain in validation accuracy."""
-        low = {point: gains.of(own, "validation").low for point, own in self.cells.groupby("point")}
+        low = {point: gains.of(rows_of(own), "validation").low for point, own in self.cells.groupby("point")}
         return replace(self, points=self.points.assign(val_gain_bound=[low[one] for one in range(len(self.points))]))
 
 
@@ -129,6 +130,10 @@ class Limits:
                 kept &= points.val_gain_bound.to_numpy() > -self.drop / 100
         return kept
 
+    def unsure(self, points) -> np.ndarray:
+        """Which points keep all but for the gain's lower bound, bool [n]."""
+        return replace(self, sure=False).keep(points) & ~self.keep(points)
+
     def of_cells(self) -> "Limits":
         """Those that hold for the cell that is handed over, too."""
         largest, smallest = (
@@ -174,11 +179,12 @@ def parse_limits(
         raise UserError(
             "--max-drop: no point has a baseline yet (its model's FP32 network at ratio 0) to hold it against"
         )
+    faster = [column for column in points if column.startswith(FASTER_ON_A_DEVICE)]
     return Limits(
         dict(
             _parse(text, "--max", [c for c in (*MAXIMA, *on_devices(points)) if _known(points, c)]) for text in largest
         ),
-        dict(_parse(text, "--min", [c for c in MINIMA if _known(points, c)]) for text in smallest),
+        dict(_parse(text, "--min", [c for c in (*MINIMA, *faster) if _known(points, c)]) for text in smallest),
         drop,
         sure,
     )
@@ -219,6 +225,8 @@ def _parse(text: str, option: str, valid: list[str]) -> tuple[str, float]:
         if column in (MAXIMA if option == "--min" else MINIMA):
             raise UserError(f"{option} {text}: {column} is limited by {other}")
         lacking = "; no cell of this table has it" if column in MAXIMA + MINIMA else nearest(column, valid)
+        if column.startswith("file_bytes_"):
+            lacking += f" yet: qprune export --format {column.removeprefix('file_bytes_')} makes the file that has it"
         raise UserError(f"{option} {text}: no column {column!r} to limit{lacking}")
     if column in ACCURACIES and limit > 1:
         raise UserError(f"{option} {text}: an accuracy is at most 1; did you mean {limit / 100:g} or {limit:g}%?")

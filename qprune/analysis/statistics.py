@@ -72,6 +72,16 @@ def recalls(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return right[images > 0] / images[images > 0]
 
 
+def room_of(images: int) -> float:
+    """The largest share, at 95%, that none of so many images may leave unseen (Clopper and Pearson)."""
+    return 1 - 0.025 ** (1 / images)
+
+
+def images_for(room: float) -> float:
+    """The number of images that leave so much room."""
+    return math.log(0.025) / math.log1p(-room)
+
+
 def sampling_interval(correct: np.ndarray, other: np.ndarray | None = None) -> Interval:
     """The interval that comes from the finite number of test images: of an accuracy, or of a paired difference.
 
@@ -82,6 +92,6 @@ def sampling_interval(correct: np.ndarray, other: np.ndarray | None = None) -> I
     """
     values = np.atleast_2d(correct).mean(0) - (0 if other is None else np.atleast_2d(other).mean(0))  # [images]
     spread, images = values.std(ddof=1), len(values)
-    half = NORMAL_QUANTILE * spread / math.sqrt(images) if spread != 0 else 1 - 0.025 ** (1 / images)
+    half = NORMAL_QUANTILE * spread / math.sqrt(images) if spread != 0 else room_of(images)
     mean = float(values.mean())
     return Interval(mean, float(mean - half), float(mean + half), len(values))

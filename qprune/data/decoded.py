@@ -26,7 +26,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from qprune.data.base import Listing, Parts, Statistics, channel_statistics, make_split
-from qprune.data.pictures import decode_pictures, notes_on
+from qprune.data.pictures import BadPicture, blame_pictures, decode_pictures, notes_on
 from qprune.data.places import cache_folder
 from qprune.data.preprocessing import Preprocessing
 from qprune.data.remembered import remembering
@@ -61,7 +61,7 @@ def decode_listing(listing: Listing, how: Preprocessing, content: str, store_siz
     """A data set's pictures, decoded: in memory, or mapped from the cache where they are large. content: of the files;
     store_size: of the training pictures that crops are taken of, if there are any.
 
-    Raises UserError naming a file that can't be decoded, StorageError where the cache can't be written.
+    Raises BadPicture naming the files that can't be decoded, StorageError where the cache can't be written.
     """
     files = [file for files, _ in listing.parts.values() for file in files]
     with remembering(len(files)):
@@ -70,18 +70,26 @@ def decode_listing(listing: Listing, how: Preprocessing, content: str, store_siz
     if store_size is not None:
         larger = replace(how, height=store_size, width=store_size, resize_to=store_size)
         parts["stored"] = Part(listing.parts["train"][0], larger)
-    folder: Path | None = None
-    statistics: Statistics | None = None
-    if sum(part.bytes for part in parts.values()) < LEAST_BYTES:
-        images = {name: decode_pictures(part.files, part.how) for name, part in parts.items()}
-    else:
-        folder, seal = _opened_or_made(parts, content, listing.root)
-        images = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in parts}
-        statistics = tuple(seal["mean"]), tuple(seal["std"])
+    try:
+        images, statistics, folder = _arrays(parts, content, listing.root)
+    except BadPicture:
+        blame_pictures(files, how)
+        raise
     labels = {name: labels for name, (_, labels) in listing.parts.items()}
     train = make_split(images["train"], labels["train"], images.get("stored"))
     val, test = (make_split(images[name], labels[name]) for name in ("val", "test"))
     return Parts(train, val, test, listing.class_names, notes, statistics, folder)
+
+
+def _arrays(
+    parts: dict[str, Part], content: str, root: Path
+) -> tuple[dict[str, np.ndarray], Statistics | None, Path | None]:
+    """The images, their training statistics where they are known, and the folder of the files that they are mapped from."""
+    if sum(part.bytes for part in parts.values()) < LEAST_BYTES:
+        return {name: decode_pictures(part.files, part.how) for name, part in parts.items()}, None, None
+    folder, seal = _opened_or_made(parts, content, root)
+    images = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in parts}
+    return images, (tuple(seal["mean"]), tuple(seal["std"])), folder
 
 
 def key_of(parts: dict[str, Part], content: str) -> str:

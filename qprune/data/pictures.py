@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
+MOST_NAMED = 20  # of bad files
 HEADERS = "treatments 1"  # raise it where they are told from headers in another way
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # one of them stands in a PNG that has EXIF
+
+
+class BadPicture(UserError):
+    """A file that is no picture, or none that can be read without a doubt."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ TREATMENTS = (
 def decode_pictures(paths: Sequence[Path], how: Preprocessing) -> np.ndarray:
     """uint8 [n, 3, side, side] of the files, as the description says.
 
-    Raises UserError naming the file that can't be decoded.
+    Raises BadPicture naming the first file that can't be decoded.
     """
     side = how.height
     try:
@@ -68,10 +73,34 @@ def decode_pictures(paths: Sequence[Path], how: Preprocessing) -> np.ndarray:
     def decode(index: int) -> None:
         images[index] = _decode(paths[index], how)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with _threads() as pool:
         for _ in pool.map(decode, range(len(paths))):
             pass
     return images
+
+
+def blame_pictures(paths: Sequence[Path], how: Preprocessing) -> None:
+    """Raises one BadPicture that names all that can't be decoded, MOST_NAMED at most."""
+
+    def look(path: Path) -> BadPicture | None:
+        try:
+            _decode(path, how)
+        except BadPicture as error:
+            return error
+        return None
+
+    with _threads() as pool:
+        bad = [error for error in pool.map(look, dict.fromkeys(paths)) if error is not None]
+    if len(bad) == 1:
+        raise bad[0]
+    if bad:
+        told = " ".join(str(error).removeprefix("data: ") for error in bad[:MOST_NAMED])
+        more = f" And {len(bad) - MOST_NAMED:,} more." if len(bad) > MOST_NAMED else ""
+        raise BadPicture(f"data: {len(bad):,} pictures can't be read. {told}{more}")
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1))
 
 
 def _decode(path: Path, how: Preprocessing) -> np.ndarray:
@@ -88,9 +117,9 @@ def _decode(path: Path, how: Preprocessing) -> np.ndarray:
             antialias=how.antialias,
         )
     except Refused as error:
-        raise UserError(f"data: {path} {error}") from error
+        raise BadPicture(f"data: {path} {error}") from error
     except Exception as error:  # Pillow's readers let through whatever a damaged file makes them stumble on
-        raise UserError(f"data: {path} can't be decoded ({error}). Remove or replace this file.") from error
+        raise BadPicture(f"data: {path} can't be decoded ({error}). Remove or replace this file.") from error
     return pixels.transpose(2, 0, 1)
 
 

@@ -5,14 +5,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, fx
 
 from qprune.data import Split, list_files, load_data, preprocessing_of
 from qprune.data.preprocessing import Preprocessing
+from qprune.networks import is_user_model, model_fingerprint
 from qprune.registry import nearest
 from qprune.registry.errors import UserError
 from qprune.registry.user_code import check_trust
 from qprune.stages.saved import NetworkSpec
+from qprune.storage.correctness import classes_of
 from qprune.storage.results import read_cells, read_network, record_file
 from qprune.storage.results import read_record as read_checked
 
@@ -60,6 +63,7 @@ def open_cell(folder: Path, cell: str, trust: Collection[str] = ()) -> DeployedC
     folder = Path(folder)
     record = read_record(folder, cell)
     spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
+    check_model_unchanged(record, record_file(folder, cell))
     tensors = read_network(folder, record)
     network = spec.load(tensors)
     settings = data_settings(folder, record)
@@ -81,6 +85,29 @@ def with_pictures(folder: Path, cell: DeployedCell) -> DeployedCell:
     listing = list_files(settings)
     assert listing is not None
     return replace(cell, pictures=tuple(listing.parts["test"][0]))
+
+
+def recorded_classes(cell: DeployedCell) -> Tensor | None:
+    """int64 [test images]: what the network answered when it was evaluated; None where its record doesn't say, or its data has
+    another number of test images by now."""
+    classes = classes_of(cell.record["test"]) if "test" in cell.record else None
+    if classes is None or len(classes[1]) != len(cell.test):
+        return None
+    return torch.from_numpy(classes[1])
+
+
+def check_model_unchanged(record: dict, place: Path) -> None:
+    """UserError where the user's function that built a cell's network is another by now. place: of the record."""
+    settings = record.get("model_settings")
+    if settings is None or not is_user_model(settings["name"]):
+        return  # qprune's own are what their name and version say
+    settled = (stage["settings"].get("model_fingerprint") for stage in record["stages"].values())
+    before = next(filter(None, settled), None)
+    if before is not None and model_fingerprint(settings) != before:
+        raise UserError(
+            f"{place}: the code of model {settings['name']} has changed since this network was trained, so that it would be "
+            "another network: put the code back as it was, or run the sweep again"
+        )
 
 
 def data_settings(folder: Path, record: dict) -> dict:
@@ -108,4 +135,5 @@ def load_network(results_dir: str | Path, cell: str, trust: Collection[str] = ()
         raise UserError(f"{folder} has no finished cell {cell!r}{nearest(cell, sorted(known)[:20])}")
     record = read_checked(folder, cell)
     spec = NetworkSpec.from_json(record["network"], trust, record_file(folder, cell))
+    check_model_unchanged(record, record_file(folder, cell))
     return spec.load(read_network(folder, record))

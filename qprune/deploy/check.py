@@ -20,6 +20,7 @@ class Parity:
     """Shares of the test images: the file's and the evaluated network's accuracy, and where their top-1 is the same.
 
     largest: of the differences between logits; images: how many were run; no accuracies where there are no labels.
+    recorded: on how many of the images the evaluated network answers here as its record says, where it says that.
     """
 
     accuracy: float | None
@@ -27,10 +28,16 @@ class Parity:
     agreement: float
     largest: float
     images: int
+    recorded: float | None = None
 
     @property
     def holds(self) -> bool:
-        return self.agreement >= REQUIRED_AGREEMENT
+        return self.agreement >= REQUIRED_AGREEMENT and self.is_recorded
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the evaluated network is still what its record says."""
+        return self.recorded is None or self.recorded >= REQUIRED_AGREEMENT
 
 
 @torch.no_grad()
@@ -40,8 +47,9 @@ def logits_of(run: Run, split: Split) -> Tensor:
     return torch.cat([run(images.float().div_(255)).float() for images in parts])
 
 
-def compare(found: Tensor, expected: Tensor, labels: Tensor | None) -> Parity:
-    """found, expected: logits [n, classes] of the file and of the evaluated network; labels: [n], where they are known."""
+def compare(found: Tensor, expected: Tensor, labels: Tensor | None, recorded: Tensor | None = None) -> Parity:
+    """found, expected: logits [n, classes] of the file and of the evaluated network; labels: [n], where they are known; recorded:
+    [n], the evaluated network's classes as its record has them."""
     ours, theirs = expected.argmax(1), found.argmax(1)
     finite = found.isfinite().all(1)
     return Parity(
@@ -50,6 +58,7 @@ def compare(found: Tensor, expected: Tensor, labels: Tensor | None) -> Parity:
         agreement=_share((theirs == ours) & finite),
         largest=float((found - expected).abs().max()),
         images=len(expected),
+        recorded=None if recorded is None else _share(recorded == ours),
     )
 
 

@@ -4,7 +4,8 @@ It needs NumPy, Pillow, and onnxruntime for a .onnx file or torch for a .pt2 fil
 
     python STEM_check.py a.jpg b.jpg                       the likeliest classes of each picture
     python STEM_check.py --list files.csv --root FOLDER    the accuracy on the test pictures of a list, as it is
-                                                           written by `qprune data FILE --csv files.csv`
+                                                           written by `qprune data FILE --csv files.csv`; exit code 1
+                                                           where it is another than the record's
 """
 
 import argparse
@@ -22,6 +23,7 @@ from PIL import Image
 from qprune.data.read_picture import Refused, as_rgb, read_picture
 
 BATCH = 64
+CLOSE = 0.01  # accuracies; another processor's kernels, or another Pillow's pixels, may move some answers
 RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch"}
 FULL_RANGE = ("session.x64quantprecision", "1")  # else sums of 8-bit products saturate on x86 processors without VNNI
 KNOWN: dict[str, list | None] = {  # key of the preprocessing -> what this script can do; None: any number or text
@@ -170,6 +172,8 @@ def main():
         with open(given.out, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = [(*row, guess) for row, guess in zip(listed, predicted, strict=True)]
             csv.writer(file).writerows([("file", "label", "predicted"), *rows])
+    if recorded is not None and abs((predicted == labels).mean() - recorded) > CLOSE:
+        sys.exit(f"{path.name}: the accuracy is not that of the record")
 
 
 if __name__ == "__main__":

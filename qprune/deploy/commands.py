@@ -76,6 +76,13 @@ def export_command(
             note_export(folder, opened.record, form, exported)
         print(f"preprocessing, classes, versions: {write_sidecar(opened, form, exported.path, parity)}")
         return 0
+    if not parity.is_recorded:
+        assert parity.recorded is not None
+        print(
+            f"error: here the network answers {100 * parity.recorded:.1f}% of the test images as it did when it was evaluated: "
+            f"its data or a library has changed. The file is left as {exported.path.name}; run the sweep again"
+        )
+        return UNVERIFIED
     print(
         f"error: the file disagrees with the evaluated network on more than {100 * (1 - REQUIRED_AGREEMENT):.0f}% of "
         f"the test images, and is left as {exported.path.name}; --format torch gives the evaluated network itself"
@@ -130,7 +137,7 @@ def bench_command(
     for name, sentences in why.items():
         for sentence in sentences:
             print(f"{name}: {sentence}")
-    print(f"-> {write_latency(folder, rows)}")
+    print(f"-> {write_latency(folder, rows)} (for the page: qprune report {folder})")
     return 0
 
 
@@ -155,6 +162,9 @@ def import_command(folder: Path, table: Path, device: str | None) -> int:
 
     name = Path(table).stem if device is None else device
     print(f"-> {import_latency(Path(folder), Path(table), name)}: columns latency_ms@{name} and speedup@{name}")
+    print(
+        f"for the page: qprune report {folder}; to choose: qprune pick {folder} --prefer cheapest --cost latency_ms@{name}"
+    )
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qprune.deploy.cells import DeployedCell
+from qprune.deploy.cells import DeployedCell, recorded_classes
 from qprune.deploy.check import CLOSE, Parity, Run, compare, logits_of
 from qprune.deploy.embed import logits_of_files
 from qprune.deploy.export_forms import tensors_of
@@ -55,7 +55,7 @@ def export_cell(cell: DeployedCell, form: Format, output: Path, labelled: bool =
             raise
         except Exception as error:  # exporters and runtimes raise whatever they like on an operator they don't know
             raise UserError(f"{cell.name} as {form.name}: {_refusal(cell, form, error)}") from error
-        parity = compare(found, expected, cell.test.labels if labelled else None)
+        parity = compare(found, expected, cell.test.labels if labelled else None, recorded_classes(cell))
         path = output if parity.holds else unverified(output)
         _place(draft, path)
     if parity.holds:

@@ -29,7 +29,7 @@ from qprune.analysis.front import (
     on_devices,
     operating_points,
 )
-from qprune.analysis.gains import PREFIXES, Gains, decide, gain_over_seeds
+from qprune.analysis.gains import PREFIXES, Gains, Own, decide, gain_over_seeds, rows_of
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.pick import MAXIMA, MINIMA
 from qprune.analysis.published import Published, same_name
@@ -255,13 +255,20 @@ def _gains(points, cells, records: dict[tuple[str, str], dict], places: dict[str
 
     records: of the cells that have details; of others one is read only where the bound hangs on it.
     """
-
-    own = dict(list(from_the_median(cells).groupby(POINT, sort=False)))
+    own: dict[tuple, list[Own]] = {}
+    for one in rows_of(from_the_median(cells)):
+        own.setdefault(one.point, []).append(one)
     decides = {
         (one.sweep, one.cell)
         for some in own.values()
-        for one in some.itertuples()
-        if not decide(gain_over_seeds(some, "validation")) or (one.precision == "fp32" and one.pruning_ratio == 0)
+        if not decide(gain_over_seeds(some, "validation"))
+        for one in some
+    }
+    decides |= {
+        (one.sweep, one.cell)
+        for some in own.values()
+        for one in some
+        if one.precision == "fp32" and one.pruning_ratio == 0
     }
 
     @cache

@@ -7,8 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qprune.analysis.front import BASELINES, base_of, is_baseline
-from qprune.analysis.gains import PREFIXES, Gain, Gains
+from qprune.analysis.gains import PREFIXES, Gain, Gains, decide, rows_of
 from qprune.analysis.pick import (
     Choices,
     Limits,
@@ -21,7 +23,7 @@ from qprune.analysis.pick import (
     pick,
     price_of_limits,
 )
-from qprune.analysis.statistics import Interval
+from qprune.analysis.statistics import Interval, images_for, room_of
 from qprune.analysis.studies import of_the_grid
 from qprune.analysis.tables import with_method
 from qprune.report.cells import correct_in, export_arguments, measured_how, read_measured
@@ -107,6 +109,7 @@ def describe(
     answer["mean_only"] = [entry(place) for place in picked.mean_only]
     answer["unfinished"] = unfinished
     answer["partly_measured"] = partly_measured(choices, limits, cost, folder)
+    answer["unsure"] = unsure(choices, limits, gains)
     if picked.chosen is None:
         answer["nearest"] = [entry(place) for place in nearest_points(choices, limits)]
         prices = price_of_limits(choices, limits, prefer, cost)
@@ -122,7 +125,7 @@ def describe(
         best = pick(_only(choices, pruned), limits, prefer, cost)
         answer["best_pruned"] = entry(best.chosen, best)
     own = choices.cells[choices.cells.point == picked.chosen]
-    found = {split: gains.of(own, split) for split in PREFIXES}
+    found = {split: gains.of(rows_of(own), split) for split in PREFIXES}
     answer["gain"] = {split: _gain(one) for split, one in found.items()}
     answer["warnings"] = warnings_of(found["validation"], limits)
     answer["export"] = shlex.join(export_arguments(folder, answer["pick"]["cell"]))
@@ -142,6 +145,24 @@ def partly_measured(choices: Choices, limits: Limits, cost: str, folder: Path) -
         ways = f" ({'; '.join(how[column])})" if column in how else ""
         told.append(f"{column}: {count} of {total} operating points have it{ways}; the others were never measured")
     return told
+
+
+def unsure(choices: Choices, limits: Limits, gains: Gains) -> list[str]:
+    """What is to be said of points that keep a drop by their mean, and of which that isn't sure."""
+    if not limits.sure or limits.drop is None:
+        return []
+    left_out = np.flatnonzero(limits.unsure(choices.points))
+    if not len(left_out):
+        return []
+    found = [gains.of(rows_of(own), "validation") for place, own in choices.cells.groupby("point") if place in left_out]
+    told = f"{len(left_out)} points that keep --max-drop {limits.drop:g} by their mean are left out: the lower bound is under it"
+    by_images = [one.images.n for one in found if not decide(one.seeds)]
+    if not by_images:
+        return [told]
+    images = max(by_images)
+    least, enough = 100 * room_of(images), math.ceil(images_for(limits.drop / 100)) if limits.drop else None
+    more = f"; about {enough:,} would do, or three seeds" if enough and enough > images else ""
+    return [f"{told} ({images} validation images leave room for {least:.2f} points at least{more})"]
 
 
 def warnings_of(gain: Gain, limits: Limits) -> list[str]:
@@ -168,7 +189,7 @@ def print_pick(answer: dict, prefer: str) -> None:
     """The answer of describe() for people."""
     if missing := [f"{count} {status}" for status, count in answer["unfinished"].items() if count]:
         print(f"note: the sweep isn't finished: {' and '.join(missing)} cell(s); this is of the others")
-    limits = " ".join(answer["limits"]) or "no limits"
+    limits = " ".join(answer["limits"])
     if answer["pick"] is None:
         _print_nothing(answer, limits)
         return
@@ -182,7 +203,12 @@ def print_pick(answer: dict, prefer: str) -> None:
         what = _instead_of_pruning(chosen["method"])
         rest = f"the best pruned one that fits: {_line(best, answer['cost'])}" if best else "no pruned one fits"
         print(f"  this network was never pruned ({what}); {rest}")
-    print(f"  {answer['feasible']} of {answer['points']} operating points fit {limits}; prefer {answer['decided_by']}")
+    fit = (
+        f"{answer['feasible']} of {answer['points']} operating points fit {limits}"
+        if limits
+        else f"of {answer['points']} operating points"
+    )
+    print(f"  {fit}; prefer {answer['decided_by']}")
     _print_notes(answer)
     base = answer["baseline"]
     print(f"  {'':<22}{'mean of ' + str(chosen['seeds']) + ' seed(s)':<30}the cell to export")
@@ -223,7 +249,7 @@ def _print_notes(answer: dict) -> None:
     for one in answer["mean_only"]:
         size = size_text(one["precision"], one["pruning_ratio"], one["method"])
         print(f"  not {size} ({one['criterion']}): its mean keeps the limits, no seed's cell does")
-    for text in answer["partly_measured"]:
+    for text in (*answer["partly_measured"], *answer["unsure"]):
         print(f"  {text}")
 
 

@@ -129,6 +129,12 @@ def updates_lines(plan: Plan) -> Iterator[str]:
     for (model, data), phases in longest.items():
         parts = " + ".join(f"{letters[name]} {count:,}" for name, count in phases.items())
         where = f" of {model} on {data}" if len(longest) > 1 else ""
+        total, budget = sum(phases.values()), plan.config.budget
+        if budget and phases.get("prune", 0) > 2 * budget.shares.prune * total:
+            parts += (
+                f" (P has {phases['prune'] / total:.0%}, not {budget.shares.prune:.0%}, since each step needs an update: "
+                "raise prune.channels_per_step or budget)"
+            )
         yield f"updates of each cell{where}: {sum(phases.values()):,} = {parts}"
 
 

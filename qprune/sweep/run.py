@@ -99,6 +99,7 @@ def run_sweep(
     open_folders(folder, store, plan.stages, console, retry_failed, mend)
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
+    records.write_table()
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     if not all(_finished(cell, store) for cell in plan.cells):
         trial = rehearse(plan, EXPORTED, console)

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from qprune.analysis.gains import Gains
+from qprune.analysis.gains import Gains, rows_of
 from qprune.analysis.statistics import sampling_interval
 
 IMAGES = 50
 
 
 def gains(correct: dict[str, list], precision=("fp32", "int8"), seeds=1):
-    """(Gains, the cells of the last precision) of a grid of one ratio. correct: cell, such as int8-0 -> bool [images]."""
+    """(Gains, rows of the cells of the last precision) of a grid of one ratio. correct: cell, such as int8-0 -> bool [images]."""
     rows = [{"cell": f"{one}-{seed}", "precision": one, "seed": seed} for one in precision for seed in range(seeds)]
     cells = pd.DataFrame(rows).assign(
         sweep="s", model="m", data="d", criterion="c", method="prune_first", status="done", pruning_ratio=0.0
@@ -22,7 +22,7 @@ def gains(correct: dict[str, list], precision=("fp32", "int8"), seeds=1):
     cells["baseline_val_accuracy"] = [values[f"fp32-{seed}"].mean() for seed in cells.seed]
     cells["stage_evaluate"] = cells.cell
     found = Gains(cells, lambda sweep, cell, split: values[cell])
-    return found, cells[cells.precision == precision[-1]]
+    return found, rows_of(cells[cells.precision == precision[-1]])
 
 
 @pytest.mark.parametrize("right", [0, IMAGES])

@@ -3,7 +3,7 @@
 python tests/benchmarks/decoded.py [--pictures 20000] [--package FOLDER --named before]
 
 --package: the folder of another version of qprune, whose rows are put beside those that are there. Memory is each process's
-share of what is mapped (PSS), 10 seconds after all workers have begun. The runs that are timed make two cells of a few updates,
+share of what is mapped (PSS), once it no longer grows. The runs that are timed make two cells of a few updates,
 each in a results folder of its own; the first of them with an empty cache.
 """
 
@@ -68,8 +68,11 @@ def memory_of(folder: Path, package: Path, cache: Path, workers: int) -> dict[st
     store = Store(folder / f"memory{workers}" / "stages")
     try:
         wait_until(lambda: len(running(store)) == workers, 600, process)
-        time.sleep(10)
-        found = {pid: memory_share(pid) for pid in members(process.pid)}
+        seen: list[dict[int, float]] = []
+        while len(seen) < 5 or sum(seen[-1].values()) > 1.01 * sum(seen[-4].values()):  # it still grows
+            time.sleep(5)
+            seen.append({pid: memory_share(pid) for pid in members(process.pid)})
+        found = seen[-1]
         own = [found[pid] for pid in running(store)]
     finally:
         if not group_is_empty(process.pid):

@@ -305,6 +305,17 @@ def test_a_picture_that_can_t_be_decoded_is_named(photos, cache, tmp_path):
         load(tmp_path / "photos")
 
 
+def test_all_bad_pictures_are_named_at_once(photos, cache, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    bad = sorted((tmp_path / "photos").rglob("*.jpg"))[:25]
+    for file in bad:
+        file.write_bytes(file.read_bytes()[:200])
+    for ask in (load, in_memory):
+        with pytest.raises(UserError, match="25 pictures can't be read.*And 5 more") as told:
+            ask(tmp_path / "photos")
+        assert sum(str(file) in str(told.value) for file in bad) == 20
+
+
 def test_the_command_lists_checks_and_clears(photos, cache, monkeypatch, tmp_path):
     def run(*options):
         done = command("cache", *options, cwd=tmp_path)

@@ -83,6 +83,9 @@ def test_what_a_device_measured_becomes_columns(measured, resumable):
     assert times["latency_ms@pi-5"][INT8] == pytest.approx(own, rel=1e-5) and times.latency_ms.isna().all()
     results = qprune.load(folder)
     assert results.pick(max={"latency_ms@pi-5": 1e6}).precision in ("int8", "int4")
+    speedup = given[(given.cell == INT8) & (given.batch == 1)].speedup.item()
+    assert results.pick(min={"speedup@pi-5": 0.99 * speedup}).precision in ("int8", "int4")
+    assert results.points["speedup@pi-5"].dropna().size == 2
     with pytest.raises(UserError, match=r"no times of that device.*did you mean 'latency_ms@pi-5'"):
         parse_limits(["latency_ms@pi=1"], [], results.points)
     bench_command(folder, [INT8], (1,), rounds=1)  # here: beside it

@@ -3,6 +3,7 @@
 import pytest
 from made_sweep import make_sweep
 
+from qprune.analysis.statistics import images_for, room_of
 from qprune.registry.errors import UserError
 from qprune.report.cells import own_code
 from qprune.report.pick_command import pick_command
@@ -50,6 +51,33 @@ def test_a_drop_in_percent(tmp_path, capsys, drop):
 def test_a_drop_that_is_none(tmp_path, drop):
     with pytest.raises(UserError, match="--max-drop .*percentage points"):
         pick(make_sweep(tmp_path), max_drop=drop)
+
+
+def test_no_limits_is_said_as_it_is(tmp_path, capsys):
+    pick(make_sweep(tmp_path))
+    assert "of 20 operating points; prefer most-accurate" in capsys.readouterr().out
+
+
+def test_points_that_are_not_sure_are_said_with_what_would_do(tmp_path, capsys):
+    """The 200 validation images of a point that lost nothing leave room for 3.7 / 200."""
+    folder = make_sweep(tmp_path, seeds=(0,))
+    pick(folder, prefer="cheapest-within", max_drop="1")
+    printed = capsys.readouterr().out
+    assert "points that keep --max-drop 1 by their mean are left out: the lower bound is under it" in printed
+    assert "(200 validation images leave room for 1.83 points at least; about 368 would do, or three seeds)" in printed
+    assert (
+        room_of(round(images_for(0.01))) == pytest.approx(0.01, rel=1e-2)
+        and pytest.approx((1 - 0.01) ** images_for(0.01)) == 0.025
+    )
+    pick(folder, prefer="cheapest", max_drop="1")
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_file_that_nobody_has_made_is_limited_after_the_export(tmp_path):
+    with pytest.raises(
+        UserError, match="file_bytes_onnx.*no cell of this table has it yet: qprune export --format onnx"
+    ):
+        pick(make_sweep(tmp_path), max=["file_bytes_onnx=10k"])
 
 
 @pytest.mark.parametrize(
