@@ -85,6 +85,7 @@ def plan(
     exports: Annotated[
         bool, typer.Option("--exports", help="Try each network in every export format, not in ONNX alone.")
     ] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Time updates although this machine's times are kept.")] = False,
     cache: Cache = None,
 ) -> None:
     """Show the cells and stages of a sweep, what is done, and what the rest will cost. Trains nothing."""
@@ -104,12 +105,12 @@ def plan(
     if seconds is not None:
         from qprune.sweep.fit import show_fits
 
-        show_fits(config, out, seconds, workers or len(os.sched_getaffinity(0)), Console())
+        show_fits(config, out, seconds, workers or len(os.sched_getaffinity(0)), Console(), anew)
         return
 
     from qprune.sweep.forecast import show_plan
 
-    show_plan(config, out, Console(), cells, workers, exports)
+    show_plan(config, out, Console(), cells, workers, exports, anew)
 
 
 @app.command()

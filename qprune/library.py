@@ -22,15 +22,17 @@ from qprune.precision import get_precision
 from qprune.pruning.competition import normalize as l2_normalized
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.groups import left_out_lines
+from qprune.pruning.maps import left_out_lines
 from qprune.pruning.normalizations import as_chosen
-from qprune.pruning.path import PathSchedule, Walk, check_reachable, walk
+from qprune.pruning.path import walk
+from qprune.pruning.schedule import PathSchedule, Walk, check_reachable
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.sizes import COUNTED, Sizes
 from qprune.pruning.uniform import uniform_share
+from qprune.recipe import Rate, Recipe, cosine, seed_of
 from qprune.registry.errors import BadInput, UserError
 from qprune.registry.options import Option, fill, is_number, is_whole, switch
-from qprune.training import Rate, Recipe, cosine, seed_of, train
+from qprune.training import train
 
 PATH_SHARE = 0.15  # of the updates that the path has at most; fine-tuning has the rest
 WARMUP_SHARE = 0.1  # of fine-tuning

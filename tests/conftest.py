@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path_factory, monkeypatch):
+    """Each test finds out for itself what a command keeps for the next one; the user's cache is left alone."""
+    from qprune.storage import kept
+
+    monkeypatch.setattr(kept, "PLACE", tmp_path_factory.mktemp("known"))
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """A headless Chromium; its attribute `downloads` is the folder of what it saves."""

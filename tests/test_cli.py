@@ -46,14 +46,30 @@ print("heavy:", *sorted(heavy))
         (["report", "results/tiny", "--answers"], 0, []),
         (["plan", "bad.yaml"], 2, []),
         (["sweep", "bad.yaml"], 2, []),
-        (["sweep", "tiny.yaml"], 0, ["torch"]),  # builds the network, for the number of its maps
+        (["plan", "tiny.yaml"], 0, ["torch"]),  # builds the network, for the number of its maps
+        (["sweep", "tiny.yaml"], 0, ["torch"]),
     ],
 )
 def test_what_computes_nothing_starts_light(resumable, arguments, code, imported):
     (resumable / "bad.yaml").write_text(TINY.replace("lr: 0.1", "lr: -1"))
-    started = start(*arguments, cwd=resumable)
+    started = start(*arguments, cwd=resumable, home=resumable)
     assert started.code == code and started.heavy == imported
     assert "torch._dynamo" not in started.modules
+    again = start(*arguments, cwd=resumable, home=resumable)  # the facts of the first time are kept
+    assert again.code == code and not again.heavy and again.seconds < 4
+    assert "scipy" not in again.modules or arguments[0] == "report"
+
+
+def test_the_plan_of_what_is_left_is_light_the_second_time(resumable):
+    """Networks have been tried, updates timed, layers counted. What was timed under load is timed again where there is none."""
+    arguments = ("plan", "tiny.yaml", "--set", "seeds=[0,1,2]")
+    for _ in range(4):
+        again = start(*arguments, cwd=resumable, home=resumable)
+        if not again.heavy:
+            break
+    assert again.code == 0 and not again.heavy and again.seconds < 4
+    other = start(*arguments, "--set", "model={name: vgg_tiny, width: 0.25}", cwd=resumable, home=resumable)
+    assert "torch" in other.heavy
 
 
 def test_help_names_the_commands(tmp_path):
@@ -273,8 +289,8 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_same_command_goes_on(tmp_path, 
 def test_ctrl_c_before_the_first_stage(tmp_path, moment):
     write_tiny(tmp_path)
     process = subprocess.Popen(
-        [*COMMAND, "sweep", "tiny.yaml", "--set", "train.updates=100000"], cwd=tmp_path, env=environment(), text=True,
-        start_new_session=True, preexec_fn=heed_ctrl_c, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*COMMAND, "sweep", "tiny.yaml", "--set", "train.updates=100000"], cwd=tmp_path, text=True,
+        env={**environment(), "HOME": str(tmp_path)}, start_new_session=True, preexec_fn=heed_ctrl_c, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         if moment == "as it imports":

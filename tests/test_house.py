@@ -14,6 +14,7 @@ FLAT = {
     "__main__.py",
     "cli.py",
     "library.py",
+    "recipe.py",
     "stopping.py",
     "training.py",
     "README.md",
@@ -21,7 +22,7 @@ FLAT = {
 }  # the only ones beside the folders
 FLOORS = (  # a room imports from floors below its own alone
     {"registry", "stopping"},
-    {"storage"},
+    {"storage", "recipe"},
     {"data", "networks", "analysis"},
     {"cost", "training"},
     {"precision"},
@@ -62,7 +63,7 @@ def test_nothing_lies_flat_but_the_command_the_library_and_the_training_loop():
     files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert files == FLAT
-    assert folders | {"__main__", "cli", "library", "stopping", "training"} == ROOMS and len(ROOMS) == 21
+    assert folders | {"__main__", "cli", "library", "recipe", "stopping", "training"} == ROOMS and len(ROOMS) == 22
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))

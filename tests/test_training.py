@@ -10,19 +10,8 @@ from torch.nn import functional as F
 
 from qprune import training
 from qprune.data import Split
-from qprune.training import (
-    Diverged,
-    Recipe,
-    constant,
-    cosine,
-    evaluate,
-    make_optimizer,
-    minibatch,
-    seed_of,
-    shuffle_of,
-    train,
-    updates_per_epoch,
-)
+from qprune.recipe import Recipe, constant, cosine, seed_of, shuffle_of, updates_per_epoch
+from qprune.training import Diverged, evaluate, make_optimizer, minibatch, train
 
 
 def numbered(count: int) -> Split:

@@ -12,8 +12,8 @@ from qprune.methods.spending import spend
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.normalizations import as_chosen
-from qprune.pruning.path import Walk
-from qprune.pruning.uniform import uniform_share
+from qprune.pruning.schedule import Walk
+from qprune.recipe import COSINE, Rate, Recipe, shuffle_of
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.settings.protocols import PROTOCOLS
@@ -22,13 +22,12 @@ from qprune.stages.choose_lambda import ChooseLambda
 from qprune.stages.dense import Dense
 from qprune.stages.evaluate import Evaluate
 from qprune.stages.finetune import Finetune
+from qprune.stages.fingerprints import data_fingerprint_of, file_hash, model_fingerprint_of
 from qprune.stages.fold import FOLDS, Fold
 from qprune.stages.narrow import Narrow, Uniform
 from qprune.stages.prune import Goal, Prune
 from qprune.stages.quantize import Distillation, Quantize
 from qprune.stages.quantize_dense import QuantizeDense
-from qprune.stages.work import data_fingerprint_of, file_hash, model_fingerprint_of
-from qprune.training import COSINE, Rate, Recipe, shuffle_of
 
 MOST_UPDATES = 4  # times those of a cell, of a baseline of equal training FLOPs
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -275,7 +274,7 @@ class Maker:
                 goal = Goal(self.schedule.steps_to(ratio))
             else:
                 kept = (prune.min_channels, prune.round_to, prune.max_layer_ratio)
-                share = uniform_share(self.facts.sizes, prune.of, ratio, *kept) if ratio else 0.0
+                share = self.facts.narrow_share(prune.of, ratio, *kept)
                 last = max(last, self.schedule.steps_to(min(share, prune.until)))
                 goal = Goal(last, prune.of, ratio)
             if ratio and goal.step:

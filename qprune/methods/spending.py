@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from qprune.methods.facts import Facts, blame
-from qprune.pruning.path import PathSchedule
+from qprune.pruning.schedule import PathSchedule
+from qprune.recipe import updates_per_epoch
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig
-from qprune.training import updates_per_epoch
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ one file with a function `build`, and one line below. The weights are drawn from
 with the same torch.manual_seed before it, a build is the same.
 
 A user's function is called with the options, and with those of in_channels, num_classes and image_size that
-its signature takes. Nothing here imports torch before a network is built or a torchvision:<name> is checked.
+its signature takes. Nothing here imports torch before a network is built or a torchvision:<name> is checked for the first
+time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from qprune.registry.errors import UserError
 from qprune.registry.options import Option, as_float, fill, identity_of, is_number, is_whole, split_name
 from qprune.registry.show import show
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
+from qprune.storage.kept import keep, kept
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +77,10 @@ def is_user_model(name: object) -> bool:
 
 def check_model(settings: Mapping[str, Any]) -> None:
     """UserError where the name or an option is bad. Builds nothing."""
-    _resolve(settings)
+    if _follows_from_settings(settings):
+        model_fingerprint(settings)  # of what was checked it is kept, and torchvision needn't be asked again
+    else:
+        _resolve(settings)
 
 
 def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int, image_size: int) -> nn.Module:
@@ -100,6 +106,24 @@ def build_model(settings: Mapping[str, Any], in_channels: int, num_classes: int,
 def model_fingerprint(settings: Mapping[str, Any]) -> str:
     """A hash that changes when the network would: of name and options with their defaults, and of the version of an
     own network, the source of a user's, the content of a weights file."""
+    if not _follows_from_settings(settings):
+        return _fingerprint(settings)
+    found = kept("model_fingerprint", dict(settings))
+    if found is None:
+        found = _fingerprint(settings)
+        keep("model_fingerprint", dict(settings), found)
+    return found
+
+
+def _follows_from_settings(settings: Mapping[str, Any]) -> bool:
+    """Whether a network is one of torchvision's that no file has a say in: its settings and torchvision's version are all."""
+    weights = settings.get("weights")
+    is_file = isinstance(weights, str) and (not re.fullmatch(r"[A-Z0-9_]+", weights) or Path(weights).exists())
+    plain = all(value is None or isinstance(value, (str, int)) for value in settings.values())
+    return str(settings.get("name")).startswith(_DOOR) and plain and not is_file
+
+
+def _fingerprint(settings: Mapping[str, Any]) -> str:
     name, options = _resolve(settings)
     if name in MODELS:
         entry = MODELS.get(name)

@@ -4,7 +4,6 @@ Every prunable feature map of a network gets one number, 0 .. total-1; a coupled
 masks are flat vectors over these numbers, and a layer (a group set) is a contiguous slice of them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +11,8 @@ from torch import Tensor, fx, nn
 
 from qprune.pruning.classes import FIXED
 from qprune.pruning.labels import IGNORED, OUTPUT, SLICEABLE, Labels
+from qprune.pruning.maps import Layer, LeftOut, Maps
 from qprune.registry.errors import UserError
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One group set: the maps start .. stop-1, named after the layer that makes them."""
-
-    name: str
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -39,25 +30,10 @@ class Member:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Maps that can't be pruned: of a layer, how many, and why. Not the classes, nor what the user has them left out."""
+class ChannelGroups(Maps):
+    """All prunable maps of a network, what isn't, and the channels that carry them."""
 
-    layer: str
-    maps: int
-    why: str
-
-
-@dataclass(frozen=True)
-class ChannelGroups:
-    """All prunable maps of a network, and what isn't. total = number of maps."""
-
-    layers: tuple[Layer, ...]
-    members: tuple[Member, ...]
-    left_out: tuple[LeftOut, ...] = ()
-
-    @property
-    def total(self) -> int:
-        return self.layers[-1].stop if self.layers else 0
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,17 +42,6 @@ class Carried:
 
     axis: int
     maps: Tensor
-
-
-def left_out_lines(groups: ChannelGroups) -> Iterator[str]:
-    """One line for each reason for which maps can't be pruned: of which layers (the first three by name), how many."""
-    reasons: dict[str, list[LeftOut]] = {}
-    for each in groups.left_out:
-        reasons.setdefault(each.why, []).append(each)
-    for why, layers in reasons.items():
-        named = ", ".join(each.layer for each in layers[:3])
-        more = f" and {len(layers) - 3} more layers" if len(layers) > 3 else ""
-        yield f"{sum(each.maps for each in layers):,} maps of {named}{more} can't be pruned: {why}"
 
 
 def find_groups(
@@ -131,7 +96,7 @@ def follow_maps(
     carried_by = {
         node: Carried(each.axis, _maps(labels.classes.of(each.labels), number)) for node, each in labels.tensors.items()
     }
-    return ChannelGroups(tuple(layers), tuple(found_members), tuple(_left_out(labels, makers))), carried_by
+    return ChannelGroups(tuple(layers), tuple(_left_out(labels, makers)), tuple(found_members)), carried_by
 
 
 def _maps(classes: Tensor, number: dict[int, int]) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from qprune.pruning.groups import ChannelGroups
-from qprune.pruning.path import least_width
+from qprune.pruning.schedule import least_width
 from qprune.pruning.sizes import Sizes
 
 

@@ -8,8 +8,9 @@ from qprune.methods.facts import gather_facts
 from qprune.methods.maker import Common
 from qprune.pruning.criteria import CRITERIA, criterion_label
 from qprune.pruning.groups import ChannelGroups
-from qprune.pruning.path import check_reachable
+from qprune.pruning.schedule import check_reachable
 from qprune.pruning.sets import QUADRANTS
+from qprune.recipe import updates_per_epoch
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.stages import Cut, Stage
@@ -17,7 +18,6 @@ from qprune.stages.oracle import Oracle
 from qprune.stages.removal import Removal
 from qprune.stages.score import GRADIENT, Score
 from qprune.sweep.plan import check_size, short_names
-from qprune.training import updates_per_epoch
 
 MAPS_PER_STAGE = 16  # of the oracle
 STARTS = ("both", "taylor", "activation")
@@ -79,7 +79,6 @@ def make_rank_plan(config: SweepConfig) -> RankPlan:
     for model, data, seed in itertools.product(config.model, config.data, config.seeds):
         maker = Maker(config, model, data, config.prune.criterion[0], seed, stages)
         facts = gather_facts(model, data, config.prune.linear, config.prune.ignore, True)
-        assert facts.groups is not None
         check_reachable(facts.groups, max(config.rank.shares), config.prune.min_channels)
         networks.append(_Ranking(maker, facts.groups).ranked(names[model], names[data], seed))
     return RankPlan(config, tuple(networks), stages)

@@ -10,7 +10,7 @@ class Protocol:
     dense, prune, quantize: shares of all updates (fine-tuning has the rest); quantize_low: where a width below 4 bits is
     in the grid. decays: whether N decays to its end; if not, it stays at the peak, which it reaches after `dense_warmup`
     of N. prune_divisor, finetune_divisor, quantize_divisor: train.lr over the phase's rate; finetune_warmup: the share of F in which it goes up.
-    decay: of F and Q, down to 0 (qprune.training.Rate). normalize, baselines: the defaults of these settings; explicit: whether a file that gives no budget has the explicit
+    decay: of F and Q, down to 0 (qprune.recipe.Rate). normalize, baselines: the defaults of these settings; explicit: whether a file that gives no budget has the explicit
     ones, phase by phase, that were the default once.
     """
 

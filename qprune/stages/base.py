@@ -1,4 +1,8 @@
-"""What a stage is: typed settings, the phases in which it trains, and the function that computes it."""
+"""What a stage is: typed settings, the phases in which it trains, and the function that computes it.
+
+Stages are named without torch: what their computing needs is imported as they are computed (executors/preload.py, once for
+all workers).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,20 @@ import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from qprune.precision import Precision, get_precision
+from qprune.recipe import Recipe
 from qprune.registry.choice import Choice
 from qprune.registry.identity import aside, digest, plain
-from qprune.training import Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qprune.stages.work import Work
     from qprune.storage.store import Store
 
-Result = tuple[dict[str, Any], dict[str, Tensor] | None]
+Result: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor] | None]"
 
 
 @dataclass(frozen=True)

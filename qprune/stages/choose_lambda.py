@@ -1,9 +1,14 @@
 """The choice of lambda by the folds' losses: that of the least mean loss, over folds and ratios."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qprune.stages.base import Result, Stage, stage_input
-from qprune.stages.work import Work
+
+if TYPE_CHECKING:
+    from qprune.stages.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,19 @@
 """Dense training: the unpruned network's N updates from its first weights, or a checkpoint that has had them."""
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qprune.networks import load_checkpoint
-from qprune.pruning.shrink import layer_widths
+from qprune.recipe import COSINE, Rate, seed_of
 from qprune.registry.choice import Choice
 from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Phase, Result, TrainingStage, stage_input
-from qprune.stages.work import Work, correctness, evaluations, initial_network, recipe_of
-from qprune.training import COSINE, Rate, seed_of
+
+if TYPE_CHECKING:
+    from qprune.stages.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,9 @@ class Dense(TrainingStage):
         return (Phase("dense", self.budget, elsewhere=self.checkpoint is not None, whole=True),)
 
     def compute(self, work: Work) -> Result:
+        from qprune.pruning.shrink import layer_widths
+        from qprune.stages.work import correctness, evaluations, initial_network, recipe_of
+
         data = work.data(self)
         spec, network = initial_network(self.model, data, self.seed, self.pretrained, work)
         report = {}

@@ -1,14 +1,17 @@
 """Evaluation: accuracy and cost of the network that is handed over."""
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
-from qprune.cost import Cost, count_cost
 from qprune.stages.base import DataStage, Result, stage_input
-from qprune.stages.work import Work, classes, evaluations
 from qprune.storage.store import Store
+
+if TYPE_CHECKING:
+    from qprune.cost import Cost
+    from qprune.stages.work import Work
 
 TOTALS = (
     "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
@@ -39,6 +42,11 @@ class Evaluate(DataStage):
         return super().is_there(store) and store.is_of(self.id, self.source)
 
     def compute(self, work: Work) -> Result:
+        import torch
+
+        from qprune.cost import count_cost
+        from qprune.stages.work import classes, evaluations
+
         spec = work.spec(self.source)
         trained = spec.load_trained(work.store.tensors(self.source)).eval()
         cost = count_cost(trained, spec.image_shape)

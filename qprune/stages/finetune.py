@@ -1,15 +1,17 @@
 """Fine-tuning: a snapshot made physically smaller, the rest of the path's updates, then F updates of its own."""
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qprune.pruning.quantized import QuantizedGatedNetwork
-from qprune.pruning.shrink import layer_widths
+from qprune.recipe import COSINE, Rate, constant, seed_of
 from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Cut, NumberFormat, Phase, Result, TrainingStage, stage_input
-from qprune.stages.prune import gated_network
-from qprune.stages.work import Work, calibration_images, recipe_of
-from qprune.training import COSINE, Rate, constant, seed_of
+
+if TYPE_CHECKING:
+    from qprune.stages.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,11 @@ class Finetune(TrainingStage):
         return self.number_format.precision if self.number_format else None
 
     def compute(self, work: Work) -> Result:
+        from qprune.pruning.quantized import QuantizedGatedNetwork
+        from qprune.pruning.shrink import layer_widths
+        from qprune.stages.prune import gated_network
+        from qprune.stages.work import calibration_images, recipe_of
+
         data, spec = work.data(self), work.spec(self.source)
         tensors, report = work.store.tensors(self.source), {}
         if self.cut is None:

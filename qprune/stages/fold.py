@@ -4,20 +4,21 @@ For each fold a dense network is trained without its images; for each lambda it 
 without them; and its loss on them is noted at each ratio. lambda 0 is plain Taylor.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qprune.data import Split
 from qprune.pruning.criteria import get_criterion
-from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import Walk, walk
-from qprune.pruning.scoring import Scorer
+from qprune.pruning.schedule import Walk
+from qprune.recipe import COSINE, Rate, seed_of
 from qprune.registry.choice import Choice
 from qprune.registry.identity import added_later, aside
 from qprune.stages.base import Cut, Phase, Result, TrainingStage, stage_input
-from qprune.stages.work import Work, initial_network, recipe_of
-from qprune.training import COSINE, Rate, evaluate, seed_of, train
+
+if TYPE_CHECKING:
+    from qprune.stages.work import Work
 
 LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FOLDS = 5
@@ -57,6 +58,12 @@ class Fold(TrainingStage):
         )
 
     def compute(self, work: Work) -> Result:
+        from qprune.pruning.gated import GatedNetwork
+        from qprune.pruning.path import walk
+        from qprune.pruning.scoring import Scorer
+        from qprune.stages.work import initial_network, recipe_of
+        from qprune.training import evaluate, train
+
         data = work.data(self)
         recipe = recipe_of(self, data)
         rest, held = without_fold(data.train, self.fold)
@@ -93,6 +100,8 @@ class Fold(TrainingStage):
 
 def without_fold(split: Split, fold: int) -> tuple[Split, Split]:
     """(the training images without a fold, the fold's): each image is in one of FOLDS folds, drawn once for all."""
+    import torch
+
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed_of("folds", FOLDS)))
     held = torch.zeros(len(split), dtype=torch.bool)
     held[order[fold::FOLDS]] = True

@@ -1,19 +1,21 @@
 """A narrower network from random weights: what pruning has to be better than."""
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, fx, nn
-
-from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.shrink import layer_widths
-from qprune.pruning.uniform import uniform_alive
+from qprune.recipe import Rate, seed_of
 from qprune.registry.choice import Choice
 from qprune.registry.identity import aside
 from qprune.stages.base import Cut, Phase, Result, TrainingStage, stage_input
-from qprune.stages.work import Work, dense_spec, recipe_of
-from qprune.training import Rate, seed_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+
+    from qprune.pruning.gated import GatedNetwork
+    from qprune.stages.work import Work
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class Narrow(TrainingStage):
         return (Phase("dense", self.budget),)
 
     def compute(self, work: Work) -> Result:
+        import torch
+
+        from qprune.pruning.gated import GatedNetwork
+        from qprune.pruning.shrink import layer_widths
+        from qprune.stages.work import dense_spec, recipe_of
+
         data = work.data(self)
         spec = dense_spec(self.model, data)
         torch.manual_seed(seed_of(self.seed, "initial weights"))
@@ -62,6 +70,8 @@ class Narrow(TrainingStage):
         return {"network": spec.to_json(), "achieved_ratio": gated.pruned}, network.eval().state_dict()
 
     def _alive(self, gated: GatedNetwork, work: Work) -> Tensor:
+        from qprune.pruning.uniform import uniform_alive
+
         if self.shape is not None:
             return work.store.tensors(self.shape)["path/alive"]
         assert self.uniform is not None
@@ -74,6 +84,9 @@ def narrowed(gated: GatedNetwork) -> fx.GraphModule:
     A layer's weights were drawn for as many inputs as it had. They are multiplied by sqrt(inputs before / inputs now), so
     that the variance of a sum over them is what it was (He et al., ICCV 2015, Eq. 10). Frozen ones stay as they are.
     """
+    import torch
+    from torch import nn
+
     network = gated.shrink()
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.requires_grad:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from qprune.data import Split
+from qprune.recipe import Recipe, updates_per_epoch
 from qprune.storage.seal import Damaged
 from qprune.storage.store import Store
-from qprune.training import Recipe, make_optimizer, train, updates_per_epoch
+from qprune.training import make_optimizer, train
 
 CURVE_POINTS = 50  # of a stage's training curve
 SAVING_SHARE = 0.02  # of the time at most goes into saving, so not every epoch of a second or less is saved

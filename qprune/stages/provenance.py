@@ -1,16 +1,22 @@
 """Where a result was made: versions, commit, machine."""
 
+from __future__ import annotations
+
 import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def provenance(device: torch.device) -> dict:
     """Versions and machine, as every record carries them."""
+    import torch
+
     packages = ("qprune", "torch", "torchvision", "brevitas", "numpy")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     versions = {package: version(package) for package in packages} | {"python": platform.python_version()}

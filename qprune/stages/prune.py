@@ -1,29 +1,31 @@
 """The pruning path: maps are scored while the network trains, and removed a few at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from qprune.pruning.criteria import get_criterion
-from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.groups import ChannelGroups, find_groups
-from qprune.pruning.path import Walk, walk
-from qprune.pruning.quantized import QuantizedGatedNetwork
-from qprune.pruning.scoring import Scorer
-from qprune.pruning.sizes import Sizes
+from qprune.pruning.schedule import Walk
+from qprune.recipe import seed_of, updates_per_epoch
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.registry.identity import added_later, aside, digest
 from qprune.stages.base import Cut, NumberFormat, Phase, Result, TrainingStage, stage_input
-from qprune.stages.partial import load_optimizer, optimizer_tensors
 from qprune.stages.saved import NetworkSpec
-from qprune.stages.work import Work, recipe_of
-from qprune.training import seed_of, updates_per_epoch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from qprune.pruning.gated import GatedNetwork
+    from qprune.pruning.groups import ChannelGroups
+    from qprune.pruning.quantized import QuantizedGatedNetwork
+    from qprune.pruning.sizes import Sizes
+    from qprune.stages.work import Work
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Prune(TrainingStage):
         return (Phase("prune", updates, precision, scored=True, whole=True),)
 
     def compute(self, work: Work) -> Result:
+        from qprune.pruning.path import walk
+        from qprune.pruning.scoring import Scorer
+        from qprune.stages.partial import load_optimizer, optimizer_tensors
+        from qprune.stages.work import recipe_of
+
         data, spec = work.data(self), work.spec(self.source)
         sizes = sizes_of(spec, self.cut) if self.goal.target is not None else None
         step, done, tensors = self._furthest(work, sizes)
@@ -194,12 +201,17 @@ class Prune(TrainingStage):
 
 def sizes_of(spec: NetworkSpec, cut: Cut) -> Sizes:
     """What an unpruned network has, whichever of its maps are gone."""
+    from qprune.pruning.groups import find_groups
+    from qprune.pruning.sizes import Sizes
+
     network = spec.build()
     return Sizes.of(network, find_groups(network, spec.image_shape, cut.linear, cut.ignore), spec.image_shape)
 
 
 def _first_maps(groups: ChannelGroups, layers: list[dict[str, Any]]) -> Tensor:
     """A mask that leaves each layer as many maps as a snapshot's report says, bool [total]: all that sizes depend on."""
+    import torch
+
     alive = torch.zeros(groups.total, dtype=torch.bool)
     for layer, kept in zip(groups.layers, layers, strict=True):
         alive[layer.start : layer.start + kept["kept"]] = True
@@ -217,6 +229,9 @@ def gated_network(
 
     In FP32, or under the fake quantisation of a number format.
     """
+    from qprune.pruning.gated import GatedNetwork
+    from qprune.pruning.quantized import QuantizedGatedNetwork
+
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith("path/")}
     if number_format is None:
         return GatedNetwork(spec.load_fp32(state).to(device), spec.image_shape, cut.linear, cut.ignore)

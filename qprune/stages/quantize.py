@@ -1,16 +1,21 @@
 """Quantisation: the network at the cell's precision, and Q updates."""
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
-
-from torch import Tensor, fx
+from typing import TYPE_CHECKING
 
 from qprune.data import Dataset
 from qprune.precision import Precision
+from qprune.recipe import COSINE, TEACHER_SHARE, TEMPERATURE, Rate, seed_of
 from qprune.registry.identity import added_later
 from qprune.stages.base import NumberFormat, Phase, Result, TrainingStage, stage_input
-from qprune.stages.work import Work, calibration_images, recipe_of
-from qprune.training import COSINE, TEACHER_SHARE, TEMPERATURE, Rate, seed_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+
+    from qprune.stages.work import Work
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class QuantizingStage(TrainingStage):
 
     def _train(self, network: fx.GraphModule, data: Dataset, work: Work) -> None:
         """The updates, in place."""
+        from qprune.stages.work import recipe_of
+
         teacher = work.load_fp32(self.teacher)[1] if self.teacher else None
         updates, rate = range(self.budget), self.rate.over(self.lr, self.budget)
         seed, recipe = seed_of(self.seed, "quantize"), recipe_of(self, data).in_fp32
@@ -70,6 +77,8 @@ class Quantize(QuantizingStage):
         return (phase if self.quantization == "qat" else dataclasses.replace(phase, precision="fp32"),)
 
     def compute(self, work: Work) -> Result:
+        from qprune.stages.work import calibration_images
+
         data, (spec, network) = work.data(self), work.load_fp32(self.source)
         precision, images = self.number_format.get(), calibration_images(data, self.seed)
         trained = network

@@ -1,12 +1,16 @@
 """The dense network, with gates, at the cell's precision: what a path under fake quantisation begins with."""
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.stages.base import Cut, Phase, Result
 from qprune.stages.quantize import QuantizingStage
-from qprune.stages.work import Work, calibration_images
+
+if TYPE_CHECKING:
+    from qprune.stages.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,9 @@ class QuantizeDense(QuantizingStage):
         return tuple(dataclasses.replace(phase, whole=True) for phase in super().phases)
 
     def compute(self, work: Work) -> Result:
+        from qprune.pruning.quantized import QuantizedGatedNetwork
+        from qprune.stages.work import calibration_images
+
         data, (spec, network) = work.data(self), work.load_fp32(self.source)
         images = calibration_images(data, self.seed)
         gated = QuantizedGatedNetwork(

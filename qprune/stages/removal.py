@@ -7,12 +7,13 @@ from torch import Tensor
 from qprune.data import Dataset, Split
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.sets import quadrants, removal
+from qprune.recipe import COSINE, Rate, seed_of
 from qprune.registry.errors import UserError
 from qprune.registry.identity import added_later
 from qprune.stages.base import Phase, Result, TrainingStage, stage_input
 from qprune.stages.ranked import RankedStage, fixed_images
 from qprune.stages.work import Work, recipe_of
-from qprune.training import COSINE, Rate, evaluate, seed_of
+from qprune.training import evaluate
 
 
 @dataclass(frozen=True, kw_only=True)

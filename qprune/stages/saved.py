@@ -1,16 +1,17 @@
 """Networks on disk: tensors as safetensors, and beside them what the network is rebuilt from. Nothing is unpickled."""
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
-
-from torch import Tensor, fx
+from typing import TYPE_CHECKING
 
 from qprune.networks import build_model, is_user_model
-from qprune.networks.free_sizes import free_sizes
-from qprune.networks.graph import with_normalize
 from qprune.precision import Precision, get_precision
-from qprune.pruning.shrink import resize
 from qprune.registry.user_code import check_trust
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class NetworkSpec:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict, trust: Collection[str], source: object) -> "NetworkSpec":
+    def from_json(cls, values: dict, trust: Collection[str], source: object) -> NetworkSpec:
         """What to_json gave. trust: names of the user's own code (module:function) that may be run to build it.
 
         source: where it was read, for the message of the UserError for other code.
@@ -58,6 +59,10 @@ class NetworkSpec:
 
     def build(self, pretrained: bool = False) -> fx.GraphModule:
         """The FP32 network with these widths. Its weights are random, or with `pretrained` those that model.weights names."""
+        from qprune.networks.free_sizes import free_sizes
+        from qprune.networks.graph import with_normalize
+        from qprune.pruning.shrink import resize
+
         settings = self.model if pretrained else {k: v for k, v in self.model.items() if k != "weights"}
         model = build_model(settings, self.in_channels, self.num_classes, self.image_size)
         network = with_normalize(model, tuple(self.mean), tuple(self.std))
@@ -80,8 +85,6 @@ class NetworkSpec:
         """The network that was evaluated, in eval mode; it takes float images in 0..1, [batch, c, h, w]."""
         return self.number_format.finish(self.load_trained(tensors)).eval()
 
-    def at(
-        self, precision: str, first_last_bits: int | None, layer_bits: dict[str, int] | None = None
-    ) -> "NetworkSpec":
+    def at(self, precision: str, first_last_bits: int | None, layer_bits: dict[str, int] | None = None) -> NetworkSpec:
         """The same network at another precision."""
         return replace(self, precision=precision, first_last_bits=first_last_bits, layer_bits=layer_bits or {})

@@ -12,12 +12,13 @@ from qprune.pruning.criteria import get_criterion
 from qprune.pruning.criteria.base import MapGradientCriterion, StaticCriterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.scoring import Scorer
+from qprune.recipe import Recipe, seed_of
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.stages.base import Result
 from qprune.stages.ranked import RankedStage
 from qprune.stages.work import Work
-from qprune.training import Diverged, Recipe, minibatch, seed_of
+from qprune.training import Diverged, minibatch
 
 GRADIENT = "mean_gradient"  # what the second axis of activation and gradient is called among the scores
 

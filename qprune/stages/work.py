@@ -1,7 +1,6 @@
 """The computing of a stage: where it reads its inputs and data, keeps its unfinished work, and puts its files."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,17 +8,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx, nn
 
-from qprune.data import Dataset, data_fingerprint, load_data
-from qprune.networks import load_pretrained, model_fingerprint
+from qprune.data import Dataset, load_data
+from qprune.networks import load_pretrained
+from qprune.recipe import Recipe, seed_of
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.stages.base import DataStage, Stage, TrainingStage
+from qprune.stages.fingerprints import data_fingerprint_of, file_hash, model_fingerprint_of
 from qprune.stages.partial import Partial
 from qprune.stages.provenance import provenance
 from qprune.stages.saved import NetworkSpec
 from qprune.storage.correctness import pack_bits, pack_classes
 from qprune.storage.store import Store
-from qprune.training import Evaluation, Recipe, evaluate, minibatch, seed_of, tf32
+from qprune.training import Evaluation, evaluate, minibatch, tf32
 
 CALIBRATION_IMAGES = 256
 
@@ -102,32 +103,10 @@ def _check_unchanged(stage: Stage) -> None:
             raise Changed(f"the {source} of {stage.label} has changed since the sweep was planned; run it again")
 
 
-@lru_cache
-def data_fingerprint_of(data: Choice) -> str:
-    """data_fingerprint, once in each process."""
-    return data_fingerprint(data.settings)
-
-
 @lru_cache(maxsize=4)
 def _data_of(data: Choice) -> Dataset:
     """load_data, whose files are looked at once in each process."""
     return load_data(data.settings)
-
-
-@lru_cache
-def model_fingerprint_of(model: Choice) -> str:
-    """model_fingerprint, once in each process."""
-    return model_fingerprint(model.settings)
-
-
-@lru_cache
-def file_hash(path: str) -> str:
-    """SHA-256 of a checkpoint, once in each process. Raises UserError where it can't be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"train.checkpoint: {path} can't be read: {error.strerror}") from None
 
 
 # What several kinds do ------------------------------------------------------------------------------------------------

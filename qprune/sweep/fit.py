@@ -10,9 +10,10 @@ from rich.console import Console
 from qprune.registry.duration import duration_text
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig, load_config
-from qprune.sweep.forecast import Measured, measure, wall_seconds_of
+from qprune.sweep.faults import NONE, Faults
+from qprune.sweep.forecast import Measured, time_updates, timing_lines, wall_seconds_of
+from qprune.sweep.rehearsal import rehearse
 from qprune.sweep.run import open_sweep
-from qprune.sweep.trial import NONE, Faults, try_all
 
 MOST_TIMES = 64  # times the file's budget that are tried, and seeds
 
@@ -113,15 +114,19 @@ def _largest(knob: Knob, cost: Callable[[str], float | None], seconds: float) ->
     return Fit(knob.change(number), takes, number == knob.numbers[-1])
 
 
-def show_fits(config: SweepConfig, out: Path, seconds: float, workers: int, console: Console) -> None:
-    """Print whether a sweep fits so many seconds, and what would."""
+def show_fits(
+    config: SweepConfig, out: Path, seconds: float, workers: int, console: Console, anew: bool = False
+) -> None:
+    """Print whether a sweep fits so many seconds, and what would. anew: as for show_plan."""
     plan, store, folder = open_sweep(config, out)
-    faults = try_all(plan).faults
-    measured = measure(plan, faults)
+    faults = rehearse(plan, (), console).faults
+    measured = time_updates(plan, faults, console, anew)
     takes = wall_seconds_of(plan, store, folder, measured, workers, faults)
     fit, most = takes <= seconds, "at most" if config.strategy == "front" else "about"
     said = f"{config.name}: {most} {duration_text(takes)} with {workers} worker(s) of 1 thread"
     console.print(f"{said}; {'fits' if fit else 'does not fit'} {duration_text(seconds)}", highlight=False)
+    for line in timing_lines(measured):
+        console.print(line, highlight=False, soft_wrap=True)
     found = fits(config, out, seconds, workers, measured, faults)
     if found:
         console.print(f"each of these alone fits{' too' if fit else ''}:", highlight=False)

@@ -1,64 +1,73 @@
 """What a sweep will cost, before it runs: bit_gflops where they are known, minutes from a short measurement, disk."""
 
 import os
+import platform
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import torch
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
 from qprune.analysis.tables import ratio_table, with_method
-from qprune.cost import count_cost
 from qprune.data import load_data
 from qprune.deploy.formats import FORMATS
+from qprune.methods.facts import is_known_model
 from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
-from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import select
-from qprune.pruning.scoring import Scorer
+from qprune.recipe import constant
 from qprune.registry.choice import Choice
+from qprune.registry.identity import plain
 from qprune.registry.packages import have
 from qprune.settings.config import SweepConfig
 from qprune.stages import KINDS, Phase, Stage
 from qprune.stages.dense import Dense
 from qprune.stages.narrow import Narrow
+from qprune.stages.provenance import processor_name
 from qprune.stages.saved import NetworkSpec
-from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
+from qprune.storage.kept import keep, kept
 from qprune.storage.store import Store
 from qprune.sweep.by_method import costs_by_method, method_table
 from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import data_lines
+from qprune.sweep.faults import EXPORTED, NONE, Faults, Trial, able_cells
 from qprune.sweep.plan import Cell, Plan
-from qprune.sweep.progress import READING, TRYING, doing
+from qprune.sweep.progress import READING, doing
+from qprune.sweep.rehearsal import rehearse
 from qprune.sweep.run import missing_stages, open_sweep, wanted_networks
-from qprune.sweep.trial import EXPORTED, NONE, Faults, Trial, able_cells, try_all
-from qprune.training import constant, evaluate, train
 
-WORKER_START_SECONDS = 6.0  # a worker's imports
+WORKER_START_SECONDS = 3.0  # until the first worker computes; each further one is forked in a tenth
 MEASURED_UPDATES = 3
+TIMING = "timing a few updates of each network"
+KEPT = "timings"
+LOADED = 0.15  # share of its time that a timed update waits, from which on the machine is called loaded
 REPORT_BYTES, RECORD_BYTES = 20_000, 30_000  # of a stage, and of a cell
 KNOWN_PATHS = 100  # pruned networks at most whose cost is looked up for the forecast
 
 
 def show_plan(
-    config: SweepConfig, out: Path, console: Console, cells: bool = False, workers: int = 0, exports: bool = False
+    config: SweepConfig,
+    out: Path,
+    console: Console,
+    cells: bool = False,
+    workers: int = 0,
+    exports: bool = False,
+    anew: bool = False,
 ) -> None:
     """Print the forecast of a sweep, with `cells` each cell too; trains nothing (a few throw-away updates are timed).
 
-    workers: processes that share the work; 0: one per core. exports: try every format, not only ONNX.
+    workers: processes that share the work; 0: one per core. exports: try every format, not only ONNX. anew: time updates
+    although this machine's times are kept.
     """
     doing(console, READING)
     plan, store, folder = open_sweep(config, out)
     wanted, trial = wanted_networks(plan, folder), Trial()
     todo = missing_stages(plan, store, wanted)
     if exports or todo:
-        doing(console, TRYING)
-        trial = try_all(plan, FORMATS.names() if exports else EXPORTED)
+        trial = rehearse(plan, FORMATS.names() if exports else EXPORTED, console)
     faults = trial.faults
     if faults:
         todo = missing_stages(plan, store, wanted, able_cells(plan, faults))
@@ -84,8 +93,7 @@ def show_plan(
     console.print(_stage_table(plan, todo))
     measured = {}
     if todo:
-        doing(console, "timing a few updates of each network")
-        measured = measure(plan, faults)
+        measured = time_updates(plan, faults, console, anew)
     costs = forecast_costs(plan, store, measured)
     for table in _cost_tables(plan, costs):
         console.print(table)
@@ -98,12 +106,14 @@ def show_plan(
     methods = costs_by_method(plan, todo, seconds)
     if len(methods) > 1:
         console.print(method_table(methods))
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _cores()
     wall = _wall_seconds(seconds, plan, workers)
     console.print(
         f"about {wall / 60:.1f} minutes with {workers} worker(s) of 1 thread, {sum(seconds.values()) / 60:.1f} of computing",
         highlight=False,
     )
+    for line in timing_lines(measured):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"disk: about {_megabytes(plan, todo, measured):.0f} MB more", highlight=False)
 
 
@@ -140,7 +150,8 @@ def _show_faults(plan: Plan, faults: Faults, console: Console) -> None:
 class Measured:
     """One model on one data set. Seconds of: an update (dense, and pruned to the path's end), a scored update, an
     update and the making of each precision (by its canonical name), an evaluation of one image; of what a teacher adds to
-    an update, if there is one (its forward pass). bits: precision -> layer -> (w, a), without those that choose widths."""
+    an update, if there is one (its forward pass). bits: precision -> layer -> (w, a), without those that choose widths.
+    waited: the share of the time in which the timed updates had no processor; when: of the measurement, if it was kept."""
 
     spec: NetworkSpec
     update: float
@@ -154,6 +165,8 @@ class Measured:
     bytes: int
     until: float
     teacher: float = 0.0
+    waited: float = 0.0
+    when: str | None = None
 
     def update_at(self, ratio: float) -> float:
         """Seconds of a plain update at a pruning ratio, between the two that were measured."""
@@ -167,23 +180,102 @@ class Measured:
         return phase.updates * (each * factor + self.teacher * phase.teacher)
 
 
-def measure(plan: Plan, faults: Faults = NONE) -> dict[tuple[str, str], Measured]:
-    """(model, data), as they are called in the plan -> its timings; not of precisions that can't be made."""
+def time_updates(plan: Plan, faults: Faults, console: Console, anew: bool = False) -> dict[tuple[str, str], Measured]:
+    """As `measure`, but what was measured on this machine, by this very code, isn't measured again (but for `anew`): what was
+    while the machine was loaded, as long as it is. Of the user's own code nothing is kept.
+    """
+    follows_from = {place: _timing_follows_from(plan, place, faults) for place in plan.facts}
+    found: dict[tuple[str, str], Measured] = {}
+    for place, known in follows_from.items():
+        values = None if known is None or anew else kept(KEPT, known)
+        if values is not None and (values["waited"] < LOADED or os.getloadavg()[0] > _cores()):
+            found[place] = Measured(**values | {"spec": plan.facts[place].spec})
+    left = [place for place in plan.facts if place not in found]
+    if left:
+        doing(console, TIMING)
+        when = time.strftime("%Y-%m-%d %H:%M")
+        for place, measured in measure(plan, faults, left).items():
+            found[place] = measured
+            if follows_from[place] is not None:
+                keep(KEPT, follows_from[place], asdict(replace(measured, when=when)))
+    return {place: found[place] for place in plan.facts}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _timing_follows_from(plan: Plan, place: tuple[str, str], faults: Faults) -> dict | None:
+    """What a timing is kept by beside the code; None where that isn't all known."""
+    config, facts = plan.config, plan.facts[place]
+    if facts.follows_from is None:
+        return None
+    prune = config.prune
+    return {
+        "machine": [platform.node(), processor_name(), _cores()],
+        "facts": facts.follows_from,
+        "recipe": plain(_dense_of(plan, place).recipe),
+        "path": [prune.until, prune.min_channels, prune.round_to, prune.max_layer_ratio],
+        "criterion": _as_chosen(prune.criterion[0]),
+        "precisions": [typed for typed in config.precisions if (*place, typed) not in faults],
+        "first_last_bits": config.quantize.first_last_bits,
+        "distill": config.quantize.distill,
+    }
+
+
+def timing_lines(measured: dict[tuple[str, str], Measured]) -> Iterator[str]:
+    """When the updates were timed that the minutes follow from, and whether the machine did other work meanwhile."""
+    dates = sorted({timing.when or "" for timing in measured.values()} - {""})
+    if dates:
+        some = "" if all(timing.when for timing in measured.values()) else "some of the "
+        days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        yield f"{some}updates were timed on this machine on {days} (--anew times them again)"
+    waited = max((timing.waited for timing in measured.values()), default=0.0)
+    if waited >= LOADED:
+        yield (
+            f"[yellow]loaded[/yellow] the timed updates waited for a processor {waited:.0%} of their time, for other work on this "
+            "machine, so the minutes are too long for a sweep that has it for itself"
+        )
+
+
+def _dense_of(plan: Plan, place: tuple[str, str]) -> Dense:
+    dense = plan.stages[next(cell.dense for cell in plan.cells if (cell.model, cell.data) == place)]
+    assert isinstance(dense, Dense)
+    return dense
+
+
+def measure(
+    plan: Plan, faults: Faults = NONE, places: Sequence[tuple[str, str]] | None = None
+) -> dict[tuple[str, str], Measured]:
+    """(model, data), as they are called in the plan -> its timings; not of precisions that can't be made. places: of these
+    alone."""
+    import torch
+
+    from qprune.cost import count_cost
+    from qprune.pruning.gated import GatedNetwork
+    from qprune.pruning.path import select
+    from qprune.pruning.scoring import Scorer
+    from qprune.stages.work import CALIBRATION_IMAGES, recipe_of
+    from qprune.training import evaluate, train
+
     torch.set_num_threads(1)
     measured = {}
     config, prune = plan.config, plan.config.prune
-    for (model, data), facts in plan.facts.items():
-        dense = plan.stages[next(cell.dense for cell in plan.cells if (cell.model, cell.data) == (model, data))]
-        assert isinstance(dense, Dense)
+    for model, data in plan.facts if places is None else places:
+        facts, dense = plan.facts[model, data], _dense_of(plan, (model, data))
         dataset = load_data(dense.data.settings)
         recipe = recipe_of(dense, dataset)
         network = facts.spec.build()
+        spent = [0.0, 0.0]  # in the timed updates: seconds, and those of them on a processor
 
-        def seconds(network, scorer=None, dataset=dataset, recipe=recipe):
+        def seconds(network, scorer=None, dataset=dataset, recipe=recipe, spent=spent):
             train(network, dataset.train, recipe, range(1), constant(1e-6), 0, scorer=scorer)
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             train(network, dataset.train, recipe, range(1, 1 + MEASURED_UPDATES), constant(1e-6), 0, scorer=scorer)
-            return (time.perf_counter() - start) / MEASURED_UPDATES
+            took = time.perf_counter() - start
+            spent[0] += took
+            spent[1] += min(time.process_time() - worked, took)
+            return took / MEASURED_UPDATES
 
         update = seconds(network)
         pruned_update = scored_update = update
@@ -220,7 +312,7 @@ def measure(plan: Plan, faults: Faults = NONE) -> dict[tuple[str, str], Measured
         images = len(dataset.val.labels) + len(dataset.test.labels)
         measured[model, data] = Measured(
             facts.spec, update, pruned_update, scored_update, precision_update, precision_start, image, images, bits,
-            size, prune.until, recipe.batch_size * image if config.quantize.distill else 0.0,
+            size, prune.until, recipe.batch_size * image if config.quantize.distill else 0.0, 1 - spent[1] / spent[0],
         )  # fmt: skip
     return measured
 
@@ -232,8 +324,16 @@ def _as_chosen(criterion: Choice) -> dict:
 
 
 def _layer_macs(spec: NetworkSpec) -> dict[str, int]:
-    """Layer -> MACs of the network with these widths."""
-    return {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
+    """Layer -> MACs of the network with these widths. They are kept for the next command."""
+    known = is_known_model(spec.model["name"])
+    if known and (values := kept("layer_macs", spec.to_json())) is not None:
+        return values
+    from qprune.cost import count_cost
+
+    macs = {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
+    if known:
+        keep("layer_macs", spec.to_json(), macs)
+    return macs
 
 
 def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float | None]:
@@ -283,14 +383,14 @@ def _is_uniform(plan: Plan, cell: Cell) -> bool:
 
 def forecast_seconds(plan: Plan, todo: dict[str, Stage], measured: dict) -> dict[str, float]:
     """Seconds of computing that each missing stage will take, on this machine, with one thread."""
-    timings = _timings(plan, measured)
+    timing_of = _timings(plan, measured)
     ratios: dict[str, float] = {}
     for cell in plan.cells:
         smaller = ("narrow", "finetune", "quantize")  # the stages that train the smaller network
         ratios |= {cell.stages[kind]: cell.ratio for kind in smaller if kind in cell.stages}
     seconds = {}
     for name, stage in todo.items():
-        timing = timings[name]
+        timing = timing_of[name]
         own = [timing.seconds(phase, ratios.get(name, 0.0)) for phase in stage.phases if not phase.elsewhere]
         making = timing.precision_start.get(stage.makes, 0.0) if stage.makes else 0.0
         seconds[name] = sum(own) + making + stage.evaluates * timing.image * timing.images
@@ -332,8 +432,8 @@ def _wall_seconds(seconds: dict[str, float], plan: Plan, workers: int) -> float:
 def _megabytes(plan: Plan, todo: dict[str, Stage], measured: dict) -> float:
     """What will be written: an upper bound, as if nothing were pruned. Networks of cells go where the sweep keeps none."""
     spared = {cell.network for cell in plan.cells} if plan.config.keep == "none" else set()
-    timings = _timings(plan, measured)
-    networks = sum(stage.networks_kept * timings[name].bytes for name, stage in todo.items() if name not in spared)
+    timing_of = _timings(plan, measured)
+    networks = sum(stage.networks_kept * timing_of[name].bytes for name, stage in todo.items() if name not in spared)
     return (networks + REPORT_BYTES * len(todo) + RECORD_BYTES * len(plan.cells)) / 1e6
 
 

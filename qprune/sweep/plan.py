@@ -20,7 +20,7 @@ from qprune.methods.maker import ratio_text
 from qprune.methods.prune_first import chain as prune_first_chain
 from qprune.methods.spending import Spending
 from qprune.pruning.criteria import criterion_label
-from qprune.pruning.groups import left_out_lines
+from qprune.pruning.maps import left_out_lines
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig, place_of
@@ -72,7 +72,7 @@ class Plan:
         """Of each network, which maps can't be pruned, and why."""
         for name, group in itertools.groupby(self.facts.items(), key=lambda item: item[0][0]):
             _, facts = next(group)  # a network's layers are the same on every data set
-            yield from (f"{name}: {line}" for line in (left_out_lines(facts.groups) if facts.groups else ()))
+            yield from (f"{name}: {line}" for line in (left_out_lines(facts.layout) if facts.layout else ()))
 
     def needed_by(self, stages: Iterable[str]) -> set[str]:
         """These stages and all that they are computed from."""

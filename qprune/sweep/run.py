@@ -20,11 +20,12 @@ from qprune.storage.seal import Damaged, read_sealed_json, sealed_json
 from qprune.storage.store import Store
 from qprune.sweep.changed import changed_lines
 from qprune.sweep.data_lines import lacking_lines
+from qprune.sweep.faults import EXPORTED, Faults
 from qprune.sweep.plan import Cell, Plan, make_plan
-from qprune.sweep.progress import READING, TRYING, Progress, doing
+from qprune.sweep.progress import READING, Progress, doing
 from qprune.sweep.records import Records
+from qprune.sweep.rehearsal import rehearse
 from qprune.sweep.search import Search
-from qprune.sweep.trial import EXPORTED, Faults, try_all
 
 LAYOUT = 2  # of a results folder; raised when stages get other names
 TABLE_SHARE = 0.1  # of the time at most goes into rewriting cells.csv and the report while a sweep runs
@@ -101,8 +102,7 @@ def run_sweep(
     records.write_table()
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     if not all(_finished(cell, store) for cell in plan.cells):
-        doing(console, TRYING)
-        trial = try_all(plan, EXPORTED)
+        trial = rehearse(plan, EXPORTED, console)
         run.lose(trial.faults)
         for line in trial.unwritten:
             console.print(f"tried: {line}", highlight=False, markup=False, soft_wrap=True)

@@ -4,104 +4,45 @@ Each network on its data set is run in batches of one and of two, cut as far as 
 of the grid prepared, counted, finished, counted again, and written and run as ONNX, all on random weights and images: seconds.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import qprune
 from qprune.cost import count_cost
 from qprune.data import Split
 from qprune.deploy.cells import DeployedCell
 from qprune.deploy.export import try_export
-from qprune.deploy.formats import FORMATS, Format
-from qprune.methods.facts import Facts, blame
+from qprune.deploy.formats import Format
+from qprune.methods.facts import blame
 from qprune.networks import load_checkpoint
 from qprune.precision import get_precision
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.path import select
 from qprune.pruning.shrink import layer_widths
-from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
-from qprune.registry.identity import digest
-from qprune.registry.packages import have
-from qprune.settings.config import SweepConfig
 from qprune.stages.saved import NetworkSpec
-from qprune.stages.work import model_fingerprint_of
-from qprune.sweep.plan import Cell, Plan, short_names
+from qprune.sweep.faults import Trial
+from qprune.sweep.plan import Plan, short_names
+from qprune.sweep.rehearsal import Rehearsal, note_passed, rehearsal_of, tried_formats
 
 CLOSE = 1e-3  # of the largest logit: by how much an image's logits may differ alone and beside another one
-PASSED = Path("~/.cache/qprune/trials")  # one small file for each network, cut, precision and format that passed
-EXPORTED = ("onnx",)  # the formats that are tried unasked
 SETTLED_ON = 16  # images whose statistics batch normalisation is given
 IMAGES = 4  # that an exported file is tried on
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """What is tried: a network, how far it is cut, and at which precisions (as typed)."""
-
-    spec: NetworkSpec
-    code: str  # fingerprint of the model's
-    until: float  # share of the maps
-    linear: bool
-    ignore: tuple[str, ...]
-    min_channels: int
-    round_to: int
-    max_layer_ratio: float | None
-    first_last_bits: int | None
-
-    def name(self, precision: str, form: Format | None = None) -> str:
-        """Of one precision's result, or of that of its file in a format."""
-        named_by = {key: value for key, value in vars(self).items() if key != "spec"}
-        exported = [] if form is None else [form.name, *map(version, form.packages)]
-        return digest([named_by, self.spec.to_json(), precision, *exported, *_versions()])
-
-
-@cache
-def _versions() -> tuple[str, ...]:
-    """Of all that runs a network: this package's source and the libraries."""
-    source = hashlib.sha256()
-    for file in sorted(Path(qprune.__file__).parent.rglob("*.py")):
-        source.update(file.read_bytes())
-    return source.hexdigest(), *map(version, ("torch", "torchvision", "brevitas"))
-
-
-Faults = Mapping[tuple[str, str, str], str]  # (model, data, precision), as the plan calls them -> why it can't be made
-NONE: Faults = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Trial:
-    """faults: what can't be finished; unwritten: a line for each network, precision and format that can't be exported."""
-
-    faults: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    unwritten: list[str] = field(default_factory=list)
-
-
-def able_cells(plan: Plan, faults: Faults) -> list[Cell]:
-    """The cells that have no fault."""
-    return [cell for cell in plan.cells if (cell.model, cell.data, cell.precision) not in faults]
-
-
 def try_all(plan: Plan, formats: Sequence[str] = ()) -> Trial:
     """What can't be finished, and what can't be written in these formats, where their packages are installed and they bear the
-    precision. What passed is noted in PASSED, and not tried again.
+    precision. What passed is noted (qprune.sweep.rehearsal), and not tried again.
 
     A network that can be had at no precision loses all of its cells. Raises UserError, with the place in the sweep file, where
     it is the only one, and for a checkpoint that doesn't fit.
     """
     trial = Trial()
     config, names = plan.config, short_names(plan.config)
-    tried = [form for form in map(FORMATS.get, formats) if have(*form.packages)]
+    tried = tried_formats(formats)
     for model in config.model:
         for data in config.data:
             facts = plan.facts[names[model], names[data]]
@@ -109,7 +50,7 @@ def try_all(plan: Plan, formats: Sequence[str] = ()) -> Trial:
                 torch.manual_seed(0)
                 try:
                     with blame(config, "model", config.model.index(model)):
-                        faults, unwritten = _try(_rehearsal(config, model, facts), config.precisions, tried)
+                        faults, unwritten = _try(rehearsal_of(config, model, facts), config.precisions, tried)
                 except UserError as error:
                     if len(plan.facts) == 1:
                         raise
@@ -123,14 +64,6 @@ def try_all(plan: Plan, formats: Sequence[str] = ()) -> Trial:
     return trial
 
 
-def _rehearsal(config: SweepConfig, model: Choice, facts: Facts) -> Rehearsal:
-    prune = config.prune
-    return Rehearsal(
-        facts.spec, model_fingerprint_of(model), prune.until, prune.linear, prune.ignore,
-        prune.min_channels, prune.round_to, prune.max_layer_ratio, config.quantize.first_last_bits,
-    )  # fmt: skip
-
-
 def _try(
     rehearsal: Rehearsal, precisions: tuple[str, ...], formats: Sequence[Format]
 ) -> tuple[dict[str, str], list[str]]:
@@ -139,16 +72,16 @@ def _try(
     unwritten: list[str] = []
     smaller = None
     for precision in precisions:
-        wanted = [form for form in formats if form.can_hold(precision) and not _passed(rehearsal.name(precision, form))]
-        if _passed(rehearsal.name(precision)) and not wanted:
+        if rehearsal.has_passed(precision, formats):
             continue
+        wanted = rehearsal.unwritten(precision, formats)
         smaller = settle(cut(rehearsal), rehearsal.spec) if smaller is None else smaller
         try:
             made = finish_at(rehearsal, smaller, precision)
         except UserError as error:
             faults[precision] = f"{precision}: {' '.join(str(error).split())}"
             continue
-        _pass(rehearsal.name(precision))
+        note_passed(rehearsal.name(precision))
         for form in wanted:
             try:
                 try_export(made, form)
@@ -156,19 +89,8 @@ def _try(
                 said = " ".join(str(error).split())
                 unwritten.append(f"{precision}: can't be written as {form.name}: {said}")
             else:
-                _pass(rehearsal.name(precision, form))
+                note_passed(rehearsal.name(precision, form))
     return faults, unwritten
-
-
-def _passed(name: str) -> bool:
-    return (PASSED.expanduser() / name).exists()
-
-
-def _pass(name: str) -> None:
-    noted = PASSED.expanduser() / name
-    with suppress(OSError):  # a home that can't be written to: it is tried again next time
-        noted.parent.mkdir(parents=True, exist_ok=True)
-        noted.touch()
 
 
 def cut(rehearsal: Rehearsal) -> fx.GraphModule:

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_sweep import make_sweep
+from scipy.special import stdtrit
 
 import qprune
 from qprune.analysis.front import front_cells, hypervolume, is_on_front, knee, operating_points
 from qprune.analysis.pick import Choices, Limits, choices_of, nearest_points, parse_limits, pick, price_of_limits
-from qprune.analysis.statistics import interval, sampling_interval
+from qprune.analysis.statistics import BOOTSTRAP_FROM, STUDENT_QUANTILES, interval, sampling_interval
 from qprune.analysis.studies import (
     Drop,
     Interval,
@@ -71,6 +72,12 @@ def test_hypervolume_equals_a_count_of_small_squares():
     covered = {(x, y) for o, s in zip(octaves, steps, strict=True) for x in range(o) for y in range(s)}
     area = hypervolume(2.0 ** -octaves.astype(float), steps / 100, 1.0, 0.0)
     assert area == pytest.approx(len(covered) / 100)
+
+
+def test_students_quantiles_are_scipys():
+    assert pytest.approx([stdtrit(degrees, 0.975) for degrees in range(1, BOOTSTRAP_FROM - 1)], rel=1e-15) == list(
+        STUDENT_QUANTILES
+    )
 
 
 def test_interval_by_hand():

@@ -19,9 +19,10 @@ from qprune.data import load_data
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.scoring import Scorer
+from qprune.recipe import Recipe, constant
 from qprune.registry.choice import Choice
 from qprune.stages.work import dense_spec
-from qprune.training import Recipe, constant, train
+from qprune.training import train
 
 ROUNDS = 5
 CRITERIA = {

@@ -17,10 +17,11 @@ from rich.console import Console
 from qprune.data import load_data
 from qprune.executors.local import LocalExecutor
 from qprune.networks import build_model
+from qprune.recipe import Recipe, cosine
 from qprune.settings.config import SweepConfig, load_config
 from qprune.storage.results import read_cells
 from qprune.sweep.run import run_sweep
-from qprune.training import Recipe, cosine, train
+from qprune.training import train
 
 SWEEP = Path(__file__).with_suffix(".yaml")
 PROTOCOLS = ("restart", "early", "classic")  # the last is what the others are compared with

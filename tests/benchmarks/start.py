@@ -2,8 +2,9 @@
 
 python tests/benchmarks/start.py [--before COMMIT]
 
-The sweep is finished, so that it has nothing to do; the refused file has a bad value. --before: also of the package at
-that commit, in turn, each with a results folder of its own.
+The sweep is finished, so that it has nothing to do; that of a plan with work left has a seed more; the refused file has a bad
+value. Each command has been run once before, so that what it keeps is there. --before: also of the package at that commit, in
+turn, each with a results folder and a home of its own.
 """
 
 import argparse
@@ -22,12 +23,28 @@ from tiny_sweep import TINY
 
 HERE = Path(__file__).parents[2]
 ROUNDS = 3
+TORCHVISION = """\
+name: torchvision
+data: {name: digits, subset: 64}
+model: torchvision:resnet18
+seeds: 0
+train: {updates: 1, batch_size: 16, lr: 0.01}
+prune: {ratios: [0, 0.5], channels_per_step: 50%, updates_between: 1}
+finetune: {updates: 1}
+quantize: {updates: 1}
+precisions: [fp32, int4]
+protocol: classic
+"""
 COMMANDS = {
     "--help": ["--help"],
     "status": ["status", "results/tiny"],
     "pick": ["pick", "results/tiny", "--max", "weight_bytes=1e9"],
     "report": ["report", "results/tiny"],
+    "plan (finished)": ["plan", "tiny.yaml"],
+    "plan (torchvision, finished)": ["plan", "torchvision.yaml"],
+    "plan (work left)": ["plan", "tiny.yaml", "--set", "seeds=[0,1,2]"],
     "sweep (finished)": ["sweep", "tiny.yaml"],
+    "sweep (torchvision, finished)": ["sweep", "torchvision.yaml"],
     "sweep (refused file)": ["sweep", "bad.yaml"],
 }
 
@@ -53,13 +70,19 @@ def main() -> None:
             folder.mkdir()
             (folder / "tiny.yaml").write_text(TINY)
             (folder / "bad.yaml").write_text(TINY.replace("lr: 0.1", "lr: -1"))
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
-            sweep = "import sys; from qprune.cli import app; app(['sweep', 'tiny.yaml'])"
-            subprocess.run([sys.executable, "-c", sweep], cwd=folder, env=environment, check=True, capture_output=True)
+            (folder / "torchvision.yaml").write_text(TORCHVISION)
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package), "HOME": str(folder)}
+            for file in ("tiny.yaml", "torchvision.yaml"):
+                sweep = f"import sys; from qprune.cli import app; app(['sweep', '{file}'])"
+                run = [sys.executable, "-c", sweep]
+                subprocess.run(run, cwd=folder, env=environment, check=True, capture_output=True)
+            for command in COMMANDS.values():
+                start(*command, cwd=folder, package=package, home=folder)
         found: dict[tuple[str, str], list] = {(command, label): [] for command in COMMANDS for label in packages}
         for _ in range(ROUNDS):
             for (command, label), runs in found.items():
-                ran = start(*COMMANDS[command], cwd=Path(base) / label, package=packages[label])
+                folder = Path(base) / label
+                ran = start(*COMMANDS[command], cwd=folder, package=packages[label], home=folder)
                 assert ran.code == (2 if "refused" in command else 0)
                 runs.append(ran)
     write(

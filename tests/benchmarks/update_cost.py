@@ -11,9 +11,10 @@ from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.scoring import Scorer
+from qprune.recipe import Recipe, constant
 from qprune.registry.choice import Choice
 from qprune.stages.work import dense_spec
-from qprune.training import Recipe, constant, train
+from qprune.training import train
 
 ROUNDS = 15
 PRECISIONS = ("fp32", "fp16", "int8", "w8a8", "int4", "w2a2")

@@ -18,10 +18,11 @@ from tiny_sweep import SMALL, command, run_inline, run_workers, tiny_config
 
 import qprune.data
 from qprune.data import data_fingerprint, decoded, load_data
+from qprune.recipe import Recipe
 from qprune.registry.errors import UserError
 from qprune.storage.durable import StorageError
 from qprune.storage.results import read_cells, read_record
-from qprune.training import Recipe, minibatch
+from qprune.training import minibatch
 
 SIDE, OF_A_CHUNK = 16, 4
 SETTINGS = {"name": "imagefolder", "image_size": SIDE}

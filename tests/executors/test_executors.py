@@ -1,13 +1,17 @@
 """What every executor promises: one suite for the command's and for the helper that computes in the test's process."""
 
+import ast
 import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 from tiny_sweep import SMALL, Inline, tiny_config
 
+import qprune
 from qprune.cli import Where, _executors
 from qprune.executors.base import ENDS, run_stages
 from qprune.executors.local import LOG_BYTES
@@ -167,3 +171,15 @@ def test_a_stage_that_is_computed_elsewhere_is_left_to_that_process(executor, fo
         assert not executor.kept.done(stage.id)
     event = end_of(stage, executor)
     assert event.kind == "done" and event.made and executor.kept.done(stage.id)
+
+
+def test_workers_are_forked_with_what_stages_import_as_they_are_computed():
+    """Else each worker would import it for itself."""
+    imported = set()
+    for file in (Path(qprune.__file__).parent / "stages").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qprune."):
+                imported.add(node.module)
+    code = f"import sys, qprune.executors.preload; print(*sorted({imported!r} - sys.modules.keys()))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(imported) > 20 and run.stdout.split() == []

@@ -45,10 +45,11 @@ class Ended:
 
 
 def kill(arguments: tuple[str, ...], sent: signal.Signals, seconds: float, whole_group: bool, folder: Path) -> Ended:
-    """Runs a command in `folder` and sends it (or its workers, too) a signal. Raises AssertionError where a process stays."""
+    """Runs a command in `folder`, a home where nothing is kept, and sends it (or its workers, too) a signal. Raises
+    AssertionError where a process stays."""
     process = subprocess.Popen(
         [sys.executable, "-m", "qprune", *arguments], cwd=folder, start_new_session=True, preexec_fn=heed_ctrl_c, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(folder)},
     )  # fmt: skip
     try:
         time.sleep(seconds)

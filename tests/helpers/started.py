@@ -35,11 +35,12 @@ class Started:
         return [name for name in HEAVY if name in self.modules]
 
 
-def start(*arguments, cwd: Path, package: Path = Path(__file__).parents[2]) -> Started:
-    """Run a command in a process of its own. package: the folder in which `qprune` lies."""
+def start(*arguments, cwd: Path, package: Path = Path(__file__).parents[2], home: Path | None = None) -> Started:
+    """Run a command in a process of its own. package: the folder in which `qprune` lies; home: the user's, where it isn't his
+    own: what a command keeps for the next one lies there."""
     ran = subprocess.run(
         [sys.executable, "-c", CODE, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package), **({"HOME": str(home)} if home else {})},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     code, seconds, modules = json.loads(ran.stderr.splitlines()[-1])

@@ -10,6 +10,7 @@ from tiny_sweep import N, P, run_inline, tiny_config
 
 from qprune.methods.spending import Spending
 from qprune.ranking.plan import make_rank_plan
+from qprune.recipe import COSINE, Rate
 from qprune.registry.errors import UserError
 from qprune.settings.config import load_config
 from qprune.settings.protocols import PROTOCOLS
@@ -18,7 +19,6 @@ from qprune.storage.results import read_cells
 from qprune.sweep.forecast import show_plan
 from qprune.sweep.plan import make_plan
 from qprune.sweep.run import run_sweep
-from qprune.training import COSINE, Rate
 
 BUDGET = """\
 name: tiny

@@ -15,14 +15,15 @@ from qprune.pruning.flops import relative_flops
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.groups import ChannelGroups, Layer
 from qprune.pruning.normalizations import NORMALIZATIONS, as_chosen, check_normalization, normalization_label
-from qprune.pruning.path import Walk, check_reachable, least_width, select, walk
+from qprune.pruning.path import select, walk
 from qprune.pruning.quantized import QuantizedGatedNetwork
+from qprune.pruning.schedule import Walk, check_reachable, least_width
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.uniform import uniform_alive
+from qprune.recipe import Recipe
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.registry.identity import plain
-from qprune.training import Recipe
 
 GENERATOR = torch.Generator()
 

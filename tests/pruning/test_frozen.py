@@ -18,9 +18,10 @@ from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.quantized import QuantizedGatedNetwork
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.shrink import layer_widths, resize
+from qprune.recipe import Recipe, constant
 from qprune.registry.errors import UserError
 from qprune.stages.narrow import narrowed
-from qprune.training import Recipe, constant, train
+from qprune.training import train
 
 
 def frozen(kind, *names):

@@ -16,7 +16,8 @@ from qprune.networks.free_sizes import free_sizes
 from qprune.networks.graph import with_normalize
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.groups import find_groups, left_out_lines
+from qprune.pruning.groups import find_groups
+from qprune.pruning.maps import left_out_lines
 from qprune.pruning.path import select
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.shrink import layer_widths, resize

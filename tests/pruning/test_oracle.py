@@ -12,8 +12,9 @@ from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
 from qprune.pruning.oracle import oracle_loss
 from qprune.pruning.scoring import Scorer
+from qprune.recipe import Recipe, cosine
 from qprune.stages.saved import NetworkSpec
-from qprune.training import Recipe, cosine, train
+from qprune.training import train
 
 
 def test_oracle_by_hand():

@@ -9,8 +9,9 @@ from qprune.networks.graph import trace, with_normalize
 from qprune.precision import get_precision
 from qprune.pruning.criteria import get_criterion
 from qprune.pruning.gated import GatedNetwork
-from qprune.pruning.path import PathSchedule, check_reachable, select
+from qprune.pruning.path import select
 from qprune.pruning.quantized import QuantizedGatedNetwork
+from qprune.pruning.schedule import PathSchedule, check_reachable
 from qprune.pruning.scoring import Scorer
 from qprune.pruning.shrink import layer_widths, resize
 from qprune.registry.errors import UserError

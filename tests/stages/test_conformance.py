@@ -12,6 +12,7 @@ from tiny_sweep import F, Inline, N, P, Q, run_inline, tiny_config
 from qprune.executors.base import run_stages
 from qprune.methods import Made
 from qprune.ranking.plan import make_rank_plan
+from qprune.recipe import constant, seed_of
 from qprune.registry import Entry
 from qprune.registry.errors import UserError
 from qprune.registry.identity import digest
@@ -24,7 +25,6 @@ from qprune.storage.results import read_cells, read_record
 from qprune.storage.store import Store
 from qprune.sweep.forecast import forecast_seconds, measure
 from qprune.sweep.plan import make_plan
-from qprune.training import constant, seed_of
 
 EVERY_KIND = (
     "seeds=0", "precisions=[int4]", "order=[prune_first,quantize_first,scratch]", "baselines=narrower", "rank={oracle_images: 32, shares: 0.25, finetune_updates: 3}",

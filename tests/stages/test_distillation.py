@@ -15,6 +15,7 @@ from torch import nn
 import qprune
 from qprune.data import Split, load_data
 from qprune.deploy.cells import load_network
+from qprune.recipe import Recipe, constant, cosine, seed_of
 from qprune.registry.identity import plain as as_json
 from qprune.stages import partial
 from qprune.stages.saved import NetworkSpec
@@ -23,17 +24,7 @@ from qprune.storage.results import read_cells
 from qprune.storage.store import Store
 from qprune.sweep import forecast
 from qprune.sweep.plan import make_plan
-from qprune.training import (
-    Recipe,
-    constant,
-    cosine,
-    distillation_loss,
-    evaluate,
-    make_optimizer,
-    minibatch,
-    seed_of,
-    train,
-)
+from qprune.training import distillation_loss, evaluate, make_optimizer, minibatch, train
 
 DISTILL = "quantize.distill=true"
 

@@ -92,7 +92,7 @@ def test_what_is_done_costs_nothing(tmp_path, measured, config):
 
 
 def test_in_words(config, measured, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_module, "measure", lambda plan, faults: measured)
+    monkeypatch.setattr(fit_module, "time_updates", lambda *arguments: measured)
     text = io.StringIO()
     show_fits(config, tmp_path, 800.0, 2, Console(file=text, width=200))
     said = text.getvalue()

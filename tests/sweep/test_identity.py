@@ -14,6 +14,7 @@ import pytest
 
 from qprune.methods import facts, maker
 from qprune.networks import MODELS
+from qprune.pruning.maps import Layer, Maps
 from qprune.ranking import plan as ranking_plan
 from qprune.registry.identity import added_later, aside, digest, plain
 from qprune.settings.config import load_config
@@ -37,7 +38,7 @@ def stand_in(monkeypatch) -> None:
     def facts_of(config, model, data):
         if data.name == "digits" and model.name in MODELS:
             return real(config, model, data)
-        return dataclasses.replace(fixed, groups=_Maps())
+        return dataclasses.replace(fixed, layout=Maps((Layer("all", 0, MAPS),)))
 
     monkeypatch.setattr("qprune.data.check_data", lambda settings: None)
     monkeypatch.setattr("qprune.networks.check_model", lambda settings: None)
@@ -51,10 +52,6 @@ def stand_in(monkeypatch) -> None:
             name,
             lambda choice, known=known, real=fingerprint: real(choice) if choice.name in known else "0" * 16,
         )
-
-
-class _Maps:
-    total = MAPS
 
 
 def ids_of(path: Path) -> dict[str, dict]:

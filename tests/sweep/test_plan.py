@@ -3,15 +3,17 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 from this_machine import INT8_ACTIVATIONS
-from tiny_sweep import TINY, F, N, P, Q, environment, tiny_config
+from tiny_sweep import SMALL, TINY, F, N, P, Q, environment, tiny_config
 
 from qprune.registry.errors import UserError
 from qprune.settings.config import load_config
@@ -297,6 +299,62 @@ def test_minutes_are_for_the_workers_that_are_asked_for(tmp_path):
         text = io.StringIO()
         forecast.show_plan(config, tmp_path / "results", Console(file=text, width=200), workers=workers)
         assert f"with {workers} worker(s) of 1 thread" in text.getvalue()
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """The networks whose updates have been timed. The measurement is as on a machine without other work."""
+    real, places = forecast.measure, []
+
+    def measure(plan, faults, left):
+        places.extend(left)
+        return {place: dataclasses.replace(one, waited=0.0) for place, one in real(plan, faults, left).items()}
+
+    monkeypatch.setattr(forecast, "measure", measure)
+    return places
+
+
+def printed(config, out, **options) -> str:
+    text = io.StringIO()
+    forecast.show_plan(config, out, Console(file=text, width=200), **options)
+    return text.getvalue()
+
+
+def test_updates_are_timed_once_on_a_machine(tmp_path, timed, monkeypatch):
+    config, out = tiny_config(tmp_path, *SMALL), tmp_path / "results"
+    first = printed(config, out)
+    assert timed == [("vgg_tiny", "digits")] and "were timed on" not in first
+    again = printed(config, out)
+    day = time.strftime("%Y-%m-%d")
+    assert len(timed) == 1 and f"updates were timed on this machine on {day}" in again and "--anew" in again
+    lines = [line for line in again.splitlines() if "were timed" not in line]
+    assert lines == first.splitlines()  # the very minutes
+    assert "were timed on" not in printed(config, out, anew=True) and len(timed) == 2
+    more = tiny_config(tmp_path, *SMALL, "model=[{name: vgg_tiny, width: 0.5},{name: vgg_tiny, width: 0.25}]")
+    assert "some of the updates were timed" in printed(more, out) and len(timed) == 3
+    for other in ("train.batch_size=16", "prune.ratios=[0,0.25]", "precisions=[fp32]", "prune.criterion=activation",
+                  "quantize.distill=true", "train.math=bf16"):  # fmt: skip
+        timed.clear()
+        printed(tiny_config(tmp_path, *SMALL, other), out)
+        assert len(timed) == 1, other
+    monkeypatch.setattr(forecast, "processor_name", lambda: "another")
+    printed(config, out)
+    assert len(timed) == 2
+
+
+def test_a_loaded_machine_is_said_and_its_times_serve_while_it_is(tmp_path, monkeypatch):
+    """The share is that of the timed updates in which they had no processor."""
+    config, calls, clock = tiny_config(tmp_path, *SMALL), [], time.perf_counter
+    start, worked = clock(), time.process_time()
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: start + 2 * (clock() - start))  # half of it with others
+    monkeypatch.setattr(forecast.time, "process_time", lambda: worked + clock() - start)
+    real = forecast.measure
+    monkeypatch.setattr(forecast, "measure", lambda *arguments: calls.append(1) or real(*arguments))
+    for load, timed in ((0.1, 1), (99.0, 1), (0.1, 2)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        said = " ".join(printed(config, tmp_path / "results").split())
+        assert "loaded the timed updates waited for a processor 50% of their time" in said
+        assert len(calls) == timed and ("were timed on" in said) == (load > 1)
 
 
 def test_forecast_of_a_finished_sweep_and_of_one_more_precision(finished, tmp_path):

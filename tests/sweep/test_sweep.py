@@ -16,11 +16,12 @@ from torch.nn import functional
 
 import qprune
 from qprune.data import load_data
+from qprune.recipe import Recipe, seed_of
 from qprune.registry.errors import UserError
 from qprune.stages.saved import NetworkSpec
 from qprune.storage.results import read_cells
 from qprune.storage.store import Store
-from qprune.training import Recipe, minibatch, seed_of
+from qprune.training import minibatch
 
 FIRST_COLUMNS = [
     "cell", "sweep", "model", "data", "criterion", "precision",

@@ -14,7 +14,7 @@ from qprune.deploy.formats import FORMATS
 from qprune.networks import build_model
 from qprune.registry import packages
 from qprune.registry.errors import UserError
-from qprune.sweep import trial
+from qprune.sweep import rehearsal, trial
 from qprune.sweep.forecast import show_plan
 from qprune.sweep.plan import make_plan
 from qprune.sweep.trial import Trial, try_all
@@ -99,7 +99,7 @@ def transposed(num_classes):
 
 @pytest.fixture(autouse=True)
 def nothing_has_passed(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "PASSED", tmp_path / "passed")
+    monkeypatch.setattr(rehearsal, "PASSED", tmp_path / "passed")
 
 
 @pytest.fixture
@@ -173,10 +173,10 @@ def test_rounding_is_no_dependence_on_the_batch(tmp_path, seed):
     )
     spec = dataclasses.replace(make_plan(tiny_config(tmp_path)).facts["vgg_tiny", "digits"].spec, image_size=64, in_channels=3,
                                model=config.model[0].settings, mean=(0.5,) * 3, std=(0.2,) * 3)  # fmt: skip
-    rehearsal = trial.Rehearsal(spec, "", 0.0, False, (), 1, 1, None, 8)
-    network = trial.cut(rehearsal)
+    tried = trial.Rehearsal(spec, "", 0.0, False, (), 1, 1, None, 8)
+    network = trial.cut(tried)
     for precision in ("fp16", "int4"):
-        trial.finish_at(rehearsal, network, precision)
+        trial.finish_at(tried, network, precision)
 
 
 def test_what_passed_is_tried_once(tmp_path, monkeypatch):

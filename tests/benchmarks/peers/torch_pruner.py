@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from qprune.data import Dataset
 from qprune.methods import Made, Maker
 from qprune.pruning.shrink import layer_widths
+from qprune.recipe import constant, seed_of
 from qprune.stages import Phase, Stage
 from qprune.stages.base import Result, TrainingStage, stage_input
 from qprune.stages.work import Work, recipe_of
-from qprune.training import constant, minibatch, seed_of, train
+from qprune.training import minibatch, train
 
 PRECISIONS = {"fp32": "fp32", "int8": "brevitas_w8a8", "int4": "brevitas_w4a4"}  # the sweep's -> what its users have
 RATIOS = (0.0, 0.3, 0.5, 0.65, 0.75, 0.82, 0.88, 0.92)  # shares of maps: about an octave of cost apart
