@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import os
 import shutil
 import sys
@@ -37,6 +38,7 @@ VERSION = 1  # of what read_picture.py makes of a file, and of the layout
 LEAST_BYTES = 64 * 2**20  # of decoded pictures that are kept in files; fewer are decoded by each process
 CHUNK_BYTES = 16 * 2**20  # after so many, what is decoded survives
 CHANNELS = 3
+NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap doesn't name
 OPTION = "--cache"
 DRAFT = ".part"
 
@@ -88,7 +90,7 @@ def _arrays(
     if sum(part.bytes for part in parts.values()) < LEAST_BYTES:
         return {name: decode_pictures(part.files, part.how) for name, part in parts.items()}, None, None
     folder, seal = _opened_or_made(parts, content, root)
-    images = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in parts}
+    images = {name: _mapped(folder / f"{name}.npy", part.shape) for name, part in parts.items()}
     return images, (tuple(seal["mean"]), tuple(seal["std"])), folder
 
 
@@ -136,7 +138,7 @@ def _make(folder: Path, parts: dict[str, Part], root: Path) -> dict:
     with _bar(sum(len(part.files) for part in parts.values())) as advance:
         for name, part in parts.items():
             sums[name] = _decode_part(draft / f"{name}.npy", part, advance)
-    mean, std = channel_statistics(make_split(np.load(draft / "train.npy", mmap_mode="c"), np.empty(0)).images)
+    mean, std = channel_statistics(make_split(_mapped(draft / "train.npy", parts["train"].shape), np.empty(0)).images)
     seal = {
         "pictures_in": str(root), "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "preprocessing": parts["train"].how.to_json(), "mean": mean, "std": std,
@@ -231,6 +233,16 @@ def _bar(pictures: int):
 
 
 # Opening -------------------------------------------------------------------------------------------------------------
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A file's array, its pages shared with all who map it; what a process writes stays its own.
+
+    NOTE numpy's mode "c" asks the system to reserve memory for the whole file, which it refuses beyond what it has.
+    """
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+    return np.frombuffer(mapped, np.uint8, offset=len(_header(shape))).reshape(shape)
 
 
 def _stamped(folder: Path, seal: dict) -> dict:
