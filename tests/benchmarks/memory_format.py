@@ -1,0 +1,97 @@
+"""An update in channels_last against one in the contiguous format: networks, dense and pruned, at every precision, one thread.
+
+python tests/benchmarks/memory_format.py [--rounds 5]
+
+ratio: channels_last / contiguous, of interleaved rounds. rate: the update's multiplications (three times the forward pass's) over
+what this thread does in a product of matrices, in the faster of the two formats; 1 would be an update that does nothing else.
+"""
+
+import argparse
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import time  # noqa: E402
+import warnings  # noqa: E402
+
+import torch  # noqa: E402
+from bench import interleaved, ratio, write  # noqa: E402
+
+import qprune  # noqa: E402
+from qprune.data import Split  # noqa: E402
+from qprune.precision import get_precision  # noqa: E402
+from qprune.recipe import Recipe, constant  # noqa: E402
+from qprune.stages.saved import NetworkSpec  # noqa: E402
+from qprune.training import train  # noqa: E402
+
+NETWORKS = {  # settings, channels, side, batch
+    "vgg_tiny": ({"name": "vgg_tiny"}, 1, 8, 64),
+    "vgg_tiny, 28x28": ({"name": "vgg_tiny"}, 1, 28, 128),
+    "vgg_small": ({"name": "vgg_small"}, 1, 28, 128),
+    "vgg7 x 0.25": ({"name": "vgg7", "width": 0.25}, 3, 32, 64),
+    "resnet20": ({"name": "resnet20"}, 3, 32, 64),
+    "resnet18": ({"name": "torchvision:resnet18"}, 3, 64, 16),
+    "mobilenet_v3_small": ({"name": "torchvision:mobilenet_v3_small"}, 3, 64, 16),
+}
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+PRUNED, UPDATES = 0.75, 4
+
+
+def matrix_rate(size: int = 1024, rounds: int = 7) -> float:
+    """Multiplications a second of one thread in a product of FP32 matrices."""
+    one, other = torch.rand(size, size), torch.rand(size, size)
+    times = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        one @ other
+        times.append(time.perf_counter() - begun)
+    return size**3 / min(times)
+
+
+def networks_of(settings: dict, channels: int, side: int, split: Split):
+    """(share of pruned maps, FP32 network)."""
+    dense = NetworkSpec(settings, channels, side, 10, (0.5,) * channels, (0.3,) * channels).build()
+    yield 0.0, dense
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of maps that stay
+        yield (
+            PRUNED,
+            qprune.prune(
+                dense, split.images, split.labels, PRUNED, updates=3, step=0.5, batch_size=8, criterion="weight_norm"
+            ),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    rate, rows = matrix_rate(), []
+    for name, (settings, channels, side, batch) in NETWORKS.items():
+        torch.manual_seed(0)
+        split = Split(torch.randint(0, 256, (batch, channels, side, side), dtype=torch.uint8), torch.arange(batch) % 10)
+        for pruned, network in networks_of(settings, channels, side, split):
+            macs = qprune.count_cost(network, (channels, side, side)).macs
+            for precision in PRECISIONS:
+                prepared = get_precision(precision).prepare(network, split.images[:64].float() / 255)
+
+                def timed(last: bool, prepared=prepared, split=split, batch=batch):
+                    recipe = Recipe(batch_size=batch, channels_last=last)
+                    return lambda: train(prepared, split, recipe, range(UPDATES), constant(1e-4), 0)
+
+                seconds = interleaved({"contiguous": timed(False), "channels_last": timed(True)}, rounds)
+                median, least, largest = ratio(seconds, "channels_last", "contiguous")
+                best = min(min(times) for times in seconds.values()) / UPDATES
+                rows.append({
+                    "network": name, "pruned": pruned, "precision": precision, "batch": batch, "macs_of_an_image": macs,
+                    "ms": round(1000 * min(seconds["contiguous"]) / UPDATES, 2), "ratio_median": round(median, 3),
+                    "ratio_min": round(least, 3), "ratio_max": round(largest, 3),
+                    "rate": round(3 * macs * batch / best / rate, 3), "rounds": rounds,
+                })  # fmt: skip
+                print(rows[-1], flush=True)
+    write("memory_format", rows)
+
+
+if __name__ == "__main__":
+    main()
