@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -99,17 +99,22 @@ def _list_classes(folder: Path, class_names: tuple[str, ...], may_lack: bool) ->
         check_no_splits(class_folder, _folders(class_folder))
         pictures = []
         for where, files in _walk(class_folder):
-            pictures += [Path(where) / file for file in _visible(files) if _is_picture(file)]
+            pictures += [f"{where}/{file}" for file in _visible(files) if _is_picture(file)]
             found.no_pictures.update(Path(file).suffix.lower() for file in _visible(files) if not _is_picture(file))
         if not pictures and not may_lack:
             raise UserError(
                 f"data imagefolder: the class folder {class_folder} holds no picture ({', '.join(SUFFIXES)})."
             )
-        found.files += sorted(pictures)
+        found.files += map(Path, sorted(pictures, key=_parts))
         found.labels += [class_names.index(class_folder.name)] * len(pictures)
     if not found.files:
         raise UserError(f"data imagefolder: {folder} holds no class folders{' with pictures' if may_lack else ''}.")
     return found
+
+
+def _parts(name: str) -> list[str]:
+    """By which paths are ordered: folder by folder."""
+    return name.split("/")
 
 
 def _visible(files: list[str]) -> list[str]:
@@ -140,7 +145,7 @@ def list_pictures(root: Path) -> _Pictures:
         if not files:
             raise UserError(f"data imagefolder: {root} holds too few pictures: none is left for {name}.")
     named = [
-        ((PurePosixPath(split) / file.relative_to(folder).as_posix()).as_posix(), file)
+        (f"{split}/{os.fspath(file)[len(os.fspath(folder)) + 1 :]}".removeprefix("/"), file)
         for split, folder in folders.items()
         for file in lists[split].files
     ]
@@ -195,7 +200,7 @@ def listing(options: dict) -> _Pictures:
 
 
 def fingerprint(options: dict) -> str:
-    named = sorted(listing(options).named, key=lambda pair: PurePosixPath(pair[0]))
+    named = sorted(listing(options).named, key=lambda pair: _parts(pair[0]))
     with remembering(len(named)):
         return hash_files((identity(name, file), file) for name, file in named)
 

@@ -128,8 +128,8 @@ def _decode(path: Path, how: Preprocessing) -> np.ndarray:
 
 def identity(name: str, path: Path) -> str:
     """What a picture enters a fingerprint as, beside its content: its name and the versions of what is done to it."""
-    marks = (f"\0{done.name}{done.version}" for done in TREATMENTS if done.version and done.name in treatments(path))
-    return name + "".join(marks)
+    held = treatments(path)
+    return name + "".join(f"\0{done.name}{done.version}" for done in TREATMENTS if done.version and done.name in held)
 
 
 def notes_on(paths: Sequence[Path]) -> tuple[str, ...]:

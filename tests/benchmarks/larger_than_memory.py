@@ -108,7 +108,7 @@ def limited(folder: Path, *arguments: str) -> dict:
     assert process.returncode == 0, process.returncode
     found = re.search(r"total_rss (\d+)", (GROUP / "memory.stat").read_text())
     return {
-        "command": arguments[0],
+        "what": arguments[0],
         "seconds": round(time.perf_counter() - begun, 1),
         "most_mb_of_a_process": round(most),
         "most_mb_of_all_with_page_cache": round(int((GROUP / "memory.max_usage_in_bytes").read_text()) / 1e6),
