@@ -9,9 +9,10 @@ import threading
 
 import pandas as pd
 import pytest
+from photos import write_photos
 from processes import processes_with, running, wait_until
 from rich.console import Console
-from tiny_sweep import COMMAND, environment, run_inline, tiny_config, write_tiny
+from tiny_sweep import COMMAND, SMALL, environment, run_inline, tiny_config, write_tiny
 
 ray = pytest.importorskip("ray")
 
@@ -214,6 +215,45 @@ def test_a_node_is_lost_and_nothing_else(cluster, tmp_path, user_code):
         assert all(ours[key] == theirs[key] for key in ("network_sha256", "cost", "validation", "test")), cell
     left, right = (rows.drop(columns=OF_THE_RUN) for rows in (left, right))
     pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+STRIDED = """
+from torch import nn
+
+
+def build(num_classes):
+    convolutions = nn.Conv2d(3, 8, 16, stride=16), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.mark.long
+def test_each_node_decodes_once_into_its_own_cache(cluster, tmp_path, monkeypatch):
+    """Two nodes that share the results alone: the records are those of a local run."""
+    write_photos(tmp_path / "photos", 130)
+    (tmp_path / "strided.py").write_text(STRIDED)
+    monkeypatch.chdir(tmp_path)
+    places = [tmp_path / f"cache{number}" for number in range(2)]
+    nodes = [cluster.add_node(**NODE, env_vars={"QPRUNE_CACHE": str(place)}) for place in places]
+    cluster.remove_node(next(node for node in cluster.worker_nodes if node not in nodes))
+    photos = (
+        f"data={{name: imagefolder, root: {tmp_path / 'photos'}, image_size: 256}}"  # 77 MB, so that they go into files
+    )
+    grid = (*SMALL, photos, "model=strided:build", "seeds=[0,1,2,3]", "train.batch_size=8", "prune.channels_per_step=2")
+    for name in ("ray", "local"):
+        (tmp_path / name).mkdir()
+    code, text = sweep_on(lambda store: RayExecutor(1, store, cluster.address), tmp_path / "ray", *grid)
+    assert code == 0, text
+    for place in places:
+        (decoded,) = (path for path in (place / "decoded").iterdir() if path.is_dir())
+        assert not decoded.name.startswith(".") and (decoded / "train.npy").stat().st_size > 50e6
+    assert run_inline(tiny_config(tmp_path / "local", *grid), tmp_path / "local/results")[0] == 0
+    left, right = (rows_of(tmp_path / name).drop(columns=OF_THE_RUN) for name in ("ray", "local"))
+    assert len(left) == 16
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
+    cluster.add_node(**NODE)
+    for node in nodes:
+        cluster.remove_node(node)
 
 
 @pytest.mark.long

@@ -304,12 +304,12 @@ export function drawPick() {
                 { type: "button", onclick: () => chooseCell(CELLS.key[handedOver(row, limits)], true) },
                 nameOf(row),
               ),
-              `: ${atCost(row)}`,
+              `: ${atCost(row)} ${state.x}`,
             ),
           ),
         )
       : make("p", {}, "None."),
-    knee === null ? null : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${atCost(knee)}.`),
+    knee === null ? null : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${atCost(knee)} ${state.x}.`),
   );
   fill(
     "pick-commands",
