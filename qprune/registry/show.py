@@ -8,7 +8,7 @@ def nearest(name: str, valid: list[str]) -> str:
     """ "; did you mean 'x'? (valid: ...)" for error messages."""
     close = difflib.get_close_matches(str(name), valid, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (valid: {', '.join(valid)})"
+    return f"{hint} (valid: {', '.join(valid)})" if valid else ""
 
 
 def show(value: Any) -> str:
