@@ -309,7 +309,9 @@ export function drawPick() {
           ),
         )
       : make("p", {}, "None."),
-    knee === null ? null : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${atCost(knee)} ${state.x}.`),
+    knee === null
+      ? null
+      : make("p", { class: "soft" }, `Knee of what is left: ${nameOf(knee)}, ${atCost(knee)} ${state.x}.`),
   );
   fill(
     "pick-commands",
