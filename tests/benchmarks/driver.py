@@ -122,7 +122,7 @@ def measured(stages: int, samples: dict, before: float) -> dict:
         begun = time.perf_counter()
         with (
             mock.patch("qprune.sweep.run.write_report"),
-            mock.patch("qprune.sweep.run.try_all", return_value=mock.Mock(faults={}, unwritten=())),
+            mock.patch("qprune.sweep.run.rehearse", return_value=mock.Mock(faults={}, unwritten=())),
         ):
             code = run_sweep(config, folder / "results", make_executor, Console(file=io.StringIO(), width=120))
         whole = time.perf_counter() - begun
