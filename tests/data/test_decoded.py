@@ -247,7 +247,7 @@ def test_killed_while_it_decodes(photos, cache, decodes, tmp_path):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     data = load(photos)
-    assert PICTURES // 2 < len(decodes) <= PICTURES - 3 * OF_A_CHUNK
+    assert 0 < len(decodes) <= PICTURES - 3 * OF_A_CHUNK
     assert_same(data, in_memory(photos))
 
 
