@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from qprune.data.base import Listing, Parts, Statistics, channel_statistics, make_split
 from qprune.data.pictures import BadPicture, blame_pictures, decode_pictures, notes_on
-from qprune.data.places import cache_folder
+from qprune.data.places import OPTION, cache_folder
 from qprune.data.preprocessing import Preprocessing
 from qprune.data.remembered import remembering
 from qprune.storage.durable import StorageError, sync_folder, write_synced, write_whole, writing
@@ -39,7 +39,6 @@ LEAST_BYTES = 64 * 2**20  # of decoded pictures that are kept in files; fewer ar
 CHUNK_BYTES = 16 * 2**20  # after so many, what is decoded survives
 CHANNELS = 3
 NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap doesn't name
-OPTION = "--cache"
 DRAFT = ".part"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from qprune.registry.errors import UserError
 
+OPTION = "--cache"  # of the commands, which names the cache's folder
+
 
 def default_root(name: str) -> Path:
     """The folder of a data set's files: $QPRUNE_DATA/<name>, else ~/.cache/qprune/<name>."""

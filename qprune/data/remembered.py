@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from qprune.data.places import cache_folder
+from qprune.data.places import OPTION, cache_folder
 from qprune.storage.durable import StorageError, remove, writing
 
 MANY = 1000  # files from which on it is worth it
 SETTLED_NS = 2 * 10**9
 AT_ONCE = 5000  # what is new is written in such lots
-OPTION = "--cache"
 _TABLE = """CREATE TABLE IF NOT EXISTS files (
   path BLOB, what TEXT, size INTEGER, modified_ns INTEGER, changed_ns INTEGER, value TEXT, PRIMARY KEY (path, what)
 ) WITHOUT ROWID"""

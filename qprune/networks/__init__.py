@@ -25,7 +25,7 @@ from qprune.registry.errors import UserError
 from qprune.registry.options import Option, as_float, fill, identity_of, is_number, is_whole, split_name
 from qprune.registry.show import show
 from qprune.registry.user_code import check_options, is_user_code, load_function, source_hash
-from qprune.storage.kept import keep, kept
+from qprune.storage.kept import once
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -108,11 +108,7 @@ def model_fingerprint(settings: Mapping[str, Any]) -> str:
     own network, the source of a user's, the content of a weights file."""
     if not _follows_from_settings(settings):
         return _fingerprint(settings)
-    found = kept("model_fingerprint", dict(settings))
-    if found is None:
-        found = _fingerprint(settings)
-        keep("model_fingerprint", dict(settings), found)
-    return found
+    return once("model_fingerprint", dict(settings), lambda: _fingerprint(settings))
 
 
 def _follows_from_settings(settings: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -63,6 +64,15 @@ def keep(what: str, follows_from: Any, found: Any) -> None:
         file = _file(named_by)
         _forget_old(file.parent)
         write_whole(file, sealed_json({"named_by": named_by, "found": found}))
+
+
+def once(what: str, follows_from: Any, find: Callable[[], Any]) -> Any:
+    """What was kept, or else what `find` finds, plain JSON, which is kept."""
+    found = kept(what, follows_from)
+    if found is None:
+        found = find()
+        keep(what, follows_from, found)
+    return found
 
 
 def _named_by(what: str, follows_from: Any) -> Any:

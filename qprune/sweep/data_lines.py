@@ -10,7 +10,7 @@ from qprune.methods.facts import is_qprunes_data
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.stages.fingerprints import data_fingerprint_of
-from qprune.storage.kept import keep, kept
+from qprune.storage.kept import once
 from qprune.sweep.plan import short_names
 
 MOST_LISTED = 20  # classes that are counted one by one
@@ -72,11 +72,7 @@ def what_is_held(choice: Choice) -> Held:
     if not is_qprunes_data(choice):  # what the user's own code reads isn't known
         return _count(load_data(choice.settings))
     follows_from = {"data": choice.settings, "data_fingerprint": data_fingerprint_of(choice)}
-    values = kept(KEPT, follows_from)
-    if values is None:
-        held = _count(load_data(choice.settings))
-        keep(KEPT, follows_from, asdict(held))
-        return held
+    values = once(KEPT, follows_from, lambda: asdict(_count(load_data(choice.settings))))
     return Held(**values | {name: tuple(values[name]) for name in ("classes", "notes")})
 
 

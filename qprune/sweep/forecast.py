@@ -28,7 +28,7 @@ from qprune.stages.dense import Dense
 from qprune.stages.narrow import Narrow
 from qprune.stages.provenance import processor_name
 from qprune.stages.saved import NetworkSpec
-from qprune.storage.kept import keep, kept
+from qprune.storage.kept import keep, kept, once
 from qprune.storage.store import Store
 from qprune.sweep.by_method import costs_by_method, method_table
 from qprune.sweep.changed import changed_lines
@@ -325,15 +325,13 @@ def _as_chosen(criterion: Choice) -> dict:
 
 def _layer_macs(spec: NetworkSpec) -> dict[str, int]:
     """Layer -> MACs of the network with these widths. They are kept for the next command."""
-    known = is_known_model(spec.model["name"])
-    if known and (values := kept("layer_macs", spec.to_json())) is not None:
-        return values
-    from qprune.cost import count_cost
 
-    macs = {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
-    if known:
-        keep("layer_macs", spec.to_json(), macs)
-    return macs
+    def count() -> dict[str, int]:
+        from qprune.cost import count_cost
+
+        return {layer.name: layer.macs for layer in count_cost(spec.build(), spec.image_shape).layers}
+
+    return once("layer_macs", spec.to_json(), count) if is_known_model(spec.model["name"]) else count()
 
 
 def forecast_costs(plan: Plan, store: Store, measured: dict) -> dict[str, float | None]:

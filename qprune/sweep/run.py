@@ -99,9 +99,9 @@ def run_sweep(
     open_folders(folder, store, plan.stages, console, retry_failed, mend)
     write_whole(folder / "sweep.json", sealed_json(_sweep_file(config)))
     _record_finished(plan, store, records)
-    records.write_table()
     run = _Run(plan, store, records, make_executor, console, None if seconds is None else started + seconds)
     if not all(_finished(cell, store) for cell in plan.cells):
+        records.write_table()  # for those who ask before the first cell is done
         trial = rehearse(plan, EXPORTED, console)
         run.lose(trial.faults)
         for line in trial.unwritten:

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 
 from bench import write  # noqa: E402
 from rich.console import Console  # noqa: E402
-from tiny_sweep import run_inline, tiny_config  # noqa: E402
+from tiny_sweep import Inline, run_inline, tiny_config  # noqa: E402
 
-from qprune.executors.base import Event, Executor  # noqa: E402
+from qprune.executors.base import Event  # noqa: E402
 from qprune.storage.store import Store  # noqa: E402
 from qprune.sweep.plan import make_plan  # noqa: E402
 from qprune.sweep.run import run_sweep  # noqa: E402
@@ -41,20 +41,12 @@ COMMON = (
 )
 
 
-class Instant(Executor):
+class Instant(Inline):
     """Writes what a stage of the kind has left elsewhere. own: seconds of that."""
 
-    def __init__(self, store: Store, samples: dict[str, tuple[dict, dict | None]]):
-        self.store, self.samples, self.own, self.ended = store, samples, 0.0, []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def free(self) -> int:
-        return 1 - len(self.ended)
+    def __init__(self, store_folder: Path, samples: dict[str, tuple[dict, dict | None]]):
+        super().__init__(store_folder)
+        self.samples, self.own = samples, 0.0
 
     def start(self, stage) -> None:
         begun = time.perf_counter()
@@ -62,10 +54,6 @@ class Instant(Executor):
         self.store.write(stage.id, {**meta, "named_by": stage.named_by, "label": stage.label}, tensors)
         self.own += time.perf_counter() - begun
         self.ended.append(Event("done", stage.id))
-
-    def events(self, timeout: float) -> list[Event]:
-        ended, self.ended = self.ended, []
-        return ended
 
 
 def sample(folder: Path) -> dict[str, tuple[dict, dict | None]]:
@@ -116,7 +104,7 @@ def measured(stages: int, samples: dict, before: float) -> dict:
         executors: list[Instant] = []
 
         def make_executor(count: int, store: Path) -> Instant:
-            executors.append(Instant(Store(store), samples))
+            executors.append(Instant(store, samples))
             return executors[-1]
 
         begun = time.perf_counter()
