@@ -57,7 +57,9 @@ MODELS = Registry(
     Entry("vgg_tiny", "qprune.networks.vgg_tiny:build", options=WIDTH),
     Entry("vgg_small", "qprune.networks.vgg_small:build", options=WIDTH),
     Entry("vgg7", "qprune.networks.vgg7:build", options=WIDTH),
+    Entry("resnet8", "qprune.networks.resnet8:build", options=WIDTH),
     Entry("resnet20", "qprune.networks.resnet20:build", options=WIDTH),
+    Entry("ds_cnn", "qprune.networks.ds_cnn:build", options=WIDTH),
 )
 _DOOR = "torchvision:"
 _DOOR_OPTIONS = {

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from qprune.networks import build_model
 from qprune.networks.graph import with_normalize
 
-OWN = ("vgg_tiny", "vgg_small", "vgg7", "resnet20")
+OWN = ("vgg_tiny", "vgg_small", "vgg7", "resnet8", "resnet20", "ds_cnn")
 
 
 def make(name: str, image_size: int = 32, num_classes: int = 10, channels: int = 3, **options):

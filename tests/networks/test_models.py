@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from qprune.cost import count_cost
 from qprune.networks import (
     MODELS,
     build_model,
@@ -24,7 +25,14 @@ from qprune.registry import Entry
 from qprune.registry.errors import UserError
 from qprune.registry.options import Option, is_whole
 
-OWN = [("vgg_tiny", 1, 8), ("vgg_small", 1, 28), ("vgg7", 3, 32), ("resnet20", 3, 32)]
+OWN = [
+    ("vgg_tiny", 1, 8),
+    ("vgg_small", 1, 28),
+    ("vgg7", 3, 32),
+    ("resnet8", 3, 32),
+    ("resnet20", 3, 32),
+    ("ds_cnn", 1, 28),
+]
 
 
 def conv_bn(in_channels: int, out_channels: int, k: int = 3) -> int:
@@ -48,11 +56,17 @@ PARAMETERS = {
     "vgg_tiny": chain(1, 16, 16, 32, 32, 64, 64) + linear(64, 10),
     "vgg_small": chain(1, 24, 48, 48, 96, 96) + linear(96, 10),
     "vgg7": chain(3, 128, 128, 256, 256, 512, 512) + linear(512 * 4 * 4, 1024) + linear(1024, 10),
+    "resnet8": conv_bn(3, 16)
+    + block(16, 16, False)
+    + block(16, 32, False) + 16 * 32 + 32  # shortcuts without BN
+    + block(32, 64, False) + 32 * 64 + 64
+    + linear(64, 10),
     "resnet20": conv_bn(3, 16)
     + 3 * block(16, 16, False)
     + block(16, 32, True) + 2 * block(32, 32, False)
     + block(32, 64, True) + 2 * block(64, 64, False)
     + linear(64, 10),
+    "ds_cnn": 40 * 64 + 128 + 4 * (9 * 64 + 128 + conv_bn(64, 64, 1)) + linear(64, 10),
 }  # fmt: skip
 
 
@@ -84,8 +98,11 @@ def test_parameters_are_as_counted_by_hand(name, channels, size):
     ("vgg_small", 784 * 9 * 24 + 196 * 9 * (24 * 48 + 48 * 48) + 49 * 9 * (48 * 96 + 96 * 96) + 960),
     ("vgg7", 1024 * 9 * (3 * 128 + 128 * 128) + 256 * 9 * (128 * 256 + 256 * 256) + 64 * 9 * (256 * 512 + 512 * 512)
      + 8192 * 1024 + 10240),
+    ("resnet8", 1024 * 9 * (3 * 16 + 2 * 256) + 256 * (9 * (16 * 32 + 1024) + 16 * 32)
+     + 64 * (9 * (32 * 64 + 4096) + 32 * 64) + 640),
     ("resnet20", 1024 * 9 * (3 * 16 + 6 * 256) + 256 * (9 * (16 * 32 + 5 * 1024) + 16 * 32)
      + 64 * (9 * (32 * 64 + 5 * 4096) + 32 * 64) + 640),
+    ("ds_cnn", 15 * 14 * (40 * 64 + 4 * (9 * 64 + 64 * 64)) + 640),
 ])  # fmt: skip
 def test_macs_are_as_counted_by_hand_and_as_the_docstring_says(name, macs):
     from torch.utils.flop_counter import FlopCounterMode
@@ -128,6 +145,25 @@ def test_every_own_network_conforms(name, channels, width):
 
 def test_a_torchvision_network_conforms():
     check_conformance("torchvision:resnet18", 1, 32)
+
+
+def test_ds_cnn_on_spectrograms_is_mlperf_tinys():
+    """49 times by 10 bands, 12 classes: the first convolution makes 25x5 of them, as Keras's "same" padding does."""
+    cost = count_cost(build("ds_cnn", 1, 12, 28).eval(), (1, 49, 10))
+    assert cost.macs == 25 * 5 * (40 * 64 + 4 * (9 * 64 + 64 * 64)) + 64 * 12 == 2_656_768
+    assert sum(layer.weight_elements for layer in cost.layers) == 22_016
+
+
+def test_resnet8s_weights_are_mlperf_tinys():
+    """Keras counts 78,666 parameters: with a bias in each of ten layers, and BN's running statistics."""
+    model = build("resnet8", 3, 10, 32).eval()
+    assert sum(layer.weight_elements for layer in count_cost(model, (3, 32, 32)).layers) == 77_360
+    norms = sum(4 * m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    outputs = sum(m.weight.shape[0] for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    assert 77_360 + norms + outputs == 78_666
+    images = torch.rand(2, 16, 8, 8)
+    inner = model.block2.bn2(model.block2.conv2(model.block2.bn1(model.block2.conv1(images)).relu()))
+    torch.testing.assert_close(model.block2(images), (inner + model.block2.shortcut(images)).relu())
 
 
 def test_resnet20s_shortcuts_are_sums_of_two_branches():
@@ -188,7 +224,7 @@ def test_checking_and_fingerprinting_own_networks_does_not_import_torch():
 def test_a_name_registered_twice_raises():
     with pytest.raises(ValueError, match="registered twice"):
         MODELS.add(Entry("vgg7", "somewhere:else"))
-    assert MODELS.names() == ["vgg_tiny", "vgg_small", "vgg7", "resnet20"]
+    assert MODELS.names() == ["vgg_tiny", "vgg_small", "vgg7", "resnet8", "resnet20", "ds_cnn"]
 
 
 def own(in_channels, num_classes, image_size, hidden):
