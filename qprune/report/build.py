@@ -32,7 +32,7 @@ from qprune.analysis.front import (
 from qprune.analysis.gains import PREFIXES, Gains, Own, decide, gain_over_seeds, rows_of
 from qprune.analysis.lambdas import chosen_lambdas, lambda_curve
 from qprune.analysis.pick import MAXIMA, MINIMA
-from qprune.analysis.published import Published, same_name
+from qprune.analysis.published import VERIFIED, Published, same_name
 from qprune.analysis.sentences import undecayed
 from qprune.analysis.statistics import Interval, interval
 from qprune.analysis.studies import (
@@ -354,8 +354,8 @@ def _hypervolumes(cells) -> list[dict]:
 def _published(one: Published, cells) -> dict:
     """A published result, what it costs on the axes that have it, and which of the models and data sets are its own."""
     own = {name: [here for here in cells[name].unique() if same_name(getattr(one, name), here)] for name in STUDY}
-    costs = {"relative_bops": one.relative_bops, one.axis: one.cost}
-    return asdict(one) | {"counts_alike": one.counts_alike, "costs": costs, "own": own}
+    derived = {"counts_alike": one.counts_alike, "checked": one.is_checked, "costs": one.costs, "own": own}
+    return asdict(one) | derived | {"verified": VERIFIED[one.verified]}
 
 
 def _curves(places: dict[str, Path], detailed, records: list) -> dict:

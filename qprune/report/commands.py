@@ -6,7 +6,7 @@ from pathlib import Path
 from qprune.analysis.answers import Answer, compare_answers
 from qprune.analysis.answers import answers as all_answers
 from qprune.analysis.front import BASELINES, base_of, operating_points
-from qprune.analysis.published import Published, read_published, standings
+from qprune.analysis.published import ON, VERIFIED, Published, Standing, read_published, standing_words, standings
 from qprune.analysis.tables import markdown_table, with_method
 from qprune.registry.errors import UserError
 from qprune.report.build import read_sweeps, report_data
@@ -112,27 +112,43 @@ def compare_command(
 
 
 def print_published(points, published: list[Published]) -> None:
-    """Print, for each published result, what each sweep's operating points have at no more than its cost."""
+    """Print, for each published result, what each sweep's operating points have at no more than its cost; then how the
+    sources count, and where they were read."""
     for one in published:
-        note = "" if one.verified else ", unverified"
-        print(
-            f"published: {one.method} ({one.model} on {one.data}{note}): "
-            f"{100 * one.accuracy:.2f}% at {one.axis} {one.cost:.4g}"
-        )
+        known = [] if one.is_checked else ["unverified"]
+        known += [] if one.baseline is None else [f"dense FP32 {100 * one.baseline:.2f}%"]
+        known += [] if one.epochs is None else [f"{one.epochs:g} epochs"]
+        place = ", ".join([f"{one.model} on {one.data}", *known])
+        print(f"published: {one.method} ({place}): {100 * one.accuracy:.2f}% at {one.axis} {_digits(one.cost)}")
         for standing in standings(points, one):
-            caveats = f"; not comparable: {', '.join(standing.caveats)}" if standing.caveats else ""
-            if standing.point is None:
-                has = "no operating point is that cheap"
-            else:
-                point = points.loc[standing.point]
-                gap = "" if standing.caveats else f" ({100 * (point.accuracy - one.accuracy):+.2f} percentage points)"
-                has = f"{100 * point.accuracy:.2f}%{gap} at {point[one.axis]:.4g} ({_made(point)})"
-            print(f"  {standing.sweep}, {standing.model} on {standing.data}: {has}{caveats}")
+            print(f"  {standing.sweep}, {standing.model} on {standing.data}: {_standing(points, one, standing)}")
     if points.empty:
         print("  no cell of the sweeps is finished yet")
     print(
-        "These are test accuracies; each operating point is the best by validation accuracy at no more than that cost."
+        "These are test accuracies; each operating point is the best by validation accuracy at no more than that cost. "
+        f'"On it" is within {100 * ON:g} percentage point: by chance, two networks at 86% differ by so much on 10,000 images.'
     )
+    print("How the sources count:")
+    ways: dict[tuple[str, str, str], list[str]] = {}
+    for one in published:
+        ways.setdefault((one.counting, one.read_in, one.verified), []).append(one.method)
+    for (counting, read_in, verified), methods in ways.items():
+        print(f"  {', '.join(dict.fromkeys(methods))}: {counting}; read in {read_in} ({VERIFIED[verified]})")
+
+
+def _standing(points, one: Published, standing: Standing) -> str:
+    caveats = f"; not comparable: {', '.join(standing.caveats)}" if standing.caveats else ""
+    if not standing.counted:
+        return f"its table has no {one.axis}; it was made by an earlier qprune"
+    if standing.point is None:
+        return f"no operating point is that cheap{caveats}"
+    point = points.loc[standing.point]
+    gap = "" if standing.caveats else f": {standing_words(point.accuracy - one.accuracy)}"
+    return f"{100 * point.accuracy:.2f}% at {_digits(point[one.axis])} ({_made(point)}){gap}{caveats}"
+
+
+def _digits(cost: float) -> str:
+    return f"{cost:,.0f}" if cost >= 1000 else f"{cost:.4g}"
 
 
 def _made(point) -> str:

@@ -11,7 +11,7 @@ from made_sweep import make_sweep
 from selenium.webdriver.common.by import By
 from tiny_sweep import command
 
-from qprune.analysis.published import COLUMNS, CONVENTION, Published, read_published, same_name, standings
+from qprune.analysis.published import COLUMNS, REQUIRED, Published, read_published, same_name, standing_words, standings
 from qprune.cost import count_cost
 from qprune.networks import build_model
 from qprune.registry.errors import UserError
@@ -19,11 +19,15 @@ from qprune.report.build import report_data
 from qprune.report.commands import compare_command, print_published
 from qprune.report.html import write_page
 
-TABLE = Path(__file__).parents[2] / "results" / "published" / "cifar10.csv"
+TABLES = Path(__file__).parents[2] / "results" / "published"
+TABLE = TABLES / "cifar10.csv"
 AXES = "#x=relative_bops&y=accuracy"
-ONE = Published("Method", "net", "digits", 0.95, 0.01, None, CONVENTION, "Author et al.", True)
-VALUES = ("Method", "net", "digits", "0.95", "0.01", "", CONVENTION, "Author et al.", "yes")
-TEXTS = dict(zip(COLUMNS, VALUES, strict=True))
+ALIKE = "as qprune: by hand"
+ONE = Published("Method", "net", "digits", 0.95, ALIKE, "a repository", "repo", relative_bops=0.01)
+TEXTS = {
+    "method": "Method", "model": "net", "data": "digits", "accuracy": "0.95", "relative_bops": "0.01", "counting": ALIKE,
+    "read_in": "a repository", "verified": "repo",
+}  # fmt: skip
 
 
 def write(path: Path, *rows: dict) -> Path:
@@ -39,30 +43,66 @@ def write(path: Path, *rows: dict) -> Path:
 
 
 def test_a_table_is_read(tmp_path):
-    first = write(tmp_path / "a.csv", TEXTS, TEXTS | {"accuracy": " 1 ", "relative_bops": "5e-3", "verified": "no"})
-    second = write(tmp_path / "b.csv", TEXTS | {"method": "Ä, <b>", "convention": "otherwise", "dense_gflops": "1.2"})
+    first = write(
+        tmp_path / "a.csv",
+        TEXTS,
+        TEXTS | {"accuracy": " 1 ", "relative_bops": "5e-3", "verified": "no", "gbops": "1e-3", "epochs": "40"},
+    )
+    second = write(
+        tmp_path / "b.csv",
+        TEXTS
+        | {
+            "method": "Ä, <b>",
+            "counting": "otherwise",
+            "dense_gflops": "1.2",
+            "weight_bytes": "26500",
+            "baseline": "0.9",
+        },
+    )
     second.write_bytes(
         b"\xef\xbb\xbf" + second.read_bytes() + b"\r\n,,\r\n"
     )  # a spreadsheet's mark and its empty lines
     assert read_published([first, second]) == [
         ONE,
-        replace(ONE, accuracy=1.0, relative_bops=0.005, verified=False),
-        replace(ONE, method="Ä, <b>", convention="otherwise", dense_gflops=1.2),
+        replace(ONE, accuracy=1.0, relative_bops=0.005, verified="no", gbops=0.001, epochs=40.0),
+        replace(ONE, method="Ä, <b>", counting="otherwise", dense_gflops=1.2, weight_bytes=26500.0, baseline=0.9),
     ]
 
 
-def test_the_committed_table():
-    published = read_published([TABLE])
-    assert [(one.method, one.accuracy, one.relative_bops) for one in published] == [
-        ("BayesianBits", 0.9323, 0.0051),
-        ("BayesianBits", 0.9196, 0.0029),
-        ("GETA", 0.9257, 0.0041),
-        ("DJPQ", 0.915, 0.0048),
+def test_columns_that_may_be_missing(tmp_path):
+    (tmp_path / "t.csv").write_text(",".join((*REQUIRED, "weight_bytes")) + "\nm,n,d,0.5,c,r,no,1000\n")
+    assert read_published([tmp_path / "t.csv"]) == [Published("m", "n", "d", 0.5, "c", "r", "no", weight_bytes=1000.0)]
+
+
+def test_costs_by_hand():
+    assert ONE.costs == {"relative_bops": 0.01}
+    assert replace(ONE, dense_gflops=1.2).costs == {"bit_gflops": 0.01 * 1.2, "relative_bops": 0.01}
+    assert replace(ONE, gbops=0.512).costs == {"bit_gflops": 0.001, "relative_bops": 0.01}
+    only = replace(ONE, relative_bops=None, weight_bytes=26500.0)
+    assert only.costs == {"weight_bits_bytes": 26500.0} and (only.axis, only.cost) == ("weight_bits_bytes", 26500.0)
+
+
+def test_the_committed_tables():
+    published = {path.stem: read_published([path]) for path in sorted(TABLES.glob("*.csv"))}
+    assert {name: len(rows) for name, rows in published.items()} == {"cifar10": 11, "cifar10_resnet8": 19, "mnist": 1}
+    vgg7 = [one for one in published["cifar10"] if one.model == "vgg7"]
+    assert [(one.method, one.accuracy, one.relative_bops, one.is_checked) for one in vgg7] == [
+        ("BayesianBits mu=0.01", 0.9323, 0.0051, True),
+        ("BayesianBits mu=0.1", 0.9196, 0.0029, True),
+        ("GETA", 0.9257, 0.0041, True),
+        ("DJPQ", 0.915, 0.0048, False),
     ]
-    assert all(one.caveats("vgg7", "cifar10") == [] for one in published)
-    assert not published[3].verified
-    dense = count_cost(build_model({"name": "vgg7"}, 3, 10, 32).eval(), (3, 32, 32)).gflops
-    assert all(one.dense_gflops == pytest.approx(dense, rel=1e-4) for one in published)
+    assert [one.caveats("vgg7", "cifar10") for one in vgg7] == [[], [], [], ["counted otherwise"]]
+    dense = count_cost(build_model({"name": "vgg7"}, 3, 10, 32).eval(), (3, 32, 32))
+    pooled = dense.gflops - 2 * (8192 - 512) * 1024 / 1e9  # GETA's head stands behind global average pooling
+    expected = [dense.gflops, dense.gflops, pooled, dense.gflops]
+    assert [one.dense_gflops for one in vgg7] == pytest.approx(expected, abs=5e-5)
+    contested = [one for one in published["cifar10"] if one.model == "resnet20"]
+    assert [(one.relative_bops, one.is_checked) for one in contested] == [(0.045, False), (0.0843, False)]
+    resnet8 = {(one.method, one.cost): one.accuracy for one in published["cifar10_resnet8"]}
+    assert {one.axis for one in published["cifar10_resnet8"]} == {"weight_bits_bytes"}
+    assert resnet8["w8a8", 77360.0] == 0.8626 and resnet8["Motetti joint", 26500.0] == 0.844
+    assert all(one.caveats("resnet8", "cifar10") == [] for one in published["cifar10_resnet8"])
 
 
 @pytest.mark.parametrize(
@@ -75,12 +115,16 @@ def test_the_committed_table():
         ({"relative_bops": "about 0.01"}, r"t\.csv:3: relative_bops is 'about 0\.01', not a number"),
         ({"relative_bops": "0"}, r"t\.csv:3: relative_bops is 0, not a share above 0 to 1"),
         ({"relative_bops": "1.1"}, r"t\.csv:3: relative_bops is 1\.1, not a share"),
-        ({"verified": "maybe"}, r"t\.csv:3: verified is 'maybe'; write yes or no"),
+        ({"verified": "yes"}, r"t\.csv:3: verified is 'yes'; write one of repo, paper, figure, issue, no"),
+        ({"relative_bops": ""}, r"t\.csv:3: no cost; give one of gbops, relative_bops, weight_bytes"),
+        ({"weight_bytes": "26.5 kB"}, r"t\.csv:3: weight_bytes is '26\.5 kB', not a number above 0"),
+        ({"epochs": "0"}, r"t\.csv:3: epochs is '0', not a number above 0"),
+        ({"baseline": "86.1"}, r"t\.csv:3: baseline is 86\.1, not a share"),
         ({"dense_gflops": "0"}, r"t\.csv:3: dense_gflops is '0', not a number above 0; leave it empty"),
         ({"dense_gflops": "inf"}, r"t\.csv:3: dense_gflops is 'inf'"),
         ({"dense_gflops": "1.2 G"}, r"t\.csv:3: dense_gflops is '1\.2 G'"),
         ({"method": " "}, r"t\.csv:3: method is empty"),
-        ({"source": ""}, r"t\.csv:3: source is empty"),
+        ({"read_in": ""}, r"t\.csv:3: read_in is empty"),
     ],
 )
 def test_a_bad_row_is_refused(tmp_path, changed, message):
@@ -96,7 +140,7 @@ def test_a_bad_row_is_refused(tmp_path, changed, message):
         ((",".join(COLUMNS) + "\n").encode(), "no row under its header"),
         (",".join(COLUMNS[:-1]).encode(), "t.csv:1: no column is called verified"),
         (",".join((*COLUMNS, "data")).encode(), "t.csv:1: two columns are called data"),
-        ((",".join(COLUMNS) + "\nMethod,net,digits\n").encode(), "t.csv:2: 3 fields under 9 columns"),
+        ((",".join(COLUMNS) + "\nMethod,net,digits\n").encode(), "t.csv:2: 3 fields under 13 columns"),
         (b"method,\xff\xfe", "can't be read as a table"),
         ((",".join(COLUMNS) + "\n" + "x" * 200_000).encode(), "can't be read as a table"),
     ],
@@ -150,25 +194,47 @@ def test_the_dense_network_makes_costs_absolute():
         assert standings(POINTS, replace(ONE, relative_bops=share, dense_gflops=1.0))[0].point == places
 
 
+def test_a_table_without_the_column_of_that_cost():
+    bytes_only = replace(ONE, relative_bops=None, weight_bytes=1e9)
+    assert {(one.point, one.counted) for one in standings(POINTS, bytes_only)} == {(None, False)}
+    counted = standings(POINTS.assign(weight_bits_bytes=[1e9, 2e9, 2e9, 2e9, 1.0, 1.0]), bytes_only)
+    assert [(one.point, one.counted) for one in counted] == [(0, True), (4, True), (5, True)]
+
+
+def test_on_it_is_within_a_point():
+    assert standing_words(0.94 - 0.95) == "on it, -1.00 percentage points"
+    assert standing_words(-0.0101) == "below it, -1.01 percentage points"
+    assert standing_words(0.0101) == "above it, +1.01 percentage points"
+
+
 def test_what_is_printed(capsys):
-    print_published(POINTS, [ONE, replace(ONE, verified=False, convention="with accumulation", relative_bops=0.001)])
+    other = replace(ONE, verified="no", counting="with accumulation", relative_bops=0.001, epochs=40.0, baseline=0.96)
+    print_published(POINTS, [ONE, other])
     assert capsys.readouterr().out.splitlines() == [
         "published: Method (net on digits): 95.00% at relative_bops 0.01",
-        "  one, net on digits: 93.50% (-1.50 percentage points) at 0.008 (int4, 75% pruned, taylor, 3 seed(s))",
+        "  one, net on digits: 93.50% at 0.008 (int4, 75% pruned, taylor, 3 seed(s)): below it, -1.50 percentage points",
         "  one, other on cifar10: 50.00% at 0.01 (int4, 0% pruned, taylor, 3 seed(s)); "
         "not comparable: another data set (digits), another model (net)",
         "  two, Net on Digits: no operating point is that cheap",
-        "published: Method (net on digits, unverified): 95.00% at relative_bops 0.001",
-        "  one, net on digits: no operating point is that cheap; not comparable: counted otherwise (with accumulation)",
+        "published: Method (net on digits, unverified, dense FP32 96.00%, 40 epochs): 95.00% at relative_bops 0.001",
+        "  one, net on digits: no operating point is that cheap; not comparable: counted otherwise",
         "  one, other on cifar10: no operating point is that cheap; "
-        "not comparable: another data set (digits), another model (net), counted otherwise (with accumulation)",
-        "  two, Net on Digits: no operating point is that cheap; not comparable: counted otherwise (with accumulation)",
-        "These are test accuracies; each operating point is the best by validation accuracy at no more than that cost.",
+        "not comparable: another data set (digits), another model (net), counted otherwise",
+        "  two, Net on Digits: no operating point is that cheap; not comparable: counted otherwise",
+        "These are test accuracies; each operating point is the best by validation accuracy at no more than that cost. "
+        '"On it" is within 1 percentage point: by chance, two networks at 86% differ by so much on 10,000 images.',
+        "How the sources count:",
+        "  Method: as qprune: by hand; read in a repository (the authors' repository)",
+        "  Method: with accumulation; read in a repository (not checked)",
     ]
-    print_published(POINTS[:1], [replace(ONE, dense_gflops=0.5)])
-    assert capsys.readouterr().out.splitlines()[:2] == [
+    print_published(
+        POINTS[:1], [replace(ONE, dense_gflops=0.5), replace(ONE, relative_bops=None, weight_bytes=26500.0)]
+    )
+    assert capsys.readouterr().out.splitlines()[:4] == [
         "published: Method (net on digits): 95.00% at bit_gflops 0.005",
-        "  one, net on digits: 99.00% (+4.00 percentage points) at 0.004 (int4, 50% pruned, taylor, 3 seed(s))",
+        "  one, net on digits: 99.00% at 0.004 (int4, 50% pruned, taylor, 3 seed(s)): above it, +4.00 percentage points",
+        "published: Method (net on digits): 95.00% at weight_bits_bytes 26,500",
+        "  one, net on digits: its table has no weight_bits_bytes; it was made by an earlier qprune",
     ]
 
 
@@ -193,7 +259,7 @@ def test_the_command(tmp_path):
     table = write(tmp_path / "t.csv", TEXTS)
     done = command("compare", folder, "--published", table, "--published", TABLE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("published: ") == 5 and "hypervolume" not in done.stdout
+    assert done.stdout.count("published: ") == 12 and "hypervolume" not in done.stdout
     assert (tmp_path / "compare.html").is_file()
     done = command("compare", folder, "--published", table, "--figures", tmp_path / "figures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -322,7 +388,7 @@ def test_hover_says_all_of_one(page):
     x, y = point_at(page, 2)
     card = find(page, "#card")
     for text in (
-        "Third (published)", "vgg7", "cifar10", "95.00%", "0.5", "Author et al.", CONVENTION, "verified in the source",
+        "Third (published)", "vgg7", "cifar10", "95.00%", "0.5", "a repository", ALIKE, "the authors' repository",
         "another data set (cifar10), another model (vgg7)",
     ):  # fmt: skip
         assert text in card.text
@@ -332,7 +398,7 @@ def test_hover_says_all_of_one(page):
     page.execute_async_script("setTimeout(arguments[0], 400)")
     assert find(page, "#cell-facts").text == before  # there is no cell to choose
     point_at(page, 1)
-    assert "Second (published)" in card.text and "unverified" in card.text and "not comparable" not in card.text
+    assert "Second (published)" in card.text and "not checked" in card.text and "not comparable" not in card.text
 
 
 def test_a_table_has_the_same(page):
@@ -341,7 +407,7 @@ def test_a_table_has_the_same(page):
         "return [...document.querySelectorAll('#published tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )
     assert [row[0] for row in rows] == [ODD, "Second", "Third"]
-    assert rows[1][1:] == ["net", "digits", "100.00%", "1e-5", "", "no", CONVENTION, "Author et al."]
+    assert rows[1][1:] == ["net", "digits", "100.00%", "", "1e-5", "", "", "", "not checked", ALIKE, "a repository"]
 
 
 def test_fronts_and_pick_are_as_without_them(page, pages):

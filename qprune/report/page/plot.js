@@ -151,7 +151,7 @@ function accuracyRange(points, accuracies = []) {
   if (state.range === "all" || !bases.length) return { autorange: true };
   const [low, high] = [
     Math.min(Math.min(...bases) - BELOW, ...accuracies.map((one) => one - BELOW / 10)),
-    Math.max(...values, ...bases, ...accuracies),
+    Math.max(...values, ...bases, ...accuracies, ...publishedShown().map((one) => one.accuracy)),
   ];
   if (low <= Math.min(...values) || low < 0) return { autorange: true };
   return { autorange: false, range: [shown(low), Math.min(shown(high) + 1, 100.5)] };

@@ -8,8 +8,12 @@ import { digits, percent } from "./text.js";
 import { theme } from "./theme.js";
 
 export const PUBLISHED = DATA.published;
+const COST_AXES = ["bit_gflops", "relative_bops", "weight_bits_bytes"];
+const isOwn = (one) => one.counts_alike && one.own.model.length > 0 && one.own.data.length > 0;
+const COMPARABLE = PUBLISHED.some(isOwn) ? PUBLISHED.filter(isOwn) : PUBLISHED;
+const countOn = (axis) => COMPARABLE.filter((one) => one.costs[axis]).length;
 export const PUBLISHED_AXES = {
-  x: PUBLISHED.every((one) => one.costs.bit_gflops) ? "bit_gflops" : "relative_bops",
+  x: COST_AXES.reduce((best, axis) => (countOn(axis) > countOn(best) ? axis : best)), // that most of them have
   y: "accuracy",
 };
 const SAME_DENSE = 0.01; // by how much of it the costs of two dense networks may differ that are called the same
@@ -50,7 +54,7 @@ export function publishedTraces() {
       textposition: "middle left",
       textfont: { color: theme.published },
       marker: {
-        symbol: results.map((one) => (one.verified ? "hexagram" : "hexagram-open")),
+        symbol: results.map((one) => (one.checked ? "hexagram" : "hexagram-open")),
         size: 14,
         color: theme.published,
         line: { width: 1.5 },
@@ -63,11 +67,12 @@ const factsOfPublished = (one) => [
   ["model", one.model],
   ["data", one.data],
   ["test accuracy", percent(one.accuracy, 2)],
-  ["relative_bops", digits(one.relative_bops)],
-  ...(one.costs.bit_gflops ? [["bit_gflops", digits(one.costs.bit_gflops)]] : []),
-  ["source", one.source],
-  ["convention", one.convention],
-  ["numbers", one.verified ? "verified in the source" : "unverified"],
+  ...COST_AXES.filter((axis) => one.costs[axis]).map((axis) => [axis, digits(one.costs[axis])]),
+  ...(one.baseline === null ? [] : [["dense FP32", percent(one.baseline, 2)]]),
+  ...(one.epochs === null ? [] : [["epochs", String(one.epochs)]]),
+  ["counting", one.counting],
+  ["read in", one.read_in],
+  ["numbers", one.verified],
   ...(caveatsOf(one).length ? [["not comparable", caveatsOf(one).join(", ")]] : []),
 ];
 export const cardOfPublished = (one) => [
@@ -120,11 +125,12 @@ export function drawPublished() {
     words(one.model),
     words(one.data),
     percent(one.accuracy, 2),
-    digits(one.relative_bops),
-    one.costs.bit_gflops ? digits(one.costs.bit_gflops) : "",
-    one.verified ? "yes" : "no",
-    words(one.convention),
-    words(one.source),
+    ...COST_AXES.map((axis) => (one.costs[axis] ? digits(one.costs[axis]) : "")),
+    one.baseline === null ? "" : percent(one.baseline, 2),
+    one.epochs === null ? "" : String(one.epochs),
+    words(one.verified),
+    words(one.counting),
+    words(one.read_in),
   ]);
   fill(
     "published",
@@ -140,11 +146,12 @@ export function drawPublished() {
             "model",
             "data",
             "test accuracy",
-            "relative_bops",
-            "bit_gflops",
+            ...COST_AXES,
+            "dense FP32",
+            "epochs",
             "verified",
-            "convention",
-            "source",
+            "counting",
+            "read in",
           ],
           ...rows,
         ],
