@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from qprune.registry.identity import added_later, aside
 
 WINDOWED_FROM_BYTES = 4 * 2**30  # of training images, from which on a full shuffle would read all over a disk
+CHANNELS_LAST_FROM = 1.0  # values that a minibatch's convolutions make, over their weights
 TEMPERATURE, TEACHER_SHARE = 4.0, 0.9  # of distillation, as in Tian et al. (ICLR 2020)
 
 
@@ -43,6 +44,14 @@ def seed_of(*parts) -> int:
 def shuffle_of(split_bytes: int) -> str:
     """How epochs of training images of so many bytes are shuffled, whatever memory a machine has."""
     return "windowed" if split_bytes >= WINDOWED_FROM_BYTES else "full"
+
+
+def takes_channels_last(values_per_weight: float, batch_size: int) -> bool:
+    """Whether updates are made in channels_last, whatever machine makes them: where maps outweigh weights, it is faster.
+
+    values_per_weight: of one image, as qprune.cost.Cost has it. Measured in results/benchmarks/memory_format.csv.
+    """
+    return values_per_weight * batch_size >= CHANNELS_LAST_FROM
 
 
 def updates_per_epoch(images: int, batch_size: int) -> int:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from qprune.data import Split, augment
 from qprune.data.augmentation import takes_crops
+from qprune.networks.memory_format import trained_as
 from qprune.recipe import TEACHER_SHARE, TEMPERATURE, Recipe, seed_of, updates_per_epoch
 from qprune.registry.errors import UserError
 
@@ -99,7 +100,8 @@ def _shuffled(count: int, seed: int, of_a_block: int) -> Tensor:
 def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
     """A fresh optimizer of all that isn't frozen (requires_grad=False); UserError where everything is.
 
-    Weight decay acts on weights of convolutions and linear layers, not on biases, BN or scales.
+    Weight decay acts on weights of convolutions and linear layers, not on biases, BN or scales. foreach: the same steps to
+    the bit, in 0.7 of the time (results/benchmarks/update_shortened.csv).
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -111,8 +113,9 @@ def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim
         raise UserError("every parameter of the network is frozen (requires_grad=False), so there is nothing to train")
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        return torch.optim.AdamW(groups, lr=lr, foreach=True)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -155,11 +158,9 @@ def train(
     """
     optimizer = optimizer or make_optimizer(network, recipe, lr(updates.start))
     network.train()
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    network.to(memory_format=layout)
-    if teacher is not None:
-        teacher.eval().to(memory_format=layout)
-    with tf32(recipe.math == "tf32"):
+    with trained_as(network, recipe.channels_last) as layout, tf32(recipe.math == "tf32"):
+        if teacher is not None:
+            teacher.eval().to(memory_format=layout)
         for update in updates:
             images, labels = minibatch(split, recipe, seed, update)
             torch.manual_seed(seed_of(seed, "dropout", update))
@@ -178,7 +179,6 @@ def train(
             optimizer.step()
             if on_update is not None:
                 on_update(update, value)
-    network.to(memory_format=torch.contiguous_format)  # NOTE as one that goes on from a file is
     return optimizer
 
 

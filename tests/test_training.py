@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from qprune import training
 from qprune.data import Split
-from qprune.recipe import Recipe, constant, cosine, seed_of, shuffle_of, updates_per_epoch
+from qprune.recipe import Recipe, constant, cosine, seed_of, shuffle_of, takes_channels_last, updates_per_epoch
 from qprune.training import Diverged, evaluate, make_optimizer, minibatch, train
 
 
@@ -161,6 +161,20 @@ def test_training_equals_a_loop_written_out():
         assert torch.allclose(p, q, atol=1e-6), name
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_all_parameters_at_once_step_as_one_after_another_does(optimizer):
+    split, recipe = classes(), Recipe(batch_size=16, optimizer=optimizer, weight_decay=0.1)
+    together, by_turns = small_network(), small_network()
+    train(together, split, recipe, range(8), constant(0.01), 3)
+    turns = make_optimizer(by_turns, recipe, 0.01)
+    for group in turns.param_groups:
+        assert group["foreach"]
+        group["foreach"] = False
+    train(by_turns, split, recipe, range(8), constant(0.01), 3, turns)
+    for one, other in zip(together.state_dict().values(), by_turns.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_rates_that_the_optimizer_is_given():
     class Noting(torch.optim.SGD):
         rates: list = []
@@ -227,6 +241,11 @@ def test_evaluation_by_hand_and_of_a_network_that_diverged():
 
 
 # ---- math and memory format
+
+
+def test_channels_last_from_one_value_for_each_weight_on():
+    assert takes_channels_last(0.25, 4) and not takes_channels_last(0.25, 3)
+    assert not takes_channels_last(0.0, 4096)  # a network without convolutions
 
 
 @pytest.mark.parametrize(

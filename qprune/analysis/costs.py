@@ -38,6 +38,11 @@ COST_WORDS = {
         "floats a map in w4a4; int8 folds it)",
         "bytes",
     ),
+    "weight_bits_bytes": CostWords(
+        "weights alone in bytes",
+        "weights at their width and nothing else, as most papers count the size of a network",
+        "bytes",
+    ),
     "stored_bytes": CostWords(
         "stored weights in bytes",
         "of an exported file without its graph: weights at the 4, 8, 16 or 32 bits that they are stored in, plus what "

@@ -16,8 +16,8 @@ MEASURED = ("file_bytes_onnx", "file_bytes_qonnx", "file_bytes_torch", "file_byt
 ON_A_DEVICE = "latency_ms@"  # begins the columns of times that were imported, by the device's name
 FASTER_ON_A_DEVICE = "speedup@"
 COSTS = (
-    "bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "stored_bytes",
-    "peak_activation_bytes", *MEASURED,
+    "bit_gflops", "linear_gflops", "gbops_acc", "relative_bops", "gflops", "weight_bytes", "weight_bits_bytes",
+    "stored_bytes", "peak_activation_bytes", *MEASURED,
 )  # fmt: skip
 RECALLS = ("val_balanced_accuracy", "val_least_recall", "balanced_accuracy", "least_recall")
 MEANS = (

@@ -135,7 +135,12 @@ class Cost:
     @cached_property
     def weight_bytes(self) -> float:
         """Bytes of the weights at their widths, and of what stays in float."""
-        return sum(layer.weight_bytes for layer in self.layers) + self.float_bytes
+        return self.weight_bits_bytes + self.float_bytes
+
+    @cached_property
+    def weight_bits_bytes(self) -> float:
+        """Bytes of the weights alone at their widths, as papers count that give sizes of weights; nothing that stays in float."""
+        return sum(layer.weight_bytes for layer in self.layers)
 
     @cached_property
     def stored_bytes(self) -> float:
@@ -145,6 +150,16 @@ class Cost:
         in 4, for that is what ONNX has up to opset 24; `qprune export --opset 25` stores them in 2.
         """
         return sum(layer.stored_bytes for layer in self.layers) + self.float_bytes
+
+    @cached_property
+    def values_per_weight(self) -> float:
+        """Values that the convolutions make of one image, over the weights that they make them with; 0 without any.
+
+        A layer that runs again is left out.
+        """
+        own = [layer for layer in self.layers if layer.kernel and layer.weight_elements]
+        values = sum(layer.macs * layer.channels_out // layer.weight_elements for layer in own)
+        return values / sum(layer.weight_elements for layer in own) if own else 0.0
 
     def relative_to(self, dense: "Cost") -> float:
         """relative_bops: gbops / gbops of the dense FP32 network."""

@@ -79,6 +79,17 @@ class Facts:
 
         return int(self._answer(count, "dense_macs"))
 
+    @property
+    def values_per_weight(self) -> float:
+        """Cost.values_per_weight of the dense network."""
+
+        def count() -> float:
+            from qprune.cost import count_cost
+
+            return count_cost(self.spec.build(), self.spec.image_shape).values_per_weight
+
+        return self._answer(count, "values_per_weight")
+
     def narrow_share(
         self, of: str, ratio: float, min_channels: int, round_to: int, max_layer_ratio: float | None = None
     ) -> float:

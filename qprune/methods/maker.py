@@ -7,13 +7,14 @@ from functools import cached_property
 from typing import TypedDict, TypeVar
 
 from qprune.data import check_data, shown_name
-from qprune.methods.facts import Facts, blame, facts_of, gather_facts
+from qprune.methods.facts import blame, facts_of, gather_facts
+from qprune.methods.recipes import recipe_of
 from qprune.methods.spending import spend
 from qprune.precision import get_precision
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.normalizations import as_chosen
 from qprune.pruning.schedule import Walk
-from qprune.recipe import COSINE, Rate, Recipe, shuffle_of
+from qprune.recipe import COSINE, Rate
 from qprune.registry.choice import Choice
 from qprune.settings.config import SweepConfig
 from qprune.settings.protocols import PROTOCOLS
@@ -65,18 +66,10 @@ class Maker:
         self.stages = stages
         self._pruned: dict[tuple[str, float, str | None], tuple[Stage, ...]] = {}
         self._snapshots: dict[tuple[str, Walk, Goal], Stage] = {}
-        prune, train = config.prune, config.train
+        prune = config.prune
         self.facts = facts_of(config, model, data)
         self.title = f"{model.name} on {shown_name(data.settings)}, seed {seed}"
-        self.recipe = Recipe(
-            batch_size=train.batch_size,
-            momentum=train.momentum or 0.0,
-            weight_decay=train.weight_decay,
-            optimizer=train.optimizer,
-            math=train.math,
-            channels_last=train.channels_last,
-            shuffle=self._shuffle(data, self.facts),
-        )
+        self.recipe = recipe_of(config, data, self.facts)
         self.common: Common = {
             "data": data,
             "data_fingerprint": data_fingerprint_of(data),
@@ -296,13 +289,6 @@ class Maker:
             )
         )
 
-    def _shuffle(self, data: Choice, facts: Facts) -> str:
-        if (given := self.config.train.shuffle) != "auto":
-            return given
-        channels, _, side = facts.spec.image_shape
-        side = data.settings.get("store_size") or side
-        return shuffle_of(facts.images * channels * side**2)
-
     def _pretrained(self) -> str | None:
         """The dense stage of the same model on the data set of `pretrain`: what a sweep on that would begin with."""
         before = self.config.pretrain
@@ -314,7 +300,7 @@ class Maker:
         return self._dense(
             data=before.data,
             seed=before.seed,
-            recipe=replace(self.recipe, batch_size=before.batch_size, shuffle=self._shuffle(before.data, facts)),
+            recipe=recipe_of(self.config, before.data, facts, before.batch_size),
             budget=before.updates,
             lr=before.lr,
             label=f"pretrain {self.model.name} on {shown_name(before.data.settings)}",

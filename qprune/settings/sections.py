@@ -20,6 +20,7 @@ from qprune.settings.types import (
     DataChoice,
     Derived,
     Flag,
+    FlagOrAuto,
     LayerRatio,
     LearningRate,
     Momentum,
@@ -130,7 +131,7 @@ class Train(_Budget):
     weight_decay: WeightDecay = 5e-4
     optimizer: Optimizer = "sgd"
     math: Math = "fp32"  # of all FP32 stages; a stage at a cell's precision trains in FP32, and evaluations are in FP32
-    channels_last: Flag = False  # memory format of convolutions: another order of the sums, often faster
+    channels_last: FlagOrAuto = "auto"  # memory format; auto: by network and batch, see qprune.recipe
     shuffle: Shuffle = "auto"  # of an epoch: windowed from 4 GiB of training images on, which are read in runs
     checkpoint: Text | None = None
     scratch_baseline: Flag = False  # also: the dense network trained for N + P + F + Q updates under one schedule

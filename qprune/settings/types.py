@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -98,6 +98,9 @@ CountOrZero = Annotated[int, _whole(0)]
 Seed = Annotated[int, _whole(0, 2**32 - 1)]  # what NumPy's generators take
 Bits = Annotated[int, _whole(2, 8)]
 Flag = Annotated[bool, _rule((bool,), lambda value: True, "true or false")]
+FlagOrAuto = Annotated[
+    bool | Literal["auto"], _rule((bool, str), lambda value: value in (True, False, "auto"), "true, false or auto")
+]
 Text = Annotated[str, _rule((str,), bool, "a name")]
 LearningRate = Annotated[float, _rule((int, float), lambda rate: 0 < rate < math.inf, "a number above 0")]
 WeightDecay = Annotated[float, _rule((int, float), lambda decay: 0 <= decay < math.inf, "a number of at least 0")]

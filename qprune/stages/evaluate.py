@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from qprune.stages.work import Work
 
 TOTALS = (
-    "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "stored_bytes",
-    "peak_activation_bytes",
+    "macs", "gflops", "bit_gflops", "linear_gflops", "gbops", "gbops_acc", "params", "weight_bytes", "weight_bits_bytes",
+    "stored_bytes", "peak_activation_bytes",
 )  # fmt: skip
 # Counted in the network that is handed over; the others in the trained one.
-OF_FINISHED = ("weight_bytes", "stored_bytes", "peak_activation_bytes")
+OF_FINISHED = ("weight_bytes", "weight_bits_bytes", "stored_bytes", "peak_activation_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Evaluate(DataStage):
     """The source's network as it is handed over, on all validation and test images."""
 
     kind = "evaluate"
-    version = 2
+    version = 3
     networks_kept = 0
     evaluates = True
     ends_cell = True

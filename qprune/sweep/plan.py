@@ -21,6 +21,7 @@ from qprune.methods.prune_first import chain as prune_first_chain
 from qprune.methods.spending import Spending
 from qprune.pruning.criteria import criterion_label
 from qprune.pruning.maps import left_out_lines
+from qprune.recipe import Recipe
 from qprune.registry.choice import Choice
 from qprune.registry.errors import UserError
 from qprune.settings.config import SweepConfig, place_of
@@ -59,14 +60,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's cells, and all stages that they need, each after its inputs. facts, spending: of (model, data), by their
-    names."""
+    """A sweep's cells, and all stages that they need, each after its inputs. facts, spending, recipes: of (model, data),
+    by their names."""
 
     config: SweepConfig
     cells: tuple[Cell, ...]
     stages: dict[str, Stage]
     facts: dict[tuple[str, str], Facts]
     spending: dict[tuple[str, str], Spending]
+    recipes: dict[tuple[str, str], Recipe]
 
     def left_out_lines(self) -> Iterator[str]:
         """Of each network, which maps can't be pruned, and why."""
@@ -122,12 +124,14 @@ def make_plan(config: SweepConfig) -> Plan:
     cells: list[Cell] = []
     facts: dict[tuple[str, str], Facts] = {}
     spending: dict[tuple[str, str], Spending] = {}
+    recipes: dict[tuple[str, str], Recipe] = {}
     names = short_names(config)
     for model, data, criterion, seed in itertools.product(
         config.model, config.data, config.prune.criterion, config.seeds
     ):
         maker = Maker(config, model, data, criterion, seed, stages)
-        facts[names[model], names[data]], spending[names[model], names[data]] = maker.facts, maker.spending
+        place = names[model], names[data]
+        facts[place], spending[place], recipes[place] = maker.facts, maker.spending, maker.recipe
         dense, *_, baseline = prune_first_chain(maker, "fp32", 0.0)
         for method in methods_of(config):
             if not method.ranks and criterion != config.prune.criterion[0]:
@@ -135,7 +139,7 @@ def make_plan(config: SweepConfig) -> Plan:
             ranking = criterion_label(criterion.settings) if method.ranks else NO_CRITERION
             for made in method.load()(maker):
                 cells.append(_cell(made, names[model], names[data], ranking, method.name, seed, dense.id, baseline.id))
-    plan = Plan(config, tuple(cells), stages, facts, spending)
+    plan = Plan(config, tuple(cells), stages, facts, spending, recipes)
     _check_budgets(plan)
     return plan
 

@@ -216,10 +216,11 @@ class Records:
 
 def _place(cell: Cell, plan: Plan) -> dict:
     """What the plan knows of a cell."""
-    spending = plan.spending[cell.model, cell.data]
+    spending, recipe = plan.spending[cell.model, cell.data], plan.recipes[cell.model, cell.data]
     place: dict = {"cell": cell.id, "model": cell.model, "data": cell.data, "criterion": cell.criterion}
     place |= {"precision": cell.precision, "pruning_ratio": cell.ratio, "seed": cell.seed, "method": cell.variant}
     place |= {"updates_between": spending.updates_between, "training_flops_cap": cell.cap}
+    place |= {"channels_last": recipe.channels_last, "shuffle": recipe.shuffle}
     return place | {f"stage_{kind}": stage for kind, stage in cell.stages.items()}
 
 
@@ -249,8 +250,7 @@ def _settings(config: SweepConfig) -> dict:
         "first_last_bits": quantize.first_last_bits,
         "distill": quantize.distill,
         "math": train.math,
-        "channels_last": train.channels_last,
-        "shuffle": train.shuffle,
+        **dict.fromkeys(("channels_last", "shuffle")),  # as each network on each data set has them
         "linear": prune.linear,
         "ignore": " ".join(prune.ignore) or None,
         "checkpoint": train.checkpoint,

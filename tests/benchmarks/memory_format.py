@@ -2,6 +2,9 @@
 
 python tests/benchmarks/memory_format.py [--rounds 5]
 
+values_per_weight: what `train.channels_last: auto` goes by (qprune.cost.Cost.values_per_weight) times the batch, of the
+dense network; from 1 on it takes channels_last.
+
 ratio: channels_last / contiguous, of interleaved rounds. rate: the update's multiplications (three times the forward pass's) over
 what this thread does in a product of matrices, in the faster of the two formats; 1 would be an update that does nothing else.
 """
@@ -31,10 +34,16 @@ NETWORKS = {  # settings, channels, side, batch
     "vgg7 x 0.25": ({"name": "vgg7", "width": 0.25}, 3, 32, 64),
     "resnet20": ({"name": "resnet20"}, 3, 32, 64),
     "resnet18": ({"name": "torchvision:resnet18"}, 3, 64, 16),
+    "resnet18, batch 64": ({"name": "torchvision:resnet18"}, 3, 64, 64),
+    "resnet18, 32x32": ({"name": "torchvision:resnet18"}, 3, 32, 64),
     "mobilenet_v3_small": ({"name": "torchvision:mobilenet_v3_small"}, 3, 64, 16),
+    "squeezenet1_1": ({"name": "torchvision:squeezenet1_1"}, 3, 64, 32),
+    "vgg11, 32x32": ({"name": "torchvision:vgg11"}, 3, 32, 32),
+    "alexnet": ({"name": "torchvision:alexnet"}, 3, 64, 32),
+    "alexnet, batch 128": ({"name": "torchvision:alexnet"}, 3, 64, 128),
 }
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
-PRUNED, UPDATES = 0.75, 4
+PRUNED, UPDATES = 0.75, 2
 
 
 def matrix_rate(size: int = 1024, rounds: int = 7) -> float:
@@ -67,11 +76,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    rate, rows = matrix_rate(), []
+    rows = []
     for name, (settings, channels, side, batch) in NETWORKS.items():
         torch.manual_seed(0)
         split = Split(torch.randint(0, 256, (batch, channels, side, side), dtype=torch.uint8), torch.arange(batch) % 10)
+        balance = None
         for pruned, network in networks_of(settings, channels, side, split):
+            balance = balance or batch * qprune.count_cost(network, (channels, side, side)).values_per_weight
             macs = qprune.count_cost(network, (channels, side, side)).macs
             for precision in PRECISIONS:
                 prepared = get_precision(precision).prepare(network, split.images[:64].float() / 255)
@@ -82,9 +93,11 @@ def main() -> None:
 
                 seconds = interleaved({"contiguous": timed(False), "channels_last": timed(True)}, rounds)
                 median, least, largest = ratio(seconds, "channels_last", "contiguous")
+                rate = matrix_rate()  # here, for a shared machine's speed changes
                 best = min(min(times) for times in seconds.values()) / UPDATES
                 rows.append({
                     "network": name, "pruned": pruned, "precision": precision, "batch": batch, "macs_of_an_image": macs,
+                    "values_per_weight": round(balance, 2),
                     "ms": round(1000 * min(seconds["contiguous"]) / UPDATES, 2), "ratio_median": round(median, 3),
                     "ratio_min": round(least, 3), "ratio_max": round(largest, 3),
                     "rate": round(3 * macs * batch / best / rate, 3), "rounds": rounds,

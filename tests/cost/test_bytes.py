@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import Depthwise, Plain, Residual, batch
+from networks import Depthwise, Plain, Residual, batch, make
 from stored_bytes import stored_bytes
 from torch import nn
 from torch.nn import functional as F
@@ -79,3 +79,13 @@ def test_a_normalisation_behind_a_linear_layer_by_hand():
     assert count_cost(network, GREY).weight_bytes == 4 * (108 + 17 + 4 * 8 + 2)
     trained = get_precision("int8").prepare(network, torch.rand(4, 1, 8, 8))
     assert count_cost(trained.eval(), GREY).weight_bytes == 108 + 4 * (17 + 2) + 5 * (17 + 5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "size"), [("w8a8", 77_360), ("int8", 77_360), ("w4a8", 38_680), ("w2a8", 19_340)]
+)
+def test_the_weights_of_resnet8_weigh_what_papers_say(precision, size):
+    """77.3, 38.8 and 19.4 kB in Motetti et al. (2024), whose first and last layers are as narrow as the others."""
+    network = make("resnet8", 32)
+    prepared = get_precision(precision, first_last_bits=None).prepare(network, torch.rand(4, 3, 32, 32))
+    assert count_cost(prepared, (3, 32, 32)).weight_bits_bytes == size

@@ -55,6 +55,13 @@ def test_macs_by_hand_in_every_form(kind, name):
     assert macs(count_cost(kind(), GREY)) == HAND[kind]  # a plain module is traced
 
 
+def test_values_per_weight_by_hand():
+    """Those of Depthwise's four convolutions, whose weights are 36, 32, 72 and 32, on 64 pixels; the linear layer has no part in it."""
+    assert count_cost(Depthwise(), GREY).values_per_weight == 64 * (4 + 8 + 8 + 4) / (36 + 32 + 72 + 32)
+    assert count_cost(prepared(Depthwise, "w4a4"), GREY).values_per_weight == 64 * 24 / 172
+    assert count_cost(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), GREY).values_per_weight == 0
+
+
 def test_shapes_of_layers():
     layers = {layer.name: layer for layer in count_cost(prepared(Depthwise, "fp32"), GREY).layers}
     assert layers["depthwise"] == LayerCost("depthwise", "Conv2d", 4608, 32, 32, 72, 8, 8, (3, 3), 8)
@@ -283,3 +290,4 @@ def test_stored_bytes_by_hand(precision, width):
     ends = 8 if precision.startswith("w") else width
     stored = (elements[0] + elements[-1]) * ends + sum(elements[1:-1]) * width
     assert counted.stored_bytes == stored / 8 + counted.float_bytes >= counted.weight_bytes
+    assert counted.weight_bits_bytes == counted.weight_bytes - counted.float_bytes

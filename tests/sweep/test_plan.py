@@ -23,6 +23,7 @@ from qprune.storage.store import Store
 from qprune.sweep import forecast
 from qprune.sweep.by_method import costs_by_method
 from qprune.sweep.plan import make_plan
+from qprune.sweep.records import Records
 from qprune.sweep.run import missing_stages, wanted_networks
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +133,20 @@ def test_a_setting_changes_the_stages_from_where_it_acts(tmp_path, setting, firs
 def test_other_settings_change_no_stage(tmp_path, setting):
     old, new = stage_ids(tmp_path), stage_ids(tmp_path, setting)
     assert all(old[kind] <= new[kind] for kind in old)
+
+
+def test_the_memory_format_follows_from_network_and_batch(tmp_path):
+    """Half of VGG-tiny makes 0.1 values of a digit for each of its weights, so those of 64 outweigh these and those of 8 don't."""
+    auto, last, contiguous = (
+        {batch: stage_ids(tmp_path, f"train={{updates: 40, batch_size: {batch}{given}}}") for batch in (64, 8)}
+        for given in ("", ", channels_last: true", ", channels_last: false")
+    )
+    assert auto[64] == last[64] != contiguous[64]
+    assert auto[8] == contiguous[8] != last[8]
+    for batch, expected in ((64, True), (8, False)):
+        plan = make_plan(tiny_config(tmp_path, f"train={{updates: 40, batch_size: {batch}}}"))
+        rows = Records(tmp_path, plan, Store(tmp_path / "stages")).rows.values()
+        assert {row["channels_last"] for row in rows} == {expected}
 
 
 def test_a_raised_code_version_changes_a_stage_and_what_follows(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ OTHER = {
     "train.weight_decay": "0.1",
     "train.optimizer": "{updates: 40, optimizer: adamw, lr: 0.1}",
     "train.math": "bf16",
-    "train.channels_last": "true",
+    "train.channels_last": "false",
     "train.shuffle": "windowed",
     "train.checkpoint": "{updates: 40, checkpoint: CHECKPOINT}",
     "train.scratch_baseline": "true",
