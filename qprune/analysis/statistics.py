@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,9 +40,15 @@ def interval(values) -> Interval:
     if len(values) < BOOTSTRAP_FROM:
         half = STUDENT_QUANTILES[len(values) - 2] * values.std(ddof=1) / math.sqrt(len(values))
         return Interval(mean, float(mean - half), float(mean + half), len(values))
-    draws = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(1)
+    draws = values[_drawn(len(values))].mean(1)
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(mean, float(low), float(high), len(values))
+
+
+@lru_cache
+def _drawn(count: int) -> np.ndarray:
+    """Which of so many values each resample has: int64 [RESAMPLES, count]."""
+    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
 def paired_p(differences) -> float:

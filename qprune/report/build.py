@@ -272,11 +272,14 @@ def _gains(points, cells, records: dict[tuple[str, str], dict], places: dict[str
     }
 
     @cache
-    def correct(sweep: str, cell: str, split: str) -> np.ndarray | None:
+    def both(sweep: str, cell: str) -> dict[str, np.ndarray | None]:
         record = records.get((sweep, cell))
         if record is None and (sweep, cell) in decides:
             record = record_if_kept(places[sweep], cell)
-        return correct_images(record, split)
+        return {split: correct_images(record, split) for split in PREFIXES}
+
+    def correct(sweep: str, cell: str, split: str) -> np.ndarray | None:
+        return both(sweep, cell)[split]
 
     gains = Gains(cells, correct)
     each = [own[tuple(row)] for row in points[POINT].itertuples(index=False)]
