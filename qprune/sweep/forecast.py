@@ -182,15 +182,18 @@ class Measured:
 
 def time_updates(plan: Plan, faults: Faults, console: Console, anew: bool = False) -> dict[tuple[str, str], Measured]:
     """As `measure`, but what was measured on this machine, by this very code, isn't measured again (but for `anew`): what was
-    while the machine was loaded, as long as it is. Of the user's own code nothing is kept.
+    while the machine was loaded, as long as it is. Of the user's own code nothing is kept. Without the networks of which no
+    cell can be made.
     """
-    follows_from = {place: _timing_follows_from(plan, place, faults) for place in plan.facts}
+    precisions = plan.config.precisions
+    places = [place for place in plan.facts if any((*place, typed) not in faults for typed in precisions)]
+    follows_from = {place: _timing_follows_from(plan, place, faults) for place in places}
     found: dict[tuple[str, str], Measured] = {}
     for place, known in follows_from.items():
         values = None if known is None or anew else kept(KEPT, known)
         if values is not None and (values["waited"] < LOADED or os.getloadavg()[0] > _cores()):
             found[place] = Measured(**values | {"spec": plan.facts[place].spec})
-    left = [place for place in plan.facts if place not in found]
+    left = [place for place in places if place not in found]
     if left:
         doing(console, TIMING)
         when = time.strftime("%Y-%m-%d %H:%M")
@@ -198,7 +201,7 @@ def time_updates(plan: Plan, faults: Faults, console: Console, anew: bool = Fals
             found[place] = measured
             if follows_from[place] is not None:
                 keep(KEPT, follows_from[place], asdict(replace(measured, when=when)))
-    return {place: found[place] for place in plan.facts}
+    return {place: found[place] for place in places}
 
 
 def _cores() -> int:
@@ -400,7 +403,8 @@ def _timings(plan: Plan, measured: dict[tuple[str, str], Measured]) -> dict[str,
     timings: dict[str, Measured] = {}
     for cell in plan.cells:
         for name in (cell.stages["evaluate"], cell.baseline):
-            timings.setdefault(name, measured[cell.model, cell.data])
+            if (cell.model, cell.data) in measured:  # else no cell of it can be made
+                timings.setdefault(name, measured[cell.model, cell.data])
     for name, stage in reversed(
         plan.stages.items()
     ):  # each stands after its inputs, and the first data set's last here

@@ -49,9 +49,18 @@ class Counting(nn.Module):
         return x.mean((2, 3)) * (x.size(1) - 7)
 
 
+class Spectrum(nn.Module):
+    def forward(self, x):
+        return torch.fft.fft2(x).abs().mean((2, 3))
+
+
 class Mean(nn.Module):
     def forward(self, x):
         return x.mean((2, 3))
+
+
+def uncounted(num_classes):
+    return Net(num_classes, Spectrum())
 
 
 def squeezes(num_classes):
@@ -133,6 +142,20 @@ def test_a_network_that_cannot_be_had_costs_no_other_its_cells(tmp_path, user_co
         f"{user_code}_squeezes": {"failed"}, f"{user_code}_infinite": {"failed"}, f"{user_code}_fine": {"done"},
     }  # fmt: skip
     assert said.count("drops the batch of one") == 4 and said.count("logits that are not finite") == 4
+
+
+def test_a_network_that_cannot_be_counted_costs_no_other_its_forecast(tmp_path, user_code):
+    """Its memory format can't be chosen by its weights, nor its updates be timed: no cell of it can be made."""
+    config = tiny_config(tmp_path, *SMALL, f"model=[{user_code}:uncounted,{user_code}:fine]")
+    text = io.StringIO()
+    show_plan(config, tmp_path / "results", Console(file=text, width=300))
+    assert text.getvalue().count("2 cells can't be made") == 2  # a precision each
+    assert "worker(s) of 1 thread" in text.getvalue()  # the minutes of the other
+    code, _, _ = run_inline(config, tmp_path / "results")
+    rows = pd.read_csv(tmp_path / "results/tiny/cells.csv", comment="#").groupby("model")
+    assert code == 1 and {model: set(own.status) for model, own in rows} == {
+        f"{user_code}_uncounted": {"failed"}, f"{user_code}_fine": {"done"},
+    }  # fmt: skip
 
 
 def test_the_cells_of_one_precision_are_marked_and_the_rest_runs(tmp_path, monkeypatch):
