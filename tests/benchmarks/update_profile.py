@@ -149,7 +149,7 @@ def main() -> None:
 
                 actions = {
                     "as it is": run, "steps one by one": one_by_one, "steps fused": fused,
-                    "contiguous": lambda run=run: run(last=False), "contiguous, without oneDNN": without_onednn,
+                    "contiguous": lambda run=run: run(last=False), "contiguous; without oneDNN": without_onednn,
                     "loss not read": unread,
                 }  # fmt: skip
                 place = {"network": name, "pruned": pruned, "precision": precision, "batch": batch}
