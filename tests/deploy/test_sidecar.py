@@ -27,7 +27,7 @@ from qprune.storage.correctness import classes_of
 from qprune.storage.results import read_record
 from qprune.sweep.data_files import show_data
 
-FAST = ("seeds=0", "precisions=[fp32,int8,int4]", "train.updates=60", "finetune={updates: 10}", "prune.ratios=[0]")
+FAST = ("seeds=0", "precisions=[fp32,int8,int4]", "train.updates=150", "finetune={updates: 10}", "prune.ratios=[0]")
 
 
 @pytest.fixture(scope="module")
