@@ -33,7 +33,7 @@ OPERATORS = {
 }
 TERM = re.compile(r"(\w+)(>=|<=|!=|=|>|<)(.+)")
 SUMMARIES = {"min": min, "max": max, "median": lambda values: values.median(), "count": len}
-SHARES = ("accuracy", "recall")  # in a column's name: a share of 1, quoted in percent
+SHARES = ("accuracy", "recall", "baseline")  # in a column's name: a share of 1, quoted in percent
 
 
 def rows_where(table: pd.DataFrame, terms: str) -> pd.DataFrame:
