@@ -31,7 +31,7 @@ OPERATORS = {
     ">": operator.gt,
     "<": operator.lt,
 }
-TERM = re.compile(r"(\w+)(>=|<=|!=|=|>|<)(.+)")
+TERM = re.compile(rf"(\w+)({'|'.join(OPERATORS)})(.+)")
 SUMMARIES = {"min": min, "max": max, "median": lambda values: values.median(), "count": len}
 SHARES = ("accuracy", "recall", "baseline")  # in a column's name: a share of 1, quoted in percent
 

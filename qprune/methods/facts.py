@@ -28,6 +28,7 @@ from qprune.storage.kept import keep, kept
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from qprune.cost import Cost
     from qprune.pruning.groups import ChannelGroups
     from qprune.pruning.sizes import Sizes
 
@@ -68,27 +69,22 @@ class Facts:
 
         return Sizes.of(self.spec.build(), self.groups, self.spec.image_shape)
 
+    @cached_property
+    def _dense_cost(self) -> Cost:
+        from qprune.cost import count_cost
+
+        return count_cost(self.spec.build(), self.spec.image_shape)
+
     @property
     def dense_macs(self) -> int:
         """MACs of the dense network."""
 
-        def count() -> int:
-            from qprune.cost import count_cost
-
-            return count_cost(self.spec.build(), self.spec.image_shape).macs
-
-        return int(self._answer(count, "dense_macs"))
+        return int(self._answer(lambda: self._dense_cost.macs, "dense_macs"))
 
     @property
     def values_per_weight(self) -> float:
         """Cost.values_per_weight of the dense network."""
-
-        def count() -> float:
-            from qprune.cost import count_cost
-
-            return count_cost(self.spec.build(), self.spec.image_shape).values_per_weight
-
-        return self._answer(count, "values_per_weight")
+        return self._answer(lambda: self._dense_cost.values_per_weight, "values_per_weight")
 
     def narrow_share(
         self, of: str, ratio: float, min_channels: int, round_to: int, max_layer_ratio: float | None = None

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from qprune.networks.layers import conv_bn, initialise, require_size, scaled
+from qprune.networks.layers import conv_bn, pooled, require_size, scaled
 
 
 def build(in_channels: int, num_classes: int, image_size: int, width: float = 1.0) -> nn.Module:
@@ -28,7 +28,4 @@ def build(in_channels: int, num_classes: int, image_size: int, width: float = 1.
         block["relu2"] = nn.ReLU()
         layers[f"block{number}"] = nn.Sequential(block)
     layers["dropout2"] = nn.Dropout(0.4)
-    layers["average"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten(1)
-    layers["linear"] = nn.Linear(channels, num_classes)
-    return initialise(nn.Sequential(layers))
+    return pooled(layers, channels, num_classes)

@@ -76,6 +76,14 @@ def vgg_layers(layout: tuple[int | str, ...], in_channels: int, width: float) ->
     return layers
 
 
+def pooled(layers: "OrderedDict[str, nn.Module]", channels: int, num_classes: int) -> nn.Module:
+    """The layers, which make so many channels, with global average pooling and one linear layer behind them; initialised."""
+    layers["average"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten(1)
+    layers["linear"] = nn.Linear(channels, num_classes)
+    return initialise(nn.Sequential(layers))
+
+
 def initialise(model: nn.Module) -> nn.Module:
     """The model, its convolutions drawn as in He et al. (ICCV 2015, Eq. 15, fan out); the rest as PyTorch does it."""
     for module in model.modules():

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from qprune.networks.operations import argument
+
 BLOCK = 16  # channels; the largest that oneDNN has
 
 
@@ -35,10 +37,9 @@ def trained_as(network: nn.Module, channels_last: bool) -> Iterator[torch.memory
         network.to(memory_format=torch.contiguous_format)
 
 
-def overruns(weight: Tensor, stride: int | tuple[int, ...]) -> bool:
+def overruns(weight: Tensor, stride: tuple[int, ...]) -> bool:
     """Whether the gradient of such a convolution's weight [out, in / groups, h, w] goes wrong in channels_last."""
-    strides = stride if isinstance(stride, tuple) else (stride,)
-    return weight.dim() == 4 and math.prod(weight.shape[2:]) == 1 and max(strides) > 1 and weight.shape[1] < BLOCK
+    return math.prod(weight.shape[2:]) == 1 and max(stride) > 1 and weight.shape[1] < BLOCK
 
 
 def _contiguous(module: nn.Module, inputs: tuple) -> tuple:
@@ -51,7 +52,5 @@ def _calls_overrun(network: nn.Module) -> bool:
     """Whether the network calls such a convolution as a function, where no hook can be set; any strided one, to be short."""
     if not isinstance(network, fx.GraphModule):
         return False
-    called = (node for node in network.graph.nodes if node.target in (F.conv2d, torch.conv2d))
-    return any(
-        node.kwargs.get("stride", node.args[3] if len(node.args) > 3 else 1) not in (1, (1, 1)) for node in called
-    )
+    called = (node for node in network.graph.nodes if node.target is F.conv2d)
+    return any(argument(node, 3, "stride", 1) not in (1, (1, 1)) for node in called)

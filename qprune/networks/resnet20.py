@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from qprune.networks.layers import conv_bn, initialise, require_size, scaled
+from qprune.networks.layers import conv_bn, pooled, require_size, scaled
 
 
 class Block(nn.Module):
@@ -46,7 +46,4 @@ def build(in_channels: int, num_classes: int, image_size: int, width: float = 1.
             blocks[f"block{block}"] = Block(channels, out_channels, stride=2 if stage > 1 and block == 1 else 1)
             channels = out_channels
         layers[f"stage{stage}"] = nn.Sequential(blocks)
-    layers["average"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten(1)
-    layers["linear"] = nn.Linear(channels, num_classes)
-    return initialise(nn.Sequential(layers))
+    return pooled(layers, channels, num_classes)

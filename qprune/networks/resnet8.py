@@ -11,7 +11,7 @@ from collections import OrderedDict
 from torch import nn
 
 from qprune.networks import resnet20
-from qprune.networks.layers import conv_bn, initialise, require_size, scaled
+from qprune.networks.layers import conv_bn, pooled, require_size, scaled
 
 
 class Block(resnet20.Block):
@@ -34,7 +34,4 @@ def build(in_channels: int, num_classes: int, image_size: int, width: float = 1.
         out_channels = scaled(stage_width, width)
         layers[f"block{stage}"] = Block(channels, out_channels, stride=1 if stage == 1 else 2)
         channels = out_channels
-    layers["average"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten(1)
-    layers["linear"] = nn.Linear(channels, num_classes)
-    return initialise(nn.Sequential(layers))
+    return pooled(layers, channels, num_classes)

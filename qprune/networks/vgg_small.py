@@ -7,7 +7,7 @@ per MAC (BN, ReLU and pooling are bound by memory). After VGG (Simonyan & Zisser
 
 from torch import nn
 
-from qprune.networks.layers import initialise, require_size, scaled, vgg_layers
+from qprune.networks.layers import pooled, require_size, scaled, vgg_layers
 
 LAYOUT = (24, "M", 48, 48, "M", 96, 96)
 
@@ -16,7 +16,4 @@ def build(in_channels: int, num_classes: int, image_size: int, width: float = 1.
     """[n, in_channels, image_size, image_size] -> [n, num_classes]."""
     require_size("vgg_small", image_size, 4)
     layers = vgg_layers(LAYOUT, in_channels, width)
-    layers["average"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten(1)
-    layers["linear"] = nn.Linear(scaled(LAYOUT[-1], width), num_classes)
-    return initialise(nn.Sequential(layers))
+    return pooled(layers, scaled(LAYOUT[-1], width), num_classes)

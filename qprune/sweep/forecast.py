@@ -185,8 +185,7 @@ def time_updates(plan: Plan, faults: Faults, console: Console, anew: bool = Fals
     while the machine was loaded, as long as it is. Of the user's own code nothing is kept. Without the networks of which no
     cell can be made.
     """
-    precisions = plan.config.precisions
-    places = [place for place in plan.facts if any((*place, typed) not in faults for typed in precisions)]
+    places = list(dict.fromkeys((cell.model, cell.data) for cell in able_cells(plan, faults)))
     follows_from = {place: _timing_follows_from(plan, place, faults) for place in places}
     found: dict[tuple[str, str], Measured] = {}
     for place, known in follows_from.items():
