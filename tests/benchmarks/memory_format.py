@@ -16,9 +16,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import time  # noqa: E402
 import warnings  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 
 import torch  # noqa: E402
 from bench import interleaved, ratio, write  # noqa: E402
+from torch import nn  # noqa: E402
 
 import qprune  # noqa: E402
 from qprune.data import Split  # noqa: E402
@@ -71,38 +74,64 @@ def networks_of(settings: dict, channels: int, side: int, split: Split):
         )
 
 
+@dataclass
+class Case:
+    """A network at a precision, and a minibatch of its images. macs, values_per_weight: of an image, the latter
+    in the dense network; place: what names it in a table."""
+
+    place: dict
+    network: nn.Module
+    split: Split
+    macs: int
+    values_per_weight: float
+
+    def updates(self, count: int, channels_last: bool) -> Callable[[], None]:
+        """Makes so many of them."""
+        recipe = Recipe(batch_size=len(self.split.labels), channels_last=channels_last)
+
+        def make() -> None:
+            train(self.network, self.split, recipe, range(count), constant(1e-5), 0)
+
+        return make
+
+
+def cases(names: Iterable[str], precisions: Iterable[str]) -> Iterator[Case]:
+    """Of these networks, dense and pruned, at these precisions."""
+    for name in names:
+        settings, channels, side, batch = NETWORKS[name]
+        torch.manual_seed(0)
+        split = Split(torch.randint(0, 256, (batch, channels, side, side), dtype=torch.uint8), torch.arange(batch) % 10)
+        values_per_weight = 0.0
+        for pruned, network in networks_of(settings, channels, side, split):
+            cost = qprune.count_cost(network, (channels, side, side))
+            values_per_weight = values_per_weight if pruned else cost.values_per_weight  # the dense one is first
+            for precision in precisions:
+                prepared = get_precision(precision).prepare(network, split.images[:64].float() / 255)
+                place = {"network": name, "pruned": pruned, "precision": precision, "batch": batch}
+                yield Case(place, prepared, split, cost.macs, values_per_weight)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     rows = []
-    for name, (settings, channels, side, batch) in NETWORKS.items():
-        torch.manual_seed(0)
-        split = Split(torch.randint(0, 256, (batch, channels, side, side), dtype=torch.uint8), torch.arange(batch) % 10)
-        balance = None
-        for pruned, network in networks_of(settings, channels, side, split):
-            balance = balance or batch * qprune.count_cost(network, (channels, side, side)).values_per_weight
-            macs = qprune.count_cost(network, (channels, side, side)).macs
-            for precision in PRECISIONS:
-                prepared = get_precision(precision).prepare(network, split.images[:64].float() / 255)
-
-                def timed(last: bool, prepared=prepared, split=split, batch=batch):
-                    recipe = Recipe(batch_size=batch, channels_last=last)
-                    return lambda: train(prepared, split, recipe, range(UPDATES), constant(1e-4), 0)
-
-                seconds = interleaved({"contiguous": timed(False), "channels_last": timed(True)}, rounds)
-                median, least, largest = ratio(seconds, "channels_last", "contiguous")
-                rate = matrix_rate()  # here, for a shared machine's speed changes
-                best = min(min(times) for times in seconds.values()) / UPDATES
-                rows.append({
-                    "network": name, "pruned": pruned, "precision": precision, "batch": batch, "macs_of_an_image": macs,
-                    "values_per_weight": round(balance, 2),
-                    "ms": round(1000 * min(seconds["contiguous"]) / UPDATES, 2), "ratio_median": round(median, 3),
-                    "ratio_min": round(least, 3), "ratio_max": round(largest, 3),
-                    "rate": round(3 * macs * batch / best / rate, 3), "rounds": rounds,
-                })  # fmt: skip
-                print(rows[-1], flush=True)
+    for case in cases(NETWORKS, PRECISIONS):
+        seconds = interleaved(
+            {"contiguous": case.updates(UPDATES, False), "channels_last": case.updates(UPDATES, True)}, rounds
+        )
+        median, least, largest = ratio(seconds, "channels_last", "contiguous")
+        rate = matrix_rate()  # here, for a shared machine's speed changes
+        best = min(min(times) for times in seconds.values()) / UPDATES
+        rows.append({
+            **case.place, "macs_of_an_image": case.macs,
+            "values_per_weight": round(case.values_per_weight * case.place["batch"], 2),
+            "ms": round(1000 * min(seconds["contiguous"]) / UPDATES, 2), "ratio_median": round(median, 3),
+            "ratio_min": round(least, 3), "ratio_max": round(largest, 3),
+            "rate": round(3 * case.macs * len(case.split.labels) / best / rate, 3), "rounds": rounds,
+        })  # fmt: skip
+        print(rows[-1], flush=True)
     write("memory_format", rows)
 
 

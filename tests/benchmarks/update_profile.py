@@ -21,15 +21,12 @@ from unittest import mock  # noqa: E402
 
 import torch  # noqa: E402
 from bench import interleaved, ratio, write  # noqa: E402
-from memory_format import NETWORKS, networks_of  # noqa: E402
+from memory_format import cases  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E402
 
-import qprune  # noqa: E402
 from qprune import training  # noqa: E402
-from qprune.data import Split  # noqa: E402
-from qprune.precision import get_precision  # noqa: E402
-from qprune.recipe import Recipe, constant, takes_channels_last  # noqa: E402
+from qprune.recipe import Recipe, takes_channels_last  # noqa: E402
 
 PROFILED = ("vgg_tiny", "vgg_tiny, 28x28", "resnet20")
 PRECISIONS = ("fp32", "int4")
@@ -116,60 +113,48 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     spent, shortened = [], []
-    for name in PROFILED:
-        settings, channels, side, batch = NETWORKS[name]
-        torch.manual_seed(0)
-        split = Split(torch.randint(0, 256, (batch, channels, side, side), dtype=torch.uint8), torch.arange(batch) % 10)
-        last = None
-        for pruned, network in networks_of(settings, channels, side, split):
-            if last is None:
-                last = takes_channels_last(qprune.count_cost(network, (channels, side, side)).values_per_weight, batch)
-            for precision in PRECISIONS:
-                prepared = get_precision(precision).prepare(network, split.images[:64].float() / 255)
+    for case in cases(PROFILED, PRECISIONS):
+        run = case.updates(UPDATES, takes_channels_last(case.values_per_weight, case.place["batch"]))
+        contiguous = case.updates(UPDATES, False)
 
-                def run(last=last, prepared=prepared, split=split, batch=batch):
-                    recipe = Recipe(batch_size=batch, channels_last=last)
-                    training.train(prepared, split, recipe, range(UPDATES), constant(1e-5), 0)
+        def one_by_one(run=run):
+            with optimizers(foreach=False):
+                run()
 
-                def one_by_one(run=run):
-                    with optimizers(foreach=False):
-                        run()
+        def fused(run=run):
+            with optimizers(foreach=False, fused=True):
+                run()
 
-                def fused(run=run):
-                    with optimizers(foreach=False, fused=True):
-                        run()
+        def without_onednn(contiguous=contiguous):
+            with torch.backends.mkldnn.flags(enabled=False):
+                contiguous()
 
-                def without_onednn(run=run):
-                    with torch.backends.mkldnn.flags(enabled=False):
-                        run(last=False)
+        def unread(run=run):
+            with mock.patch.object(Tensor, "item", lambda loss: 0.0):
+                run()
 
-                def unread(run=run):
-                    with mock.patch.object(Tensor, "item", lambda loss: 0.0):
-                        run()
-
-                actions = {
-                    "as it is": run, "steps one by one": one_by_one, "steps fused": fused,
-                    "contiguous": lambda run=run: run(last=False), "contiguous; without oneDNN": without_onednn,
-                    "loss not read": unread,
-                }  # fmt: skip
-                place = {"network": name, "pruned": pruned, "precision": precision, "batch": batch}
-                seconds = interleaved(actions, rounds)
-                ms = {"ms": round(1000 * min(seconds["as it is"]) / UPDATES, 2)}
-                spent += [
-                    place | ms | {"spent_on": kind, "share": round(share, 3)} for kind, share in shares_of(run).items()
-                ]
-                steps = {
-                    "as it is": {}, "steps one by one": {"foreach": False}, "steps fused": {"foreach": False, "fused": True},
-                }  # fmt: skip
-                for action in actions:
-                    median, least, largest = ratio(seconds, action, "as it is")
-                    alone = round(optimizer_us(prepared, **steps[action]), 1) if action in steps else None
-                    shortened.append(
-                        place | ms | {
-                            "update": action, "ratio_median": round(median, 3), "ratio_min": round(least, 3),
-                            "ratio_max": round(largest, 3), "optimizer_us": alone, "rounds": rounds,
-                        }
-                    )  # fmt: skip
+        actions = {
+            "as it is": run, "steps one by one": one_by_one, "steps fused": fused,
+            "contiguous": contiguous, "contiguous; without oneDNN": without_onednn,
+            "loss not read": unread,
+        }  # fmt: skip
+        seconds = interleaved(actions, rounds)
+        ms = {"ms": round(1000 * min(seconds["as it is"]) / UPDATES, 2)}
+        spent += [
+            case.place | ms | {"spent_on": kind, "share": round(share, 3)} for kind, share in shares_of(run).items()
+        ]
+        steps = {
+            "as it is": {}, "steps one by one": {"foreach": False}, "steps fused": {"foreach": False, "fused": True},
+        }  # fmt: skip
+        for action in actions:
+            median, least, largest = ratio(seconds, action, "as it is")
+            alone = round(optimizer_us(case.network, **steps[action]), 1) if action in steps else None
+            shortened.append(
+                case.place | ms | {
+                    "update": action, "ratio_median": round(median, 3), "ratio_min": round(least, 3),
+                    "ratio_max": round(largest, 3), "optimizer_us": alone, "rounds": rounds,
+                }
+            )  # fmt: skip
     write("update_profile", spent)
     write("update_shortened", shortened)
 
